@@ -1,0 +1,319 @@
+"""The only place where names of files on disk are written: dataset, run and report folders.
+
+Every folder has one manifest, written last and atomically: *manifest there = complete*.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from asr_lora.errors import ConfigError, DataError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "dev", "test")
+LIBRARIES = ("asr_lora", "torch", "torchaudio", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "jiwer")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of one kind; `manifest` is the file whose presence means that the folder is complete."""
+
+    root: Path
+    kind: ClassVar[str]
+    manifest_name: ClassVar[str]
+    remedy: ClassVar[str]
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / self.manifest_name
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """Return the manifest.
+
+        Raises:
+            DataError: the folder is missing, incomplete, unreadable, of another kind or of a newer schema.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"no {self.kind} at {self.root}: {self.remedy}")
+        if not self.complete:
+            raise DataError(f"{self.root} has no {self.manifest_name}: the {self.kind} is unfinished. {self.remedy}")
+        try:
+            body = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.manifest} cannot be read ({error}). {self.remedy}") from error
+        if not isinstance(body, dict) or body.get("kind") != self.kind:
+            raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
+        if body.get("schema_version") != SCHEMA_VERSION:
+            found = body.get("schema_version")
+            raise DataError(f"{self.manifest} has schema {found!r}, this version reads {SCHEMA_VERSION}. {self.remedy}")
+        return body
+
+    def write(self, body: dict[str, Any]) -> None:
+        """Write the manifest: `body` with kind, schema version, library versions, commit and time added."""
+        stamp = {"kind": self.kind, "schema_version": SCHEMA_VERSION, **body, "made_with": provenance()}
+        write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
+
+    def reusable(self, fingerprint: str) -> bool:
+        """Whether the folder is complete and was made from exactly what `fingerprint` stands for."""
+        return self.complete and self.read().get("fingerprint") == fingerprint
+
+
+class DatasetFolder(Folder):
+    kind = "dataset"
+    manifest_name = "dataset.json"
+    remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
+
+    def split(self, name: str) -> Path:
+        return self.root / f"{name}.parquet"
+
+    def subset(self, name: str) -> Path:
+        return self.root / "subsets" / f"{name}.txt"
+
+    @property
+    def dropped(self) -> Path:
+        return self.root / "dropped.jsonl"
+
+    def split_file(self, name: str) -> Path:
+        """Return the parquet file of a split, with its size checked against the manifest.
+
+        Raises:
+            DataError: the dataset is incomplete, or has no such split.
+        """
+        splits = self.read()["splits"]
+        path = self.split(name)
+        if name not in splits:
+            raise DataError(f"{self.root} has no split {name!r}; it has {', '.join(splits)}")
+        if not path.is_file() or path.stat().st_size != splits[name]["bytes"]:
+            raise DataError(f"{path} is missing or cut short. {self.remedy}")
+        return path
+
+    def subset_ids(self, name: str) -> list[str]:
+        """Return the ids of a low-data subset of train.
+
+        Raises:
+            ConfigError: there is no such subset.
+        """
+        if name not in self.read()["subsets"] or not self.subset(name).is_file():
+            known = ["all", *self.read()["subsets"]]
+            raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
+        return self.subset(name).read_text(encoding="utf-8").split()
+
+
+class RunFolder(Folder):
+    kind = "run"
+    manifest_name = "run.json"
+    remedy = "Finish it with: asr-lora train CONFIG --resume"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    def weights(self, method: str) -> Path:
+        """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
+        return self.root / ("model" if method == "full" else "adapter")
+
+
+class ReportFolder(Folder):
+    kind = "report"
+    manifest_name = "report.json"
+    remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
+
+    @property
+    def hypotheses(self) -> Path:
+        return self.root / "hypotheses.jsonl"
+
+    @property
+    def partial(self) -> Path:
+        """Hypotheses of an evaluation under way, so that an interrupted one goes on where it stopped."""
+        return self.root / "hypotheses.partial.jsonl"
+
+
+class ComparisonFolder(Folder):
+    kind = "comparison"
+    manifest_name = "comparison.json"
+    remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "index.html"
+
+    @property
+    def markdown(self) -> Path:
+        return self.root / "table.md"
+
+
+class AdaptFolder(Folder):
+    """Everything that one `asr-lora adapt` makes."""
+
+    kind = "adaptation"
+    manifest_name = "adapt.json"
+    remedy = "Make it with: asr-lora adapt SOURCE --language LANGUAGE --out FOLDER"
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def transcripts(self) -> Path:
+        return self.root / "transcripts"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "reports" / "comparison"
+
+    def config(self, method: str) -> Path:
+        return self.root / "configs" / f"{method}.yaml"
+
+    def run(self, method: str) -> Path:
+        return self.root / "runs" / method
+
+    def report(self, system: str) -> Path:
+        return self.root / "reports" / system
+
+
+class ReleaseFolder:
+    """Names inside a Common Voice release, which others write and we only read."""
+
+    CLIPS = "clips"
+    VALIDATED = "validated.tsv"
+
+    @staticmethod
+    def table(split: str) -> str:
+        return f"{split}.tsv"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; rename it onto `path` on success, remove it otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise."""
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        if folder.exists():
+            folder.rename(set_aside(folder))
+        draft.rename(folder)
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Where `replacing_folder` keeps the folder before, for the moment between its two renames."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and durably: afterwards `path` is the old file or the new, never half of one."""
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line.
+
+    Raises:
+        DataError: a line is not a JSON object.
+    """
+    rows = []
+    with path.open(encoding="utf-8") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: not a JSON object")
+            rows.append(row)
+    return rows
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """A short digest of settings and input hashes; equal digests mean that a stage need not run again."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files under a folder, in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def provenance() -> dict[str, Any]:
+    """Library versions, git commit where there is one, machine and time (UTC)."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"libraries": versions, "commit": git_commit(), "machine": machine, "time": now}
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from; None when it was installed without one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,81 @@
+"""Read a prepared split: `datasets` maps it into memory, so hours of speech cost no memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from asr_lora.artifacts import DatasetFolder
+from asr_lora.audio.decode import SAMPLE_RATE, decode
+from asr_lora.errors import DataError
+
+TEXT_COLUMNS = ("id", "text", "speaker", "gender", "age", "accent", "domain")
+
+
+def row_schema() -> pa.Schema:
+    """Schema of a split, with the note that makes `datasets.load_dataset("parquet", ...)` see audio in it."""
+    from datasets import Audio, Features, Value
+
+    columns = {name: Value("string") for name in TEXT_COLUMNS}
+    features = Features({"id": columns.pop("id"), "audio": Audio(SAMPLE_RATE), "seconds": Value("float32"), **columns})
+    return features.arrow_schema
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split, or a subset of it, in memory-mapped rows."""
+
+    rows: Any  # datasets.Dataset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return list(self.rows["id"])
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return list(self.rows["text"])
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        return list(self.rows["seconds"])
+
+    @cached_property
+    def speakers(self) -> list[str]:
+        return list(self.rows["speaker"])
+
+    def waveform(self, index: int) -> np.ndarray:
+        """Decode one utterance: samples, shape (samples,), float32, 16 kHz."""
+        return decode(self.rows[index]["audio"]["bytes"])
+
+    def select(self, indices: Sequence[int]) -> "Split":
+        return Split(self.rows.select(indices))
+
+
+def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
+    """Open a split of a prepared dataset, or a low-data subset of train.
+
+    Raises:
+        DataError: the dataset is incomplete, damaged, or has no such split.
+        ConfigError: there is no such subset.
+    """
+    import datasets
+
+    dataset = DatasetFolder(folder)
+    path = dataset.split_file(split)
+    wanted = None if subset == "all" else set(dataset.subset_ids(subset))
+    try:
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+    except (OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {dataset.remedy}") from error
+    rows = rows.cast_column("audio", datasets.Audio(decode=False))
+    if wanted is not None:
+        ids = rows["id"]
+        rows = rows.select([index for index, clip in enumerate(ids) if clip in wanted])
+    return Split(rows)

@@ -1,0 +1,36 @@
+"""What can go wrong, each with the exit code the command line gives it.
+
+A message says what is wrong, where, and the command that mends it: it is printed as it stands, without a traceback.
+"""
+
+
+class AsrLoraError(Exception):
+    """Root of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(AsrLoraError):
+    """Wrong usage or configuration: nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(AsrLoraError):
+    """The data, the model or an earlier stage's folder cannot be used."""
+
+    exit_code = 3
+
+
+class AudioError(DataError):
+    """One clip cannot be decoded; `reason` is the short name it is counted under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Interrupted(AsrLoraError):
+    """Stopped by a signal after everything was saved."""
+
+    exit_code = 130

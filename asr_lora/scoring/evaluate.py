@@ -1,0 +1,182 @@
+"""The job: a model and a dataset split -> hypotheses and scores."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_jsonl, write_jsonl
+from asr_lora.audio.dataset import Split, read_split
+from asr_lora.config import Context, Precision, Task
+from asr_lora.errors import ConfigError
+from asr_lora.model.system import System, open_system, system_digest, system_language
+from asr_lora.scoring.intervals import rate_interval, resamples
+from asr_lora.scoring.normalize import NORMALISER, basic
+from asr_lora.scoring.wer import character_errors, corpus_scores, word_errors
+from asr_lora.transcription.decode import MAX_NEW_TOKENS, decode_split, default_batch_seconds
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a hypothesis depends on besides the model; reports compare only where it is equal."""
+
+    language: str
+    task: str
+    beams: int
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+
+def evaluate(
+    model: str,
+    dataset: Path,
+    *,
+    out: Path,
+    split: str = "test",
+    name: str | None = None,
+    language: str | None = None,
+    task: Task | None = None,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+    beams: int = 1,
+) -> ReportFolder:
+    """Transcribe a split and score it: report.json and hypotheses.jsonl in `out`.
+
+    Language and task are forced. An interrupted evaluation goes on where it stopped; one with the same model, data
+    and settings is left as it is.
+
+    Args:
+        model: see `asr_lora.model.system`.
+        name: of the system in comparisons; the model's when not given.
+        language: the run's, then the dataset's, when not given.
+
+    Raises:
+        ConfigError: unknown language or split; `out` holds another report.
+        DataError: the model or dataset cannot be used.
+    """
+    manifest = DatasetFolder(dataset).read()
+    spoken = system_language(model, language, manifest["language"])
+    data = read_split(dataset, split)
+    settings = {"task": task, "context": context, "precision": precision, "beams": beams}
+    stamp = fingerprint(system_digest(model), manifest["splits"][split]["sha256"], spoken, settings, MAX_NEW_TOKENS, NORMALISER)
+    folder = ReportFolder(out)
+    if folder.reusable(stamp):
+        return folder
+    if out.is_dir() and any(out.iterdir()) and not (folder.complete or folder.partial.is_file()):
+        raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
+    folder.manifest.unlink(missing_ok=True)
+
+    system = open_system(model, language=spoken, task=task, context=context, precision=precision)
+    hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams)
+    rows = _scored_rows(data, hypotheses)
+    write_jsonl(folder.hypotheses, rows)
+    whisper = system.whisper
+    folder.write(
+        {
+            "fingerprint": stamp,
+            "system": {
+                "name": name or model,
+                "model": model,
+                "base": system.base,
+                "context": whisper.context,
+                "dtype": str(whisper.dtype).removeprefix("torch."),
+                "device": whisper.device.type,
+                "training": asdict(system.training) if system.training else None,
+            },
+            "dataset": {
+                "folder": str(dataset),
+                "language": manifest["language"],
+                "split": split,
+                "sha256": manifest["splits"][split]["sha256"],
+                "utterances": len(data),
+                "seconds": round(sum(data.seconds), 1),
+                "speakers": len(set(data.speakers)),
+            },
+            "decoding": asdict(Decoding(str(spoken), whisper.task, beams)),
+            "normaliser": NORMALISER,
+            "scores": _scores(rows),
+            "inference_seconds": round(seconds, 2),
+            "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
+        }
+    )
+    folder.partial.unlink(missing_ok=True)
+    return folder
+
+
+def _transcribe(
+    system: System, data: Split, folder: ReportFolder, stamp: str, beams: int
+) -> tuple[list[str], float, float]:
+    """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took."""
+    done = _partial(folder.partial, stamp)
+    todo = [index for index, clip in enumerate(data.ids) if clip not in done]
+    rest, whisper = data.select(todo), system.whisper
+    seconds, audio = 0.0, 0.0
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with (
+        folder.partial.open("a", encoding="utf-8") as partial,
+        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip") as bar,
+    ):
+        if not done:
+            partial.write(json.dumps({"fingerprint": stamp}) + "\n")
+        started = time.perf_counter()
+        for indices, texts in decode_split(whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams):
+            seconds += time.perf_counter() - started
+            audio += sum(rest.seconds[index] for index in indices)
+            for index, text in zip(indices, texts, strict=True):
+                done[rest.ids[index]] = text
+                partial.write(json.dumps({"id": rest.ids[index], "hypothesis": text}, ensure_ascii=False) + "\n")
+            partial.flush()
+            bar.update(len(indices))
+            started = time.perf_counter()
+    return [done[clip] for clip in data.ids], seconds, audio
+
+
+def _partial(path: Path, stamp: str) -> dict[str, str]:
+    """Hypotheses of an interrupted evaluation of the same model, data and settings; a half-written line is ignored."""
+    if not path.is_file():
+        return {}
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    rows = read_jsonl(path)
+    if not rows or rows[0].get("fingerprint") != stamp:
+        path.unlink()
+        return {}
+    return {row["id"]: row["hypothesis"] for row in rows[1:]}
+
+
+def _scored_rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
+    references = [basic(text) for text in data.texts]
+    cleaned = [basic(text) for text in hypotheses]
+    words, characters = word_errors(references, cleaned), character_errors(references, cleaned)
+    return [
+        {
+            "id": clip,
+            "speaker": speaker,
+            "seconds": round(seconds, 3),
+            "reference": reference,
+            "hypothesis": hypothesis,
+            "word_edits": word.edits,
+            "reference_words": word.reference,
+            "character_edits": character.edits,
+            "reference_characters": character.reference,
+        }
+        for clip, speaker, seconds, reference, hypothesis, word, character in zip(
+            data.ids, data.speakers, data.seconds, data.texts, hypotheses, words, characters, strict=True
+        )
+    ]
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = corpus_scores([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
+    plan = resamples([row["speaker"] for row in rows])
+    edits, lengths = [row["word_edits"] for row in rows], [row["reference_words"] for row in rows]
+    interval = rate_interval(plan, edits, lengths)
+    return {
+        **asdict(scores),
+        "wer_interval": [interval.low, interval.high],
+        "resampled": plan.unit,
+        "word_edits": sum(edits),
+        "reference_words": sum(lengths),
+    }

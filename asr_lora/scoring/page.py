@@ -1,0 +1,143 @@
+"""A comparison -> one self-contained HTML page, and the same table as Markdown."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import jiwer
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asr_lora.scoring.charts import wer_chart
+from asr_lora.scoring.intervals import Difference
+from asr_lora.scoring.normalize import basic
+
+if TYPE_CHECKING:
+    from asr_lora.scoring.compare import Comparison
+
+CHANGED_SHOWN = 30
+COLUMNS = (
+    "System",
+    "WER %",
+    "95 % interval",
+    "CER %",
+    "WER as written %",
+    "Difference",
+    "Trainable parameters",
+    "Weights MB",
+    "Training min",
+    "Peak memory GB",
+    "Context",
+    "RTFx",
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One place of an alignment."""
+
+    text: str
+    mark: str  # "", "sub", "ins" or "del"
+
+
+def render_page(comparison: "Comparison", *, transcripts: bool) -> str:
+    """Render the page; without `transcripts` it shows numbers only."""
+    return _environment().get_template("page.html.j2").render(
+        **_context(comparison), changed=_most_changed(comparison) if transcripts else []
+    )
+
+
+def render_markdown(comparison: "Comparison") -> str:
+    """Render verdict and table as Markdown."""
+    return _environment(autoescape=False).get_template("table.md.j2").render(**_context(comparison))
+
+
+@cache
+def _environment(autoescape: bool = True) -> Environment:
+    loader = PackageLoader("asr_lora.scoring", "templates")
+    return Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _context(comparison: "Comparison") -> dict[str, Any]:
+    systems = comparison.systems
+    against = {pair.b: pair.wer for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
+    chart = wer_chart(
+        [system["system"]["name"] for system in systems],
+        [system["scores"]["wer"] for system in systems],
+        [tuple(system["scores"]["wer_interval"]) for system in systems],
+    )
+    return {
+        "verdict": [pair.sentence for pair in comparison.pairs],
+        "columns": COLUMNS,
+        "table": [_row(system, against.get(system["system"]["name"])) for system in systems],
+        "chart": chart,
+        "systems": systems,
+        "dataset": systems[0]["dataset"],
+        "decoding": systems[0]["decoding"],
+        "normaliser": systems[0]["normaliser"],
+        "unit": comparison.unit,
+        "units": comparison.units,
+        "pairs": comparison.pairs,
+    }
+
+
+def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:
+    """One line of the table, in the order of COLUMNS; a dash where a number does not apply."""
+    scores, facts = system["scores"], system["system"]
+    training = facts["training"]
+    low, high = scores["wer_interval"]
+    return [
+        facts["name"],
+        f"{100 * scores['wer']:.1f}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{100 * scores['cer']:.1f}",
+        f"{100 * scores['raw_wer']:.1f}",
+        f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})" if difference else "–",
+        f"{training['trainable_parameters']:,} ({_share(training)})" if training else "–",
+        f"{training['weights_bytes'] / 1e6:.1f}" if training else "–",
+        f"{training['seconds'] / 60:.1f}" if training else "–",
+        f"{training['peak_memory_bytes'] / 1e9:.1f}" if training else "–",
+        facts["context"].replace("_", " "),
+        f"{system['rtfx']:.1f}" if system["rtfx"] else "–",
+    ]
+
+
+def _share(training: dict[str, Any]) -> str:
+    return f"{100 * training['trainable_parameters'] / training['total_parameters']:.1f} %"
+
+
+def _most_changed(comparison: "Comparison") -> list[dict[str, Any]]:
+    """The utterances whose word errors differ most between the first system and any other."""
+
+    def spread(place: int) -> int:
+        edits = [rows[place]["word_edits"] for rows in comparison.rows]
+        return max(abs(count - edits[0]) for count in edits[1:])
+
+    places = sorted(range(len(comparison.rows[0])), key=lambda place: (-spread(place), place))
+    names = [system["system"]["name"] for system in comparison.systems]
+    shown = []
+    for place in places[:CHANGED_SHOWN]:
+        if not spread(place):
+            break
+        first = comparison.rows[0][place]
+        lines = [
+            {"name": name, "edits": rows[place]["word_edits"], "words": align(first["reference"], rows[place]["hypothesis"])}
+            for name, rows in zip(names, comparison.rows, strict=True)
+        ]
+        shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})
+    return shown
+
+
+def align(reference: str, hypothesis: str) -> list[Word]:
+    """Align normalised words: the hypothesis with wrong and added words marked, and missing ones put in their place."""
+    spoken, written = basic(reference), basic(hypothesis)
+    if not spoken or not written:
+        return [Word(word, "ins") for word in written.split()] + [Word(word, "del") for word in spoken.split()]
+    words = []
+    for chunk in jiwer.process_words(spoken, written).alignments[0]:
+        heard = written.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        said = spoken.split()[chunk.ref_start_idx : chunk.ref_end_idx]
+        mark = {"equal": "", "substitute": "sub", "insert": "ins", "delete": "del"}[chunk.type]
+        words += [Word(word, mark) for word in (said if mark == "del" else heard)]
+    return words

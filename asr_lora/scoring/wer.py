@@ -1,0 +1,87 @@
+"""Word and character error rate: counts by jiwer, pooled over the corpus. The only place that counts errors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jiwer
+
+from asr_lora.scoring.normalize import basic
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Edits against the number of reference words (or characters)."""
+
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    reference: int = 0
+
+    @property
+    def edits(self) -> int:
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Edits over reference length; with an empty reference 0.0 without edits and 1.0 with any."""
+        return self.edits / self.reference if self.reference else float(self.edits > 0)
+
+    def __add__(self, other: "Errors") -> "Errors":
+        return Errors(
+            self.substitutions + other.substitutions,
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+            self.reference + other.reference,
+        )
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
+    """Count word errors of each utterance. An empty reference counts every hypothesis word as an insertion."""
+    return _errors(references, hypotheses, jiwer.process_words, lambda text: len(text.split()))
+
+
+def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
+    """Count character errors of each utterance, blanks included, a character being a Unicode code point."""
+    return _errors(references, hypotheses, jiwer.process_characters, len)
+
+
+def _errors(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    process: Callable[..., jiwer.WordOutput | jiwer.CharacterOutput],
+    length: Callable[[str], int],
+) -> list[Errors]:
+    found = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        if not reference.strip():  # jiwer refuses an empty reference
+            found.append(Errors(insertions=length(hypothesis.strip())))
+            continue
+        out = process(reference, hypothesis)
+        found.append(Errors(out.substitutions, out.insertions, out.deletions, length(reference)))
+    return found
+
+
+def total(errors: Sequence[Errors]) -> Errors:
+    """Pool the counts of many utterances."""
+    return sum(errors, Errors())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Corpus error rates, as written (raw) and after `normalize.basic`."""
+
+    wer: float
+    cer: float
+    raw_wer: float
+    raw_cer: float
+
+
+def corpus_scores(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
+    """Score a corpus: what training selects by on dev and what `evaluate` reports, from the same counts."""
+    clean = [basic(text) for text in references], [basic(text) for text in hypotheses]
+    return Scores(
+        wer=total(word_errors(*clean)).rate,
+        cer=total(character_errors(*clean)).rate,
+        raw_wer=total(word_errors(references, hypotheses)).rate,
+        raw_cer=total(character_errors(references, hypotheses)).rate,
+    )

@@ -1,0 +1,29 @@
+"""Peak memory of a stretch of work, measured by the operating system or the GPU's allocator."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring anew; on a system other than Linux, a process's peak only grows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high-water mark
+        except OSError:
+            return
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak since the last reset: of the GPU's allocator, or of this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

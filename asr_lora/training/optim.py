@@ -1,0 +1,50 @@
+"""8-bit Adam (bitsandbytes) or torch's AdamW, warm-up and decay."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from asr_lora.config import Decay, Optimiser, OptimiserSettings
+
+
+def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """Build the optimiser over what is trainable; biases and norms are not decayed.
+
+    The 8-bit one keeps Adam's two moments in a byte each (arXiv 2110.02861), those of embeddings in 32 bits, as
+    section 2.3 of that paper asks; weights under 4096 elements keep 32 bits too.
+    """
+    decayed = [value for value in model.parameters() if value.requires_grad and value.ndim > 1]
+    plain = [value for value in model.parameters() if value.requires_grad and value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if settings.name is Optimiser.ADAMW:
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    import bitsandbytes
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.weight.requires_grad:
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+    return bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
+
+
+def build_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, steps: int) -> LambdaLR:
+    """Linear warm-up, then the decay that the settings name, to zero at `steps`."""
+    return LambdaLR(optimiser, share_of_peak(settings.warmup_steps, steps, settings.decay))
+
+
+def share_of_peak(warmup_steps: int, steps: int, decay: Decay) -> Callable[[int], float]:
+    """The learning rate at a step, counted from 0, as a share of its peak."""
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        if decay is Decay.LINEAR:
+            return 1.0 - progress
+        return 0.5 * (1.0 + math.cos(math.pi * progress)) if decay is Decay.COSINE else 1.0
+
+    return share

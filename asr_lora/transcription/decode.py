@@ -1,0 +1,107 @@
+"""Up to 30 s of speech a clip, batched -> text. What `evaluate`, dev scoring in `train` and `transcribe` all call."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput
+
+from asr_lora.audio.dataset import Split
+from asr_lora.audio.decode import SAMPLE_RATE
+from asr_lora.audio.features import context_frames, context_seconds, log_mel
+from asr_lora.model.whisper import Whisper, evaluating
+
+MAX_BATCH = 32  # clips decoded together: one that loops keeps all of them waiting
+MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
+
+
+def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: int = 1) -> list[str]:
+    """Transcribe clips of at most 30 s.
+
+    The decoder is given the prompt (language and task forced) and nothing of any reference. The encoder sees 30 s,
+    or at `Context.TRUE_LENGTH` the longest clip and its tail.
+
+    Args:
+        waveforms: samples, each of shape (samples,), float32, 16 kHz.
+        beams: width of the beam search; 1 is greedy.
+
+    Returns:
+        One text a clip, without surrounding blanks.
+    """
+    longest = max(len(waveform) for waveform in waveforms) / SAMPLE_RATE
+    frames = context_frames(longest, whisper.context)
+    features = torch.stack([log_mel(waveform, whisper.mel_bins, frames) for waveform in waveforms])
+    prompt = torch.tensor([whisper.prompt] * len(waveforms), device=whisper.device)
+    with evaluating(whisper.model):
+        states = whisper.encode(features)  # (batch, frames / 2, width)
+        # Whisper's own `generate` takes 3000 frames only; the one beneath it takes the encoder's states.
+        tokens = GenerationMixin.generate(
+            whisper.core,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+            decoder_input_ids=prompt,
+            decoder_attention_mask=torch.ones_like(prompt),
+            generation_config=_generation(whisper, prompt.shape[1], beams),
+        )
+    texts = whisper.tokenizer.batch_decode(tokens[:, prompt.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def decode_split(
+    whisper: Whisper, split: Split, *, batch_seconds: float, beams: int = 1
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Transcribe the utterances of a split, those of like length together.
+
+    Args:
+        batch_seconds: of audio that the encoder sees at once, see `default_batch_seconds`.
+
+    Yields:
+        Indices into the split and their texts, a batch at a time.
+    """
+    cost = [context_seconds(seconds, whisper.context) for seconds in split.seconds]
+    for batch in batches_by_length(split.seconds, cost, batch_seconds=batch_seconds):
+        yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], beams=beams)
+
+
+def default_batch_seconds(whisper: Whisper) -> float:
+    """Audio decoded at once: sixteen full windows of the smallest models, fewer of larger ones."""
+    return 480.0 * min(1.0, 512 / whisper.core.config.d_model) * (4.0 if whisper.device.type == "cuda" else 1.0)
+
+
+def _generation(whisper: Whisper, prompt_tokens: int, beams: int) -> GenerationConfig:
+    settings = whisper.core.generation_config
+    return GenerationConfig(
+        max_length=prompt_tokens + MAX_NEW_TOKENS,
+        num_beams=beams,
+        do_sample=False,
+        suppress_tokens=settings.suppress_tokens,
+        begin_suppress_tokens=settings.begin_suppress_tokens,
+        eos_token_id=whisper.end_token,
+        pad_token_id=whisper.end_token,
+        decoder_start_token_id=whisper.prompt[0],
+    )
+
+
+def batches_by_length(
+    seconds: Sequence[float], cost: Sequence[float], *, batch_seconds: float
+) -> Iterator[list[int]]:
+    """Group indices of clips of like length, longest first, so that a lack of memory shows early.
+
+    No clip is padded to more than twice its length.
+
+    Args:
+        seconds: length of each clip.
+        cost: seconds of each that the encoder sees.
+        batch_seconds: most of these in a batch, counted as its clips times its costliest; one clip may exceed it.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
+        full = len(batch) == MAX_BATCH or (len(batch) + 1) * cost[batch[0]] > batch_seconds if batch else False
+        if full or (batch and cost[index] < cost[batch[0]] / 2):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
