@@ -16,8 +16,16 @@ from asr_lora.artifacts import AdaptFolder, ComparisonFolder, DatasetFolder, fin
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import context_seconds
 from asr_lora.audio.prepare import prepare
-from asr_lora.config import AdapterSettings, Context, DataSettings, Method, ModelSettings, OptimiserSettings, RunConfig
-from asr_lora.config import TrainingSettings
+from asr_lora.config import (
+    AdapterSettings,
+    Context,
+    DataSettings,
+    Method,
+    ModelSettings,
+    OptimiserSettings,
+    RunConfig,
+    TrainingSettings,
+)
 from asr_lora.errors import ConfigError
 from asr_lora.model.whisper import default_device, model_width
 from asr_lora.scoring.compare import compare
@@ -202,4 +210,3 @@ class Stages:
 def say(message: str) -> None:
     """Progress goes to standard error, results to standard output."""
     print(message, file=sys.stderr, flush=True)
-

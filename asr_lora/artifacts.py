@@ -21,7 +21,17 @@ from asr_lora.errors import ConfigError, DataError
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "dev", "test")
-LIBRARIES = ("asr_lora", "torch", "torchaudio", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "jiwer")
+LIBRARIES = (
+    "asr_lora",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "jiwer",
+)
 
 
 @dataclass(frozen=True)
@@ -313,7 +323,9 @@ def git_commit() -> str | None:
     if not (here.parent / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

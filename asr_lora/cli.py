@@ -37,10 +37,16 @@ Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
 Language = Annotated[str, typer.Option(help="Name or code, such as Dutch or nl.")]
 MaybeLanguage = Annotated[str | None, typer.Option(help="Name or code; the model's own when not given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Locale = Annotated[str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")]
+Locale = Annotated[
+    str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
+]
 Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
-MaybeContext = Annotated[Context | None, typer.Option(help="What the encoder sees; as the model was trained when not given.")]
-MaybePrecision = Annotated[Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")]
+MaybeContext = Annotated[
+    Context | None, typer.Option(help="What the encoder sees; as the model was trained when not given.")
+]
+MaybePrecision = Annotated[
+    Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")
+]
 MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
 Model = Annotated[str, typer.Argument(help="Hub id, folder, run, adapter, CTranslate2 folder, or pypi:whisper-base.")]
 
@@ -61,7 +67,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
-            _fail(f"{error.strerror or error}{place}; what was complete is kept. Mend that and run the same command again.", 1)
+            _fail(
+                f"{error.strerror or error}{place}; what was complete is kept. Mend that and run the same command again.",
+                1,
+            )
         except ImportError as error:
             _fail(_import_sentence(error), 2)
 
@@ -75,7 +84,9 @@ def prepare_command(
     language: Language,
     out: Out,
     locale: Locale = None,
-    subsets: Annotated[str, typer.Option(help="Lengths of the nested low-data subsets of train.")] = ",".join(DEFAULT_SUBSETS),
+    subsets: Annotated[str, typer.Option(help="Lengths of the nested low-data subsets of train.")] = ",".join(
+        DEFAULT_SUBSETS
+    ),
     seed: Annotated[int, typer.Option(help="Of the choice of subsets.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +97,8 @@ def prepare_command(
     folder = prepare(source, language=language, out=out, locale=locale, subsets=names, seed=seed)
     body = folder.read()
     if as_json:
-        return _print_json(body)
+        _print_json(body)
+        return
     for part in ("splits", "subsets"):
         for name, facts in body[part].items():
             minutes = 60 * facts["hours"]
@@ -113,7 +125,8 @@ def train_command(
     folder = train(settings, resume=resume)
     body = folder.read()
     if as_json:
-        return _print_json(body)
+        _print_json(body)
+        return
     for reason, ids in body["train"]["left_out"].items():
         print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
     best = body["best"]
@@ -149,7 +162,8 @@ def compare_command(
     reports: Annotated[list[Path], typer.Argument(help="Report folders; the others are held against the first.")],
     out: Out,
     transcripts: Annotated[
-        bool, typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page.")
+        bool,
+        typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page."),
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -163,7 +177,9 @@ def compare_command(
 def transcribe_command(
     model: Model,
     inputs: Annotated[list[Path], typer.Argument(help="Audio files or folders.")],
-    formats: Annotated[list[str] | None, typer.Option("--format", help="txt, srt, vtt or json; may be repeated.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="txt, srt, vtt or json; may be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
     language: MaybeLanguage = None,
     task: MaybeTask = None,
@@ -204,7 +220,8 @@ def adapt_command(
     subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
     baselines: Annotated[str, typer.Option(help="full: also fine-tune every weight, to compare.")] = "",
     transcripts: Annotated[
-        bool, typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page.")
+        bool,
+        typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page."),
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -222,7 +239,9 @@ def adapt_command(
 @command
 def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("demo"),
-    source: Annotated[Path, typer.Option(help="The demo's speech, in a checkout of this repository.")] = Path("data/demo"),
+    source: Annotated[Path, typer.Option(help="The demo's speech, in a checkout of this repository.")] = Path(
+        "data/demo"
+    ),
     as_json: Json = False,
 ) -> None:
     """`adapt` on the Italian speech in this repository, with openai/whisper-base from PyPI."""
@@ -235,7 +254,8 @@ def demo_command(
 
 def _print_adaptation(done: "Adaptation", as_json: bool) -> None:
     if as_json:
-        return _print_json(done.folder.read())
+        _print_json(done.folder.read())
+        return
     print(done.table)
     print(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
     print(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
@@ -248,7 +268,8 @@ def _print_adaptation(done: "Adaptation", as_json: bool) -> None:
 def _print_report(folder: ReportFolder, as_json: bool) -> None:
     body = folder.read()
     if as_json:
-        return _print_json(body)
+        _print_json(body)
+        return
     scores, data = body["scores"], body["dataset"]
     low, high = (100 * value for value in scores["wer_interval"])
     print(
@@ -261,7 +282,8 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
 
 def _print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
     if as_json:
-        return _print_json(folder.read())
+        _print_json(folder.read())
+        return
     print(folder.markdown.read_text(encoding="utf-8"))
     print(folder.page)
 
@@ -305,7 +327,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Adapt Whisper to a language or a domain, and show what that bought."""
 

@@ -140,7 +140,9 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): name a YAML file such as those in configs/") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): name a YAML file such as those in configs/"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):

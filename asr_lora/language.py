@@ -18,7 +18,7 @@ def whisper_language(name: str) -> str:
         if candidate in LANGUAGES:
             return candidate
         if candidate in TO_LANGUAGE_CODE:
-            return TO_LANGUAGE_CODE[candidate]
+            return str(TO_LANGUAGE_CODE[candidate])
     near = difflib.get_close_matches(wanted, [*TO_LANGUAGE_CODE, *LANGUAGES], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"language: Whisper has no {name!r}{hint} Use a name or code such as 'Dutch' or 'nl'.")

@@ -15,8 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from asr_lora.artifacts import SPLITS, DatasetFolder, ReleaseFolder, fingerprint, replacing, sha256_file, write_jsonl
-from asr_lora.artifacts import write_text
+from asr_lora.artifacts import (
+    SPLITS,
+    DatasetFolder,
+    ReleaseFolder,
+    fingerprint,
+    replacing,
+    sha256_file,
+    write_jsonl,
+    write_text,
+)
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, decode, encode_flac
@@ -71,7 +79,9 @@ def prepare(
     tables = {split: list(read_table(home, split)) for split in SPLITS}
     for split, rows in tables.items():
         if not rows:
-            raise DataError(f"{home / ReleaseFolder.table(split)} has a header and no rows: take a release that has {split}")
+            raise DataError(
+                f"{home / ReleaseFolder.table(split)} has a header and no rows: take a release that has {split}"
+            )
     hashes = {ReleaseFolder.table(split): sha256_file(home / ReleaseFolder.table(split)) for split in SPLITS}
     stamp = fingerprint(hashes, _clips_digest(home), code, list(subsets), seed, MIN_SECONDS, MAX_SECONDS)
     folder = DatasetFolder(out)
@@ -129,9 +139,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def _usable(
-    rows: Iterable[Utterance | BadRow], split: str, seen: set[str], dropped: list[Dropped]
-) -> list[Utterance]:
+def _usable(rows: Iterable[Utterance | BadRow], split: str, seen: set[str], dropped: list[Dropped]) -> list[Utterance]:
     usable = []
     for row in rows:
         reason = row.reason if isinstance(row, BadRow) else "text is empty" if not row.text else ""

@@ -1,6 +1,7 @@
 """Attach, save, load and merge what is trained: a LoRA adapter (PEFT), or every weight."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.whisper import Whisper, force_language, load_whisper, with_model
+from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
 
 def attach_lora(whisper: Whisper, settings: AdapterSettings, *, quantise: Quantise = Quantise.NONE) -> Whisper:
@@ -38,7 +39,7 @@ def attach_lora(whisper: Whisper, settings: AdapterSettings, *, quantise: Quanti
     except ValueError as error:
         raise ConfigError(f"adapter.targets: {first_line(error)}") from error
     model.peft_config["default"].base_model_name_or_path = whisper.source
-    return with_model(whisper, model)
+    return replace(whisper, model=model)
 
 
 def train_everything(whisper: Whisper) -> Whisper:
@@ -112,7 +113,7 @@ def load_adapter(whisper: Whisper, folder: Path) -> Whisper:
         model = PeftModel.from_pretrained(whisper.core, str(folder))
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
         raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
-    return with_model(whisper, model.eval())
+    return replace(whisper, model=model.eval())
 
 
 def merge_adapter(whisper: Whisper) -> Whisper:
@@ -124,7 +125,8 @@ def merge_adapter(whisper: Whisper) -> Whisper:
     if getattr(whisper.core, "is_quantized", False):
         raise ConfigError("an adapter is not merged into 8- or 4-bit weights: load the base in full precision first")
     assert isinstance(whisper.model, PeftModel)
-    merged = with_model(whisper, whisper.model.merge_and_unload(safe_merge=True))
+    core = whisper.model.merge_and_unload(safe_merge=True)
+    merged = replace(whisper, model=core, core=core)
     force_language(merged)
     return merged
 

@@ -137,8 +137,13 @@ def _parse(data: mmap.mmap) -> dict[str, np.ndarray]:
 
 def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, Any], source: Path, out: Path) -> None:
     import torch
-    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-    from transformers import WhisperTokenizer
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
 
     state = {name: torch.from_numpy(np.array(value)) for name, value in transformers_state(variables).items()}
     tokenizer = WhisperTokenizer.from_pretrained(source)

@@ -11,7 +11,7 @@ from asr_lora.artifacts import RunFolder, folder_bytes
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import whisper_language
-from asr_lora.model.adapters import adapter_base, load_adapter, load_merged
+from asr_lora.model.adapters import adapter_base, load_merged
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -25,12 +25,10 @@ MAX_TARGET_TOKENS = 448  # prompt and end included
 
 @dataclass(frozen=True)
 class Whisper:
-    """A loaded Whisper that is told its language and task.
+    """A loaded Whisper that is told its language and task."""
 
-    `model` is a WhisperForConditionalGeneration, or the PeftModel around one.
-    """
-
-    model: nn.Module
+    model: nn.Module  # what training calls: the Transformers model, or the PEFT wrapper around it
+    core: WhisperForConditionalGeneration  # the Transformers model, its linear layers wrapped where an adapter is on
     tokenizer: WhisperTokenizer
     source: str
     language: str | None  # None: English-only, the prompt has no language
@@ -38,17 +36,13 @@ class Whisper:
     context: Context = Context.FULL
 
     @property
-    def core(self) -> WhisperForConditionalGeneration:
-        """The Transformers model itself, its linear layers wrapped where an adapter is attached."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    @property
     def device(self) -> torch.device:
-        return self.core.model.encoder.conv1.weight.device
+        return torch.device(self.core.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.core.model.encoder.conv1.weight.dtype
+        weight: torch.Tensor = self.core.model.encoder.conv1.weight
+        return weight.dtype
 
     @property
     def mel_bins(self) -> int:
@@ -76,7 +70,8 @@ class Whisper:
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Run the encoder, in bf16 where the weights are: (batch, mel, frames) -> (batch, frames / 2, width)."""
-        return self.core.model.encoder(features.to(self.device, self.dtype)).last_hidden_state
+        states: torch.Tensor = self.core.model.encoder(features.to(self.device, self.dtype)).last_hidden_state
+        return states
 
 
 def load_whisper(
@@ -112,7 +107,8 @@ def load_whisper(
     if not getattr(model.generation_config, "no_timestamps_token_id", None):
         raise DataError(f"model {source!r} has no Whisper generation settings: copy generation_config.json beside it")
     run_at_any_length(model)
-    whisper = Whisper(model.eval(), tokenizer, source, _known_language(model, code, source), task, context)
+    model.eval()
+    whisper = Whisper(model, model, tokenizer, source, _known_language(model, code, source), task, context)
     force_language(whisper)
     return whisper
 
@@ -176,7 +172,9 @@ def _known_language(model: WhisperForConditionalGeneration, code: str, source: s
             raise ConfigError(f"language: {source} has no token for {code!r}")
         return code
     if code != "en":
-        raise ConfigError(f"language: {source} is English-only and cannot be told {code!r}; take a multilingual Whisper")
+        raise ConfigError(
+            f"language: {source} is English-only and cannot be told {code!r}; take a multilingual Whisper"
+        )
     return None
 
 
@@ -207,11 +205,6 @@ def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: 
     for layer in encoder.layers:
         hidden = layer(hidden, None)
     return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
-
-
-def with_model(whisper: Whisper, model: nn.Module) -> Whisper:
-    """The same Whisper around another module: its PEFT wrapper, or what was unwrapped from it."""
-    return replace(whisper, model=model)
 
 
 @contextmanager

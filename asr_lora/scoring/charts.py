@@ -18,7 +18,7 @@ def wer_chart(names: Sequence[str], rates: Sequence[float], intervals: Sequence[
         "svg.hashsalt": "asr_lora",  # the same drawing gives the same bytes
         "font.family": "sans-serif",
         "font.size": 11,
-        **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     }
     with rc_context(style):
         figure = Figure(figsize=(7.2, 0.8 + 0.5 * len(names)), layout="constrained")
@@ -38,4 +38,6 @@ def wer_chart(names: Sequence[str], rates: Sequence[float], intervals: Sequence[
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg role="img" aria-label="WER by system" viewBox="\1">', svg, count=1)
+    return re.sub(
+        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg role="img" aria-label="WER by system" viewBox="\1">', svg, count=1
+    )

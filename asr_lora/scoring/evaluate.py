@@ -60,7 +60,9 @@ def evaluate(
     spoken = system_language(model, language, manifest["language"])
     data = read_split(dataset, split)
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
-    stamp = fingerprint(system_digest(model), manifest["splits"][split]["sha256"], spoken, settings, MAX_NEW_TOKENS, NORMALISER)
+    stamp = fingerprint(
+        system_digest(model), manifest["splits"][split]["sha256"], spoken, settings, MAX_NEW_TOKENS, NORMALISER
+    )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
         return folder

@@ -41,8 +41,10 @@ class Word:
 
 def render_page(comparison: "Comparison", *, transcripts: bool) -> str:
     """Render the page; without `transcripts` it shows numbers only."""
-    return _environment().get_template("page.html.j2").render(
-        **_context(comparison), changed=_most_changed(comparison) if transcripts else []
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(**_context(comparison), changed=_most_changed(comparison) if transcripts else [])
     )
 
 
@@ -93,7 +95,9 @@ def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:
         f"{100 * low:.1f} to {100 * high:.1f}",
         f"{100 * scores['cer']:.1f}",
         f"{100 * scores['raw_wer']:.1f}",
-        f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})" if difference else "–",
+        f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        if difference
+        else "–",
         f"{training['trainable_parameters']:,} ({_share(training)})" if training else "–",
         f"{training['weights_bytes'] / 1e6:.1f}" if training else "–",
         f"{training['seconds'] / 60:.1f}" if training else "–",
@@ -111,7 +115,7 @@ def _most_changed(comparison: "Comparison") -> list[dict[str, Any]]:
     """The utterances whose word errors differ most between the first system and any other."""
 
     def spread(place: int) -> int:
-        edits = [rows[place]["word_edits"] for rows in comparison.rows]
+        edits: list[int] = [rows[place]["word_edits"] for rows in comparison.rows]
         return max(abs(count - edits[0]) for count in edits[1:])
 
     places = sorted(range(len(comparison.rows[0])), key=lambda place: (-spread(place), place))
@@ -122,7 +126,11 @@ def _most_changed(comparison: "Comparison") -> list[dict[str, Any]]:
             break
         first = comparison.rows[0][place]
         lines = [
-            {"name": name, "edits": rows[place]["word_edits"], "words": align(first["reference"], rows[place]["hypothesis"])}
+            {
+                "name": name,
+                "edits": rows[place]["word_edits"],
+                "words": align(first["reference"], rows[place]["hypothesis"]),
+            }
             for name, rows in zip(names, comparison.rows, strict=True)
         ]
         shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})

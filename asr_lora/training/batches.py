@@ -38,7 +38,9 @@ class Batch:
         return 1.0 - self.speech_seconds * FRAMES_PER_SECOND / (batch * frames)
 
 
-def schedule_batches(seconds: Sequence[float], *, batch_seconds: float, context: Context, seed: int) -> Iterator[list[int]]:
+def schedule_batches(
+    seconds: Sequence[float], *, batch_seconds: float, context: Context, seed: int
+) -> Iterator[list[int]]:
     """Yield batches of utterances for ever, each epoch in another order.
 
     Utterances are shuffled, sorted by length within pools of some batches, packed until `batch_seconds`, and the
@@ -51,7 +53,6 @@ def schedule_batches(seconds: Sequence[float], *, batch_seconds: float, context:
     Yields:
         Indices of one batch's utterances.
     """
-
     cost = [context_seconds(length, context) for length in seconds]
     pool = max(1, round(BATCHES_PER_POOL * batch_seconds * len(cost) / sum(cost)))
     epoch = 0

@@ -28,7 +28,8 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             manager.register_module_override(module, "weight", {"optim_bits": 32})
-    return bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
+    optimiser: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
+    return optimiser
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, steps: int) -> LambdaLR:

@@ -18,8 +18,16 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from asr_lora.artifacts import DatasetFolder, RunFolder, fingerprint, folder_bytes, read_jsonl, replacing_folder
-from asr_lora.artifacts import write_jsonl, write_text
+from asr_lora.artifacts import (
+    DatasetFolder,
+    RunFolder,
+    fingerprint,
+    folder_bytes,
+    read_jsonl,
+    replacing_folder,
+    write_jsonl,
+    write_text,
+)
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Method, RunConfig, load_config
 from asr_lora.errors import ConfigError, DataError, Interrupted
@@ -60,7 +68,9 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     whisper = load_for_training(config, accelerator.device, dtype)
     trainable, total = count_parameters(whisper.model)
     data = TrainingSet(
-        read_split(config.data.dataset, "train", subset=config.data.subset), whisper, max_seconds=config.data.max_seconds
+        read_split(config.data.dataset, "train", subset=config.data.subset),
+        whisper,
+        max_seconds=config.data.max_seconds,
     )
     if not len(data):
         raise DataError(f"{config.data.dataset}: no train utterance can be learnt from ({_counts(data.left_out)})")
@@ -74,7 +84,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
     metrics = Metrics(folder, progress.step)
     started = time.perf_counter() - progress.train_seconds
 
-    with stop_signals() as stop, tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}") as bar:
+    with (
+        stop_signals() as stop,
+        tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}") as bar,
+    ):
         steps = _steps(data, whisper, config, progress.step)
         for step in range(progress.step + 1, settings.steps + 1):
             begun = time.perf_counter()
@@ -87,10 +100,12 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
             norm = float(accelerator.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 ids = ", ".join(clip for batch in batches for clip in batch.ids)
-                raise DataError(f"step {step}: loss {loss}, gradient norm {norm}, nothing was learnt from it; clips: {ids}")
+                raise DataError(
+                    f"step {step}: loss {loss}, gradient norm {norm}, nothing was learnt from it; clips: {ids}"
+                )
             optimiser.step()
             optimiser.zero_grad()
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             schedule.step()
 
             speech = sum(batch.speech_seconds for batch in batches)
@@ -125,7 +140,9 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 progress = replace(progress, train_seconds=time.perf_counter() - started)
                 save_checkpoint(folder.checkpoint, whisper.model, optimiser, schedule, progress)
             if stop.requested:
-                raise Interrupted(f"stopped after step {step} of {settings.steps}, saved. Go on with: {_resume_with(folder)}")
+                raise Interrupted(
+                    f"stopped after step {step} of {settings.steps}, saved. Go on with: {_resume_with(folder)}"
+                )
 
     metrics.close()
     weights = folder.weights(config.method)
@@ -257,11 +274,15 @@ def _keep_best(folder: RunFolder, config: RunConfig, whisper: Whisper, progress:
 def _open_folder(folder: RunFolder, config: RunConfig, resume: bool) -> None:
     """Write config.yaml first; refuse a folder that holds another run, or an unfinished one without `resume`."""
     if folder.complete:
-        raise ConfigError(f"{folder.root} holds a finished run with other settings or data: name another folder in `out`")
+        raise ConfigError(
+            f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
+        )
     if folder.config.is_file():
         before = load_config(folder.config)
         if find_checkpoint(folder.checkpoint) and before != config:
-            raise ConfigError(f"{folder.root} holds an unfinished run with other settings: name another folder in `out`")
+            raise ConfigError(
+                f"{folder.root} holds an unfinished run with other settings: name another folder in `out`"
+            )
         if find_checkpoint(folder.checkpoint) and not resume:
             raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {_resume_with(folder)}")
     elif folder.root.is_dir() and any(folder.root.iterdir()):

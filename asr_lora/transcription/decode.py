@@ -67,7 +67,7 @@ def decode_split(
 
 def default_batch_seconds(whisper: Whisper) -> float:
     """Audio decoded at once: sixteen full windows of the smallest models, fewer of larger ones."""
-    return 480.0 * min(1.0, 512 / whisper.core.config.d_model) * (4.0 if whisper.device.type == "cuda" else 1.0)
+    return 480.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (4.0 if whisper.device.type == "cuda" else 1.0)
 
 
 def _generation(whisper: Whisper, prompt_tokens: int, beams: int) -> GenerationConfig:
@@ -84,9 +84,7 @@ def _generation(whisper: Whisper, prompt_tokens: int, beams: int) -> GenerationC
     )
 
 
-def batches_by_length(
-    seconds: Sequence[float], cost: Sequence[float], *, batch_seconds: float
-) -> Iterator[list[int]]:
+def batches_by_length(seconds: Sequence[float], cost: Sequence[float], *, batch_seconds: float) -> Iterator[list[int]]:
     """Group indices of clips of like length, longest first, so that a lack of memory shows early.
 
     No clip is padded to more than twice its length.

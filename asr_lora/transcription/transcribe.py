@@ -127,5 +127,7 @@ def _distinct(files: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for file in files:
         if file.stem in seen:
-            raise ConfigError(f"{seen[file.stem]} and {file} would write one file: transcribe them to different folders")
+            raise ConfigError(
+                f"{seen[file.stem]} and {file} would write one file: transcribe them to different folders"
+            )
         seen[file.stem] = file
