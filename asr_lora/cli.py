@@ -68,7 +68,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
             _fail(
-                f"{error.strerror or error}{place}; what was complete is kept. Mend that and run the same command again.",
+                f"{error.strerror or error}{place}; what was complete is kept. Mend it and run this again.",
                 1,
             )
         except ImportError as error:
@@ -274,7 +274,7 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
     low, high = (100 * value for value in scores["wer_interval"])
     print(
         f"{body['system']['name']}: WER {100 * scores['wer']:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"CER {100 * scores['cer']:.1f} %, as written {100 * scores['raw_wer']:.1f} % and {100 * scores['raw_cer']:.1f} %, "
+        f"CER {100 * scores['cer']:.1f} %; as written {100 * scores['raw_wer']:.1f} and {100 * scores['raw_cer']:.1f} %; "
         f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
     )
     print(folder.root)

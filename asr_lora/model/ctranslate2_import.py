@@ -165,7 +165,7 @@ def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, An
     left = [name for name, value in model.named_parameters() if value.is_meta]
     if left:
         raise DataError(f"{source / WEIGHTS} lacks {', '.join(left[:3])}")
-    # The rule of openai/whisper, model.py: an English-only vocabulary is one entry shorter, and has no use for languages.
+    # The rule of openai/whisper, model.py: an English-only vocabulary is one entry shorter.
     multilingual = shapes["vocab_size"] >= 51865
     languages = dict(zip(tokenizer.convert_ids_to_tokens(settings["lang_ids"]), settings["lang_ids"], strict=True))
     model.generation_config = GenerationConfig(

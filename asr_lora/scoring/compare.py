@@ -27,7 +27,8 @@ class Pair:
         points = f"{100 * abs(self.wer.value):.1f} points of WER"
         interval = f"95 % interval {100 * self.wer.low:+.1f} to {100 * self.wer.high:+.1f}"
         if self.wer.verdict == "not distinguishable":
-            return f"{self.b} and {self.a} are not distinguishable ({100 * self.wer.value:+.1f} points of WER, {interval})."
+            change = f"{100 * self.wer.value:+.1f} points of WER"
+            return f"{self.b} and {self.a} are not distinguishable ({change}, {interval})."
         return f"{self.b} is {self.wer.verdict} than {self.a} by {points} ({interval})."
 
 

@@ -41,7 +41,7 @@ from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.transcription.decode import decode_split, default_batch_seconds
 
 
-def train(config: RunConfig, *, resume: bool = False) -> RunFolder:
+def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0915 (the loop, top to bottom)
     """Train a LoRA adapter or every weight, and keep the best by dev WER.
 
     Every number in `metrics.jsonl` and TensorBoard is of one optimiser step; dev WER comes from real decoding, in the
