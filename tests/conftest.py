@@ -68,14 +68,9 @@ def run_config(demo_dataset: Path, tiny_folder: Path, tmp_path: Path):
         body = {
             "out": tmp_path / "run",
             "model": {"name": str(tiny_folder), "language": "it"},
-            "data": {"dataset": demo_dataset, "subset": "2min", "dev_utterances": 3},
+            "data": {"dataset": demo_dataset, "subset": "2min", "dev_utterances": 1},
             "optimiser": {"warmup_steps": 1},
-            "training": {
-                "steps": 6,
-                "batch_seconds": 12,
-                "evaluate_every_steps": 3,
-                "checkpoint_every_steps": 2,
-            },  # fmt: skip
+            "training": {"steps": 6, "batch_seconds": 12, "evaluate_every_steps": 3, "checkpoint_every_steps": 2},
         }
         for key, value in changes.items():
             section, _, name = key.partition("__")

@@ -32,8 +32,9 @@ def locale_with(folder: Path, header: str, *rows: dict[str, str]) -> Path:
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
 def test_every_header_generation(tmp_path, header):
     row = {
-        "client_id": "abc", "path": "common_voice_nl_1.mp3", "sentence": "Goedemorgen, Els!", "gender": "female_feminine",
-        "accent": "Vlaams", "accents": "Vlaams", "age": "thirties", "sentence_domain": "general,news",
+        "client_id": "abc", "path": "common_voice_nl_1.mp3", "sentence": "Goedemorgen, Els!",
+        "gender": "female_feminine", "accent": "Vlaams", "accents": "Vlaams", "age": "thirties",
+        "sentence_domain": "general,news",
     }  # fmt: skip
     (found,) = read_table(locale_with(tmp_path / "nl", header, row), "train")
     assert isinstance(found, Utterance)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def test_nested_within_length_and_independent_of_order(clips, seed, order):
     total, seconds = sum(clip[2] for clip in clips), {clip[0]: clip[2] for clip in clips}
     assert list(subsets) == [name for name in ("10s", "2min", "5min", "1h") if subset_seconds(name) < total]
     ladder = list(subsets.values())
-    for smaller, larger in zip(ladder, ladder[1:], strict=False):
+    for smaller, larger in pairwise(ladder):
         assert larger[: len(smaller)] == smaller
     for name, ids in subsets.items():
         length = sum(seconds[clip] for clip in ids)

@@ -84,6 +84,11 @@ def encode_flac(waveform: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def readable_suffixes() -> set[str]:
+    """Lower-case file name endings of what libsndfile reads, such as ".wav"."""
+    return {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif", ".aifc"}
+
+
 def describe(source: Path | bytes) -> str:
     return f"audio of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 

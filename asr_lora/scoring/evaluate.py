@@ -27,6 +27,7 @@ class Decoding:
     task: str
     beams: int
     max_new_tokens: int = MAX_NEW_TOKENS
+    loops_end: bool = True  # see transcription.decode.EndLoops
 
 
 def evaluate(

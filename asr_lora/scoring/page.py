@@ -1,15 +1,14 @@
 """A comparison -> one self-contained HTML page, and the same table as Markdown."""
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import jiwer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.scoring.charts import wer_chart
 from asr_lora.scoring.intervals import Difference
 from asr_lora.scoring.normalize import basic
+from asr_lora.scoring.wer import align
 
 if TYPE_CHECKING:
     from asr_lora.scoring.compare import Comparison
@@ -29,14 +28,6 @@ COLUMNS = (
     "Context",
     "RTFx",
 )
-
-
-@dataclass(frozen=True)
-class Word:
-    """One place of an alignment."""
-
-    text: str
-    mark: str  # "", "sub", "ins" or "del"
 
 
 def render_page(comparison: "Comparison", *, transcripts: bool) -> str:
@@ -125,27 +116,14 @@ def _most_changed(comparison: "Comparison") -> list[dict[str, Any]]:
         if not spread(place):
             break
         first = comparison.rows[0][place]
+        spoken = basic(first["reference"])
         lines = [
             {
                 "name": name,
                 "edits": rows[place]["word_edits"],
-                "words": align(first["reference"], rows[place]["hypothesis"]),
+                "words": align(spoken, basic(rows[place]["hypothesis"])),
             }
             for name, rows in zip(names, comparison.rows, strict=True)
         ]
         shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})
     return shown
-
-
-def align(reference: str, hypothesis: str) -> list[Word]:
-    """Align normalised words: the hypothesis with wrong and added words marked, and missing ones put in their place."""
-    spoken, written = basic(reference), basic(hypothesis)
-    if not spoken or not written:
-        return [Word(word, "ins") for word in written.split()] + [Word(word, "del") for word in spoken.split()]
-    words = []
-    for chunk in jiwer.process_words(spoken, written).alignments[0]:
-        heard = written.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        said = spoken.split()[chunk.ref_start_idx : chunk.ref_end_idx]
-        mark = {"equal": "", "substitute": "sub", "insert": "ins", "delete": "del"}[chunk.type]
-        words += [Word(word, mark) for word in (said if mark == "del" else heard)]
-    return words

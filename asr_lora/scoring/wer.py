@@ -61,6 +61,28 @@ def _errors(
     return found
 
 
+@dataclass(frozen=True)
+class Word:
+    """One place of an alignment: a word said alike ("equal"), or wrong ("sub"), added ("ins") or missing ("del")."""
+
+    text: str
+    kind: str
+
+
+def align(reference: str, hypothesis: str) -> list[Word]:
+    """Align words: those of the hypothesis in order, the missing ones of the reference in their places."""
+    said, heard = reference.split(), hypothesis.split()
+    if not said or not heard:
+        return [*(Word(word, "ins") for word in heard), *(Word(word, "del") for word in said)]
+    words = []
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        kind = {"equal": "equal", "substitute": "sub", "insert": "ins", "delete": "del"}[chunk.type]
+        missing = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        written = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        words += [Word(word, kind) for word in (missing if kind == "del" else written)]
+    return words
+
+
 def total(errors: Sequence[Errors]) -> Errors:
     """Pool the counts of many utterances."""
     return sum(errors, Errors())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -63,6 +64,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     set_seed(settings.seed)
     device = default_device()
     dtype = compute_dtype(config.model.precision, device)
+    AcceleratorState._reset_state()  # accelerate keeps one precision a process; each run states its own
     accelerator = Accelerator(mixed_precision="bf16" if dtype is torch.bfloat16 else "no", cpu=device.type == "cpu")
     reset_peak_memory(device)
     whisper = load_for_training(config, accelerator.device, dtype)
@@ -235,8 +237,15 @@ def _steps(data: TrainingSet, whisper: Whisper, config: RunConfig, done: int) ->
     )
     remaining = islice(order, done * training.accumulation, training.steps * training.accumulation)
     collate = Collator(whisper.mel_bins, config.model.context, len(whisper.prompt))
-    # Each batch comes from an iterator that knows its place, so nothing of the loader needs saving.
-    loader = DataLoader(data, batch_sampler=list(remaining), collate_fn=collate, num_workers=config.data.workers)
+    # The order knows its place, so nothing of the loader needs saving; its seed is drawn from a generator of its own,
+    # or a resumed run would draw once more from the one that dropout uses.
+    loader = DataLoader(
+        data,
+        batch_sampler=list(remaining),
+        collate_fn=collate,
+        num_workers=config.data.workers,
+        generator=torch.Generator(),
+    )
     batches = iter(loader)
     while step := list(islice(batches, training.accumulation)):
         yield step

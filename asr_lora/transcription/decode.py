@@ -1,10 +1,11 @@
 """Up to 30 s of speech a clip, batched -> text. What `evaluate`, dev scoring in `train` and `transcribe` all call."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -14,7 +15,33 @@ from asr_lora.audio.features import context_frames, context_seconds, log_mel
 from asr_lora.model.whisper import Whisper, evaluating
 
 MAX_BATCH = 32  # clips decoded together: one that loops keeps all of them waiting
+LOOP_TOKENS, LOOP_REPEATS, LOOP_LENGTH = 8, 5, 15  # see EndLoops
 MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
+
+
+class EndLoops:
+    """Ends a hypothesis that repeats itself, as Whisper does without end on what it cannot make out.
+
+    A loop is one to eight tokens said five times over or more, fifteen tokens at least: no speech needs that. Only the
+    looping clip ends, so no text depends on the batch it was decoded in.
+    """
+
+    def __init__(self, prompt_tokens: int, end_token: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.end_token = end_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave only the end token to rows that loop: (rows, tokens), (rows, vocabulary) -> (rows, vocabulary)."""
+        written = input_ids[:, self.prompt_tokens :]
+        looping = torch.zeros(len(written), dtype=torch.bool, device=written.device)
+        for period in range(1, LOOP_TOKENS + 1):
+            repeats = max(LOOP_REPEATS, math.ceil(LOOP_LENGTH / period))
+            if written.shape[1] >= repeats * period:
+                tail = written[:, -repeats * period :].reshape(len(written), repeats, period)
+                looping |= (tail == tail[:, :1]).flatten(1).all(dim=1)
+        only_end = torch.full_like(scores, -torch.inf)
+        only_end[:, self.end_token] = 0.0
+        return torch.where(looping[:, None], only_end, scores)
 
 
 def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: int = 1) -> list[str]:
@@ -44,6 +71,7 @@ def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: in
             decoder_input_ids=prompt,
             decoder_attention_mask=torch.ones_like(prompt),
             generation_config=_generation(whisper, prompt.shape[1], beams),
+            logits_processor=LogitsProcessorList([EndLoops(prompt.shape[1], whisper.end_token)]),
         )
     texts = whisper.tokenizer.batch_decode(tokens[:, prompt.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import soundfile
 from tqdm import tqdm
 
 from asr_lora.artifacts import write_text
+from asr_lora.audio.decode import readable_suffixes
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
@@ -108,7 +108,7 @@ def find_audio(inputs: Sequence[Path]) -> list[Path]:
     Raises:
         ConfigError: nothing is named or found.
     """
-    known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif", ".aifc"}
+    known = readable_suffixes()
     files: list[Path] = []
     for place in inputs:
         if place.is_dir():

@@ -1,0 +1,133 @@
+"""The command line as a user meets it: one clear sentence, the right exit code, never a traceback."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import BASE, DEMO, speech, write_wav
+from typer.testing import CliRunner
+
+from asr_lora.cli import app
+
+
+def invoke(*words: object):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """A run folder as a killed process leaves it."""
+    run = tmp_path / "killed"
+    run.mkdir()
+    (run / "config.yaml").write_text("out: x\nmodel: {language: it}\ndata: {dataset: d}\ntraining: {steps: 99}\n")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["prepare", "{tmp}/nowhere", "--language", "it", "--out", "{tmp}/o"], 3, "nowhere is not there"),
+        (["prepare", "{demo}", "--language", "Klingon", "--out", "{tmp}/o"], 2, "Whisper has no 'Klingon'"),
+        (["prepare", "{demo}", "--language", "nl", "--out", "{tmp}/o"], 3, "has no locale 'nl'; it has it"),
+        (["prepare", "{demo}", "--language", "it", "--out", "{tmp}/o", "--subsets", "1x"], 2, "such as 10min"),
+        (["prepare", "{demo}", "--language", "it"], 2, "Missing option"),
+        (["train", "{tmp}/nothing.yaml"], 2, "cannot be read"),
+        (["evaluate", "{base}", "{tmp}/nowhere", "--out", "{tmp}/o"], 3, "no dataset at"),
+        (["evaluate", "nonsense", "{data}", "--out", "{tmp}/o"], 3, "no model at 'nonsense'"),
+        (["evaluate", "{killed}", "{data}", "--out", "{tmp}/o"], 3, "the run is unfinished. Finish it with"),
+        (["evaluate", "{base}", "{data}", "--split", "tset", "--out", "{tmp}/o"], 3, "no split 'tset'"),
+        (["evaluate", "{base}", "{data}", "--language", "Duch", "--out", "{tmp}/o"], 2, "did you mean 'dutch'"),
+        (["compare", "{tmp}/a", "--out", "{tmp}/o"], 2, "two reports or more"),
+        (["compare", "{tmp}/a", "{tmp}/b", "--out", "{tmp}/o"], 3, "no report at"),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--format", "mp4", "--language", "it"], 2, "mp4 is not one of"),
+        (["transcribe", "{base}", "{tmp}/x.wav"], 2, "does not say its language"),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--format", "srt", "--format", "txt"], 2, "add --out FOLDER"),
+        (
+            ["adapt", "{demo}", "--language", "it", "--out", "{tmp}/o", "--baselines", "all"],
+            2,
+            "not one of untouched, full",
+        ),
+        (["demo", "--source", "{tmp}/nowhere"], 2, "run this in a checkout of the repository"),
+        (["trian"], 2, "No such command"),
+    ],
+)
+def test_wrong_input_is_one_sentence(tmp_path, demo_dataset, unfinished, words, code, sentence):
+    places = {"tmp": tmp_path, "demo": DEMO, "base": BASE, "data": demo_dataset, "killed": unfinished}
+    done = invoke(*(word.format(**places) for word in words))
+    assert done.exit_code == code
+    assert sentence in done.stderr
+    assert not (tmp_path / "o").exists()
+    if "Usage" not in done.stderr:
+        assert done.stderr.count("\n") == 1
+
+
+def test_prepare_prints_what_there_is(release, tmp_path):
+    (release / "clips" / "common_voice_it_00000002.mp3").unlink()
+    done = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")
+    assert done.exit_code == 0
+    assert "left out       1 missing" in done.stdout
+    body = json.loads(invoke("prepare", release, "--language", "it", "--out", tmp_path / "o", "--json").stdout)
+    assert body["dropped"] == {"missing": 1}
+
+
+def test_shared_speakers_are_warned_of(release, tmp_path):
+    test, train = release / "test.tsv", release / "train.tsv"
+    first = train.read_text(encoding="utf-8").splitlines()[1].split("\t")
+    lines = test.read_text(encoding="utf-8").splitlines()
+    lines[1] = "\t".join([first[0], *lines[1].split("\t")[1:]])
+    test.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")
+    assert done.exit_code == 0
+    assert "warning: train and test share 1 speakers" in done.stderr
+
+
+def test_transcribe_goes_on_after_a_bad_file(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    write_wav(tmp_path / "b.wav", speech(5.0))
+    done = invoke("transcribe", BASE, tmp_path / "a.wav", tmp_path / "b.wav", "--language", "Italian")
+    assert done.exit_code == 1
+    assert "a.wav cannot be decoded" in done.stderr
+    assert "1 of the inputs could not be transcribed" in done.stderr
+    assert "numero" in done.stdout
+
+
+def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
+    """The kernel refuses to let a file grow, as a full disk does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asr_lora", "prepare", str(DEMO), "--language", "it", "--out", str(tmp_path / "o")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "what was complete is kept" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tmp_path):
+    out = tmp_path / "report"
+    words = ["-m", "asr_lora", "evaluate", BASE, str(demo_dataset), "--split", "dev", "--out", str(out)]
+    partial = out / "hypotheses.partial.jsonl"
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (partial.is_file() and partial.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    done = partial.read_text().count("hypothesis")
+    assert 0 < done <= 16
+    partial.write_text(partial.read_text() + '{"id": "half a li')  # what a killed process leaves
+    assert invoke(*words[2:]).exit_code == 0
+    assert not partial.exists()
+    rows = [json.loads(line) for line in (out / "hypotheses.jsonl").read_text().splitlines()]
+    assert len(rows) == 16
+    assert invoke(*words[2:], "--beams", "2", "--out", out / "inner").exit_code == 0

@@ -1,0 +1,103 @@
+"""Settings: every YAML of the repository, and everything that is wrong named at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from asr_lora.config import Context, Method, Quantise, load_config
+from asr_lora.errors import ConfigError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+GOOD = {
+    "out": "runs/x",
+    "model": {"language": "nl"},
+    "data": {"dataset": "data/nl"},
+    "training": {"steps": 100},
+}
+
+
+def write(tmp_path: Path, body: object) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(body if isinstance(body, str) else yaml.safe_dump(body))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_of_the_repository(path, tmp_path):
+    config = load_config(path)
+    assert config.out.name == path.stem
+    assert load_config(write(tmp_path, config.to_yaml())) == config
+
+
+def test_the_published_experiment_is_there():
+    found = {path.stem: load_config(path) for path in CONFIGS if path.stem.startswith("nl-large-v2")}
+    assert set(found) == {f"nl-large-v2-{subset}-{method}" for subset in ("1h", "all") for method in ("lora", "full")}
+    for name, config in found.items():
+        assert config.model.name == "openai/whisper-large-v2"
+        assert config.optimiser.name == "adam8bit"
+        assert config.data.subset in name
+        assert config.training.steps == (5000 if "all" in name else 1000)
+        if config.method is Method.LORA:
+            assert config.model.quantise is Quantise.INT8
+            assert (config.adapter.rank, config.adapter.alpha, config.adapter.targets) == (32, 64, ("q_proj", "v_proj"))
+
+
+def test_defaults_and_overrides(tmp_path):
+    config = load_config(write(tmp_path, GOOD), ["adapter.rank=8", "optimiser.learning_rate=5e-4", "method=full"])
+    assert (config.adapter.rank, config.optimiser.learning_rate, config.method) == (8, 5e-4, Method.FULL)
+    assert config.model.context is Context.TRUE_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"adapter": {"rnk": 8}}, "unknown key adapter.rnk, did you mean rank?"),
+        ({"trainning": {}}, "unknown key trainning, did you mean training?"),
+        ({"model": {"language": "nl", "quantise": "3bit"}}, "model.quantise: Input should be 'none', '8bit' or '4bit'"),
+        ({"training": {"steps": -1}}, "training.steps: Input should be greater than 0"),
+        ({"training": {}}, "training.steps is missing"),
+        ({"data": {}}, "data.dataset is missing"),
+        ({"method": "full", "model": {"language": "nl", "quantise": "8bit"}}, "full fine-tuning trains every weight"),
+        ({"optimiser": {"warmup_steps": 100}}, "must be fewer than training.steps"),
+        ({"data": {"dataset": "d", "max_seconds": 45}}, "data.max_seconds: Input should be less than or equal to 30"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_config(write(tmp_path, {**GOOD, **change}))
+    assert sentence in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / "config.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load_config(
+            write(tmp_path, {"outt": "x", "model": {}, "data": {"dataset": "d"}, "training": {"steps": "many"}})
+        )
+    for part in (
+        "unknown key outt, did you mean out?",
+        "out is missing",
+        "model.language is missing",
+        "training.steps:",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("body", ["", "- a\n- b\n", "just text", "a: [1", "\x00\x01"])
+def test_files_that_are_no_config(tmp_path, body):
+    with pytest.raises(ConfigError, match="is not"):
+        load_config(write(tmp_path, body))
+
+
+@pytest.mark.parametrize("override", ["rank", "=3", "adapter..rank=3", "out.x=1", "adapter.rank=[", "adapter.rnk=1"])
+def test_overrides_that_are_wrong(tmp_path, override):
+    with pytest.raises(ConfigError):
+        load_config(write(tmp_path, GOOD), [override])
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "nothing.yaml")

