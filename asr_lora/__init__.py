@@ -15,7 +15,7 @@ _HOMES = {
     "evaluate": "asr_lora.scoring.evaluate",
     "compare": "asr_lora.scoring.compare",
     "transcribe": "asr_lora.transcription.transcribe",
-    "adapt": "asr_lora.adapt",
+    "adapt": "asr_lora.adaptation",
     "load_config": "asr_lora.config",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

@@ -232,7 +232,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise."""
+    """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise.
+
+    Raises:
+        OSError: it could not be written, whatever kind of error torch or safetensors make of a full disk.
+    """
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -247,6 +251,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             folder.rename(set_aside(folder))
         draft.rename(folder)
         shutil.rmtree(set_aside(folder), ignore_errors=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -23,7 +23,7 @@ from asr_lora.config import Context, Precision, Task, load_config
 from asr_lora.errors import AsrLoraError, ConfigError
 
 if TYPE_CHECKING:
-    from asr_lora.adapt import Adaptation
+    from asr_lora.adaptation import Adaptation
 
 app = typer.Typer(
     name="asr-lora",
@@ -226,7 +226,7 @@ def adapt_command(
     as_json: Json = False,
 ) -> None:
     """Everything for one language: prepare, train, compare, transcribe, with settings chosen for this machine."""
-    from asr_lora.adapt import adapt
+    from asr_lora.adaptation import adapt
 
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
@@ -247,7 +247,7 @@ def demo_command(
     """`adapt` on the Italian speech in this repository, with openai/whisper-base from PyPI."""
     if not source.is_dir():
         raise ConfigError(f"{source} is not there: run this in a checkout of the repository, or name it with --source")
-    from asr_lora.adapt import adapt
+    from asr_lora.adaptation import adapt
 
     _print_adaptation(adapt(source, language="it", out=out, model="pypi:whisper-base", baselines=["full"]), as_json)
 

@@ -20,7 +20,7 @@ JOBS = {
     "asr_lora.scoring.compare",
     "asr_lora.transcription.transcribe",
 }
-ORCHESTRATORS = {"asr_lora.adapt", "asr_lora.cli"}
+ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.cli"}
 PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",

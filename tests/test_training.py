@@ -136,7 +136,7 @@ def test_interrupted_in_another_process_and_resumed_it_ends_as_if_never_stopped(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert "saved. Go on with: asr-lora train" in errors
+    assert "of 12. Go on with: asr-lora train" in errors
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "unfinished run. Go on with: asr-lora train" in refused.stderr

@@ -70,10 +70,15 @@ def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
     dataset = DatasetFolder(folder)
     path = dataset.split_file(split)
     wanted = None if subset == "all" else set(dataset.subset_ids(subset))
+    shown = not datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
     except (OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{path} cannot be read ({error}). {dataset.remedy}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
     if wanted is not None:
         ids = rows["id"]

@@ -24,9 +24,14 @@ class Progress:
     speech_seconds: float = 0.0
     train_seconds: float = 0.0  # wall time in the loop, dev scoring included
     peak_memory_bytes: int = 0
+    scored_step: int = 0  # the last step after which dev was scored
     best_step: int = 0
     best_dev_wer: float | None = None
     best_dev_cer: float | None = None
+
+    def reached(self, scoring: bool) -> int:
+        """The last step that is done, or that dev was scored after."""
+        return self.scored_step if scoring else self.step
 
 
 def save_checkpoint(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from asr_lora.artifacts import (
     RunFolder,
     fingerprint,
     folder_bytes,
-    read_jsonl,
     replacing_folder,
     write_jsonl,
     write_text,
@@ -83,7 +83,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     progress = Progress()
     if found := find_checkpoint(folder.checkpoint):
         progress = load_checkpoint(found, whisper.model, optimiser, schedule)
-    metrics = Metrics(folder, progress.step)
+    metrics = Metrics(folder, progress)
     started = time.perf_counter() - progress.train_seconds
 
     with (
@@ -91,7 +91,24 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
         tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}") as bar,
     ):
         steps = _steps(data, whisper, config, progress.step)
-        for step in range(progress.step + 1, settings.steps + 1):
+        while True:
+            # First what is due after the last step: a run that was stopped while it scored dev scores it on resuming.
+            step = progress.step
+            last = step == settings.steps
+            if step > progress.scored_step and (step % settings.evaluate_every_steps == 0 or last):
+                scores = _score_dev(accelerator, whisper, dev, stop)
+                if scores is not None:
+                    metrics.write(step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer)
+                    progress = _keep_best(folder, config, whisper, progress, scores)
+            if step and (stop.requested or last or step % settings.checkpoint_every_steps == 0):
+                progress = replace(progress, train_seconds=time.perf_counter() - started)
+                save_checkpoint(folder.checkpoint, whisper.model, optimiser, schedule, progress)
+            if stop.requested:
+                raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {_resume_with(folder)}")
+            if last:
+                break
+
+            step += 1
             begun = time.perf_counter()
             batches = next(steps)
             waited = time.perf_counter() - begun
@@ -133,18 +150,6 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             )
             bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
             bar.update()
-            if step % settings.evaluate_every_steps == 0 or step == settings.steps:
-                scores = _score_dev(accelerator, whisper, dev, stop)
-                if scores is not None:
-                    metrics.write(step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer)
-                    progress = _keep_best(folder, config, whisper, progress, scores)
-            if stop.requested or step % settings.checkpoint_every_steps == 0 or step == settings.steps:
-                progress = replace(progress, train_seconds=time.perf_counter() - started)
-                save_checkpoint(folder.checkpoint, whisper.model, optimiser, schedule, progress)
-            if stop.requested:
-                raise Interrupted(
-                    f"stopped after step {step} of {settings.steps}, saved. Go on with: {_resume_with(folder)}"
-                )
 
     metrics.close()
     weights = folder.weights(config.method)
@@ -273,6 +278,7 @@ def _score_dev(accelerator: Accelerator, whisper: Whisper, dev: Split, stop: "St
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, whisper: Whisper, progress: Progress, scores: Scores) -> Progress:
+    progress = replace(progress, scored_step=progress.step)
     if progress.best_dev_wer is not None and scores.wer >= progress.best_dev_wer:
         return progress
     with replacing_folder(folder.weights(config.method)) as draft:
@@ -313,13 +319,14 @@ def _percent(share: float | None) -> str:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard, cut back to the step that a run resumes from."""
+    """metrics.jsonl and TensorBoard, cut back to where a run resumes from."""
 
-    def __init__(self, folder: RunFolder, step: int) -> None:
+    def __init__(self, folder: RunFolder, progress: Progress) -> None:
         if folder.metrics.is_file():
-            write_jsonl(folder.metrics, [row for row in read_jsonl(folder.metrics) if row["step"] <= step])
+            rows = _whole_rows(folder.metrics)
+            write_jsonl(folder.metrics, [row for row in rows if row["step"] <= progress.reached("dev_wer" in row)])
         self.file = folder.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+        self.board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
 
     def write(self, *, step: int, **values: float) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -330,6 +337,12 @@ class Metrics:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file whose last line a killed process may have left half written."""
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 @dataclass

@@ -23,7 +23,7 @@ class EndLoops:
     """Ends a hypothesis that repeats itself, as Whisper does without end on what it cannot make out.
 
     A loop is one to eight tokens said five times over or more, fifteen tokens at least: no speech needs that. Only the
-    looping clip ends, so no text depends on the batch it was decoded in.
+    looping clip ends; the others of its batch go on.
     """
 
     def __init__(self, prompt_tokens: int, end_token: int) -> None:
