@@ -78,8 +78,15 @@ class Folder:
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
     def reusable(self, fingerprint: str) -> bool:
-        """Whether the folder is complete and was made from exactly what `fingerprint` stands for."""
-        return self.complete and self.read().get("fingerprint") == fingerprint
+        """Whether the folder is complete, has lost nothing, and was made from exactly what `fingerprint` stands for."""
+        if not self.complete:
+            return False
+        body = self.read()
+        return body.get("fingerprint") == fingerprint and self.whole(body)
+
+    def whole(self, _: dict[str, Any]) -> bool:
+        """Whether the files that the manifest speaks of are there."""
+        return True
 
 
 class DatasetFolder(Folder):
@@ -96,6 +103,11 @@ class DatasetFolder(Folder):
     @property
     def dropped(self) -> Path:
         return self.root / "dropped.jsonl"
+
+    def whole(self, body: dict[str, Any]) -> bool:
+        files = {self.split(name): facts for name, facts in body["splits"].items()}
+        files |= {self.subset(name): facts for name, facts in body["subsets"].items()}
+        return all(path.is_file() and path.stat().st_size == facts["bytes"] for path, facts in files.items())
 
     def split_file(self, name: str) -> Path:
         """Return the parquet file of a split, with its size checked against the manifest.
@@ -120,7 +132,7 @@ class DatasetFolder(Folder):
         if name not in self.read()["subsets"] or not self.subset(name).is_file():
             known = ["all", *self.read()["subsets"]]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
-        return self.subset(name).read_text(encoding="utf-8").split()
+        return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
 class RunFolder(Folder):
@@ -148,6 +160,9 @@ class RunFolder(Folder):
         """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
         return self.root / ("model" if method == "full" else "adapter")
 
+    def whole(self, body: dict[str, Any]) -> bool:
+        return self.weights(body["method"]).is_dir()
+
 
 class ReportFolder(Folder):
     kind = "report"
@@ -157,6 +172,9 @@ class ReportFolder(Folder):
     @property
     def hypotheses(self) -> Path:
         return self.root / "hypotheses.jsonl"
+
+    def whole(self, _: dict[str, Any]) -> bool:
+        return self.hypotheses.is_file()
 
     @property
     def partial(self) -> Path:
@@ -211,7 +229,6 @@ class ReleaseFolder:
     """Names inside a Common Voice release, which others write and we only read."""
 
     CLIPS = "clips"
-    VALIDATED = "validated.tsv"
 
     @staticmethod
     def table(split: str) -> str:
@@ -266,7 +283,7 @@ def set_aside(folder: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically and durably: afterwards `path` is the old file or the new, never half of one."""
-    with replacing(path) as draft, draft.open("w", encoding="utf-8") as handle:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", errors="surrogateescape") as handle:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
@@ -278,21 +295,24 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line.
+    """Read one JSON object a line; what follows the last line's end, as a killed process leaves it, is ignored.
 
     Raises:
-        DataError: a line is not a JSON object.
+        DataError: the file is missing, or a line is not a JSON object.
     """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
     rows = []
-    with path.open(encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: not a JSON object")
-            rows.append(row)
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        rows.append(row)
     return rows
 
 
@@ -305,6 +325,12 @@ def sha256_file(path: Path) -> str:
 def fingerprint(*parts: object) -> str:
     """A short digest of settings and input hashes; equal digests mean that a stage need not run again."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of all files under a folder, by name and content."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint([(str(path.relative_to(folder)), sha256_file(path)) for path in files])
 
 
 def folder_bytes(folder: Path) -> int:

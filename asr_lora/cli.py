@@ -25,6 +25,11 @@ from asr_lora.errors import AsrLoraError, ConfigError
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation
 
+OUT_OF_MEMORY = (
+    "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
+    "model.quantise=8bit, or take a smaller model. What was complete is kept."
+)
+
 app = typer.Typer(
     name="asr-lora",
     help="Adapt Whisper to a language or a domain, and show what that bought.",
@@ -73,6 +78,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             )
         except ImportError as error:
             _fail(_import_sentence(error), 2)
+        except (RuntimeError, MemoryError) as error:
+            if type(error).__name__ not in ("OutOfMemoryError", "MemoryError"):
+                raise
+            _fail(OUT_OF_MEMORY, 1)
 
     app.command(name=function.__name__.removesuffix("_command"))(guarded)
     return guarded
@@ -337,4 +346,6 @@ def _options(
 
 def main() -> None:
     """Entry point of `asr-lora`."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files may be any bytes
+    sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     app()

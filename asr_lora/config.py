@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asr_lora.errors import ConfigError
 
@@ -59,15 +59,20 @@ class Decay(StrEnum):
     NONE = "none"
 
 
+def _norwegian(value: object) -> object:
+    """YAML reads the code of Norwegian, no, as false."""
+    return "no" if value is False else value
+
+
 class Section(BaseModel):
     """Frozen; a key that is not a field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
     name: str = "openai/whisper-large-v2"  # hub id, folder, or pypi:whisper-base
-    language: str  # name or code: "Dutch", "nl"
+    language: Annotated[str, BeforeValidator(_norwegian)]  # name or code: "Dutch", "nl"
     task: Task = Task.TRANSCRIBE
     context: Context = Context.TRUE_LENGTH
     precision: Precision = Precision.AUTO
@@ -105,7 +110,7 @@ class TrainingSettings(Section):
     gradient_checkpointing: bool = False
     evaluate_every_steps: Count = 100
     checkpoint_every_steps: Count = 50
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class RunConfig(Section):
@@ -121,10 +126,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
+        faults = []
         if self.method is Method.FULL and self.model.quantise is not Quantise.NONE:
-            raise ValueError("model.quantise: full fine-tuning trains every weight, so none can be kept in 8 or 4 bits")
+            faults.append("model.quantise: full fine-tuning trains every weight, so none can be kept in 8 or 4 bits")
         if self.optimiser.warmup_steps >= self.training.steps:
-            raise ValueError("optimiser.warmup_steps: must be fewer than training.steps, or training never warms up")
+            faults.append("optimiser.warmup_steps: must be fewer than training.steps, or training never warms up")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     def to_yaml(self) -> str:
@@ -143,7 +151,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a YAML file such as those in configs/"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path} is not a mapping of sections: compare it with those in configs/")
@@ -169,7 +177,7 @@ def _set(body: dict[str, Any], override: str) -> None:
         place = inner
     try:
         place[names[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
 
 

@@ -25,8 +25,8 @@ class DataError(AsrLoraError):
 class AudioError(DataError):
     """One clip cannot be decoded; `reason` is the short name it is counted under."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
         self.reason = reason
 
 

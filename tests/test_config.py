@@ -61,6 +61,8 @@ def test_defaults_and_overrides(tmp_path):
         ({"data": {}}, "data.dataset is missing"),
         ({"method": "full", "model": {"language": "nl", "quantise": "8bit"}}, "full fine-tuning trains every weight"),
         ({"optimiser": {"warmup_steps": 100}}, "must be fewer than training.steps"),
+        ({"training": {"steps": 9, "batch_seconds": float("inf")}}, "training.batch_seconds: Input should be a finite"),
+        ({"training": {"steps": 9, "seed": -1}}, "training.seed: Input should be greater than or equal to 0"),
         ({"data": {"dataset": "d", "max_seconds": 45}}, "data.max_seconds: Input should be less than or equal to 30"),
     ],
 )
@@ -86,7 +88,13 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("body", ["", "- a\n- b\n", "just text", "a: [1", "\x00\x01"])
+def test_norwegian_is_not_false(tmp_path):
+    path = write(tmp_path, yaml.safe_dump(GOOD).replace("language: nl", "language: no"))
+    assert load_config(path).model.language == "no"
+    assert load_config(write(tmp_path, GOOD), ["model.language=no"]).model.language == "no"
+
+
+@pytest.mark.parametrize("body", ["out: 2024-13-01", "", "- a\n- b\n", "just text", "a: [1", "\x00\x01"])
 def test_files_that_are_no_config(tmp_path, body):
     with pytest.raises(ConfigError, match="is not"):
         load_config(write(tmp_path, body))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -177,6 +178,59 @@ def test_no_dataset(run_config, tmp_path):
         train(run_config(data__dataset=tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="no subset '9h'; it has all, 2min"):
         train(run_config(data__subset="9h"))
+
+
+def stopped_run(config, tmp_path):
+    """A run that a signal stopped after a few steps, in another process."""
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "asr_lora", "train", str(tmp_path / "config.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    metrics = config.out / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and "loss" in metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130
+    return find_checkpoint(config.out / "checkpoint")
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_data_or_a_damaged_checkpoint(run_config, release, tmp_path):
+    from asr_lora import prepare
+
+    data = prepare(release, language="it", out=tmp_path / "data").root
+    config = run_config(training__steps=200, data__dataset=data)
+    checkpoint = stopped_run(config, tmp_path)
+    with pytest.raises(ConfigError, match="other settings or data"):
+        train(run_config(training__steps=201, data__dataset=data), resume=True)
+    table = (release / "train.tsv").read_text(encoding="utf-8")
+    (release / "train.tsv").write_text(table.rsplit("\n", 2)[0] + "\n", encoding="utf-8")
+    prepare(release, language="it", out=data)
+    with pytest.raises(ConfigError, match="other settings or data"):
+        train(config, resume=True)
+    (release / "train.tsv").write_text(table, encoding="utf-8")
+    prepare(release, language="it", out=data)
+    for name in ("weights.safetensors", "optimiser.pt", "random.pt"):
+        whole = (checkpoint / name).read_bytes()
+        for body in (b"", whole[:100]):
+            (checkpoint / name).write_bytes(body)
+            with pytest.raises(DataError, match="remove it to start this run anew"):
+                train(config, resume=True)
+        (checkpoint / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("limit", [300_000, 3_000_000])
+def test_a_disk_that_fills_while_training_is_one_sentence(run_config, tmp_path, limit):
+    """The kernel refuses to let a file grow, as a full disk does; what was saved before stays."""
+    config = run_config(method="full")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-m", "asr_lora", "train", str(tmp_path / "config.yaml")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr or "File too large" in done.stderr
+    assert not [path for path in config.out.iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

@@ -91,6 +91,7 @@ def test_real_speech_to_every_format(base, tmp_path):
     soundfile.write(folder / "two.ogg", decode(clips[1]), 16_000, format="OGG", subtype="VORBIS")
     soundfile.write(folder / "three.flac", np.repeat(decode(clips[2])[:, None], 2, axis=1), 16_000)
     (folder / "notes.docx").write_text("not audio")
+    (folder / "photo.raw").write_bytes(b"a camera's")
     done = list(
         transcribe(BASE, [tmp_path / "audio"], formats=["txt", "srt", "vtt", "json"], out=tmp_path / "o", language="it")
     )

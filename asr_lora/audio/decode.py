@@ -1,6 +1,7 @@
 """Audio file or bytes -> float32 mono at 16 kHz, through libsndfile: WAV, FLAC, OGG/Opus and MP3 without FFmpeg."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import soxr
 from asr_lora.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz, what Whisper's log-mel is defined on
+SILENCE_PEAK = 1e-3  # -60 dB of full scale: nothing can be heard
 BLOCK_SECONDS = 30.0
 
 
@@ -52,9 +54,9 @@ def decode_blocks(source: Path | bytes) -> Iterator[np.ndarray]:
     elif not source:
         raise AudioError("empty file", "the audio is empty")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as audio:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)) as audio:
             yield from _resampled(audio)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError("not audio", f"{describe(source)} cannot be decoded ({first_line(error)})") from error
 
 
@@ -86,7 +88,7 @@ def encode_flac(waveform: np.ndarray) -> bytes:
 
 def readable_suffixes() -> set[str]:
     """Lower-case file name endings of what libsndfile reads, such as ".wav"."""
-    return {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".aif", ".aifc"}
+    return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | {".opus", ".aif", ".aifc"}
 
 
 def describe(source: Path | bytes) -> str:

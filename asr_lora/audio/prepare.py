@@ -27,13 +27,12 @@ from asr_lora.artifacts import (
 )
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
-from asr_lora.audio.decode import SAMPLE_RATE, decode, encode_flac
+from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
 from asr_lora.audio.splits import DEFAULT_SUBSETS, nested_subsets, subset_seconds, summarise
 from asr_lora.errors import AudioError, ConfigError, DataError
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
-SILENCE_PEAK = 1e-3  # -60 dB of full scale: nothing can be heard
 ROWS_AT_ONCE = 128  # decoded together and written as one row group, which bounds memory whatever the hours
 
 
@@ -67,7 +66,7 @@ def prepare(
         seed: of the choice of subsets.
 
     Raises:
-        ConfigError: an unknown language or a subset that is no length; `out` holds another dataset.
+        ConfigError: an unknown language or a subset that is no length; `out` holds another language or something else.
         DataError: the release lacks something, or nothing in a split can be used.
     """
     from asr_lora.language import whisper_language
@@ -89,6 +88,8 @@ def prepare(
         return folder
     if out.exists() and any(out.iterdir()) and not _ours(folder):
         raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
+    if folder.complete and folder.read()["language"] != code:
+        raise ConfigError(f"{out} holds a dataset of {folder.read()['language']!r}: name another folder with --out")
     folder.manifest.unlink(missing_ok=True)
     salt = fingerprint(hashes)
     dropped: list[Dropped] = []

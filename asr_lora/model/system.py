@@ -95,10 +95,10 @@ def _locate(name: str) -> tuple[dict[str, Any] | None, Path | None, str]:
     folder = Path(name).expanduser()
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _from_run(RunFolder(folder), name)
+    run = RunFolder(folder.parent)
+    if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
+        return _from_run(run, name)  # the weights within a run: the run knows their language and context
     if (folder / ADAPTER_CONFIG).is_file():
-        run = RunFolder(folder.parent)
-        if run.complete:  # the adapter folder within a run: the run knows its language and context
-            return _from_run(run, name)
         return None, folder, adapter_base(folder)
     return None, None, name
 
@@ -129,10 +129,10 @@ def _training(run: dict[str, Any] | None, weights: Path | None) -> Training | No
 
 
 def system_digest(name: str) -> object:
-    """What changes when the model does: its run's fingerprint, or the sizes and times of its files."""
+    """What changes when the model does: the digest of its run's weights, or the sizes and times of its files."""
     run, weights, base = _locate(name)
     if run is not None:
-        return run["fingerprint"]
+        return run["weights_digest"], run["model"]["context"]
     folder = weights or Path(base).expanduser()
     if not folder.is_dir():
         return base

@@ -100,7 +100,7 @@ def load_whisper(
     try:
         tokenizer = WhisperTokenizer.from_pretrained(path)
         model = WhisperForConditionalGeneration.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own kinds
         raise _unloadable(source, error) from error
     if quantise is Quantise.NONE:
         model.to(device)
@@ -131,7 +131,7 @@ def resolve_source(source: str) -> str:
     if folder.is_dir():
         try:
             kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise DataError(f"{folder} is not a model folder ({first_line(error)}). {KNOWN_SOURCES}") from error
         if kind != "whisper":
             raise DataError(f"{folder} holds a model of type {kind!r}, not a Whisper. {KNOWN_SOURCES}")
@@ -147,9 +147,10 @@ def model_width(source: str) -> int:
     Raises:
         DataError: the model is not there.
     """
+    path = resolve_source(source)
     try:
-        return int(WhisperConfig.from_pretrained(resolve_source(source)).d_model)
-    except (OSError, ValueError) as error:
+        return int(WhisperConfig.from_pretrained(path).d_model)
+    except Exception as error:  # transformers and its validators each raise their own kinds
         raise _unloadable(source, error) from error
 
 

@@ -55,7 +55,7 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
         transcripts: whether the page may show references and hypotheses.
 
     Raises:
-        ConfigError: fewer than two reports, or two with the same name.
+        ConfigError: fewer than two reports, or two with the same name; `out` holds something else.
         DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
     """
     if len(reports) < 2:
@@ -69,8 +69,10 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
     rows = [sorted(read_jsonl(folder.hypotheses), key=lambda row: row["id"]) for folder in folders]
     _same_utterances(rows, reports)
 
-    comparison = _compare(systems, names, rows)
     folder = ComparisonFolder(out)
+    if out.is_dir() and any(out.iterdir()) and not (folder.complete or folder.markdown.is_file()):
+        raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
+    comparison = _compare(systems, names, rows)
     write_text(folder.page, render_page(comparison, transcripts=transcripts))
     write_text(folder.markdown, render_markdown(comparison))
     folder.write(

@@ -54,8 +54,8 @@ def evaluate(
         language: the run's, then the dataset's, when not given.
 
     Raises:
-        ConfigError: unknown language or split; `out` holds another report.
-        DataError: the model or dataset cannot be used.
+        ConfigError: unknown language; `out` holds the report of another model or split, or something else.
+        DataError: the model or dataset cannot be used, or has no such split.
     """
     manifest = DatasetFolder(dataset).read()
     spoken = system_language(model, language, manifest["language"])
@@ -66,12 +66,12 @@ def evaluate(
     )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
+        _rename(folder, name or model)
         return folder
-    if out.is_dir() and any(out.iterdir()) and not (folder.complete or folder.partial.is_file()):
-        raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
-    folder.manifest.unlink(missing_ok=True)
+    _check_free(folder, model, split)
 
     system = open_system(model, language=spoken, task=task, context=context, precision=precision)
+    folder.manifest.unlink(missing_ok=True)
     hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams)
     rows = _scored_rows(data, hypotheses)
     write_jsonl(folder.hypotheses, rows)
@@ -108,6 +108,26 @@ def evaluate(
     return folder
 
 
+def _rename(folder: ReportFolder, name: str) -> None:
+    body = folder.read()
+    if body["system"]["name"] != name:
+        body["system"]["name"] = name
+        folder.write(body)
+
+
+def _check_free(folder: ReportFolder, model: str, split: str) -> None:
+    """Refuse a folder with something else in it; an earlier report of the same model and split may be replaced."""
+    if folder.complete:
+        before = folder.read()
+        other = before["system"]["model"], before["dataset"]["split"]
+        if other != (model, split):
+            raise ConfigError(f"{folder.root} holds the report of {other[0]} on {other[1]}: name another with --out")
+        return
+    ours = folder.partial.is_file() or folder.hypotheses.is_file()
+    if folder.root.is_dir() and any(folder.root.iterdir()) and not ours:
+        raise ConfigError(f"{folder.root} holds something else: name an empty or new folder with --out")
+
+
 def _transcribe(
     system: System, data: Split, folder: ReportFolder, stamp: str, beams: int
 ) -> tuple[list[str], float, float]:
@@ -121,7 +141,7 @@ def _transcribe(
         folder.partial.open("a", encoding="utf-8") as partial,
         tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip") as bar,
     ):
-        if not done:
+        if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
         started = time.perf_counter()
         for indices, texts in decode_split(whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams):
@@ -138,14 +158,11 @@ def _transcribe(
 
 def _partial(path: Path, stamp: str) -> dict[str, str]:
     """Hypotheses of an interrupted evaluation of the same model, data and settings; a half-written line is ignored."""
-    if not path.is_file():
-        return {}
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    rows = read_jsonl(path)
+    rows = read_jsonl(path) if path.is_file() else []
     if not rows or rows[0].get("fingerprint") != stamp:
-        path.unlink()
+        path.unlink(missing_ok=True)
         return {}
+    write_jsonl(path, rows)  # without a half-written last line
     return {row["id"]: row["hypothesis"] for row in rows[1:]}
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from asr_lora.artifacts import replacing_folder, set_aside
+from asr_lora.audio.decode import first_line
 from asr_lora.errors import DataError
 from asr_lora.model.adapters import trainable_state
 
@@ -19,9 +20,9 @@ from asr_lora.model.adapters import trainable_state
 class Progress:
     """Where a run is. The order of the data follows from seed and step, so it needs no state of its own."""
 
+    fingerprint: str = ""  # of the settings, data and base that the run began with
     step: int = 0
     utterances: int = 0  # seen so far, repeats counted
-    speech_seconds: float = 0.0
     train_seconds: float = 0.0  # wall time in the loop, dev scoring included
     peak_memory_bytes: int = 0
     scored_step: int = 0  # the last step after which dev was scored
@@ -56,7 +57,6 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
         weights = load_file(folder / "weights.safetensors")
         state = torch.load(folder / "optimiser.pt", weights_only=True)
         randoms = torch.load(folder / "random.pt", weights_only=True)
-        progress = Progress(**json.loads((folder / "progress.json").read_text()))
         wanted = trainable_state(model)
         if weights.keys() != wanted.keys():
             raise ValueError("its weights are those of another model or adapter")
@@ -65,10 +65,26 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
                 value.copy_(weights[name])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{folder} cannot be read ({error}): remove it to start this run anew") from error
-    _set_random_states(randoms)
-    return progress
+        _set_random_states(randoms)
+    except Exception as error:  # torch, safetensors and pickle each raise their own kinds
+        raise _damaged(folder, error) from error
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where a checkpoint's run is.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+    """
+    try:
+        return Progress(**json.loads((folder / "progress.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    return DataError(f"{folder} cannot be read ({first_line(error)}): remove it to start this run anew")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -85,11 +101,11 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def _set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -25,6 +25,7 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
     import bitsandbytes
 
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    manager.initialize()  # it is one for the process, and would keep the overrides of an earlier run
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             manager.register_module_override(module, "weight", {"optim_bits": 32})

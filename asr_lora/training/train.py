@@ -6,10 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,18 +24,28 @@ from asr_lora.artifacts import (
     RunFolder,
     fingerprint,
     folder_bytes,
+    folder_digest,
+    read_jsonl,
     replacing_folder,
     write_jsonl,
     write_text,
 )
 from asr_lora.audio.dataset import Split, read_split
-from asr_lora.config import Method, RunConfig, load_config
+from asr_lora.config import Method, RunConfig
 from asr_lora.errors import ConfigError, DataError, Interrupted
 from asr_lora.model.adapters import attach_lora, count_parameters, require_gradients, save_weights, train_everything
+from asr_lora.model.system import system_digest
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
 from asr_lora.scoring.wer import Scores, corpus_scores
 from asr_lora.training.batches import IGNORED, Batch, Collator, TrainingSet, schedule_batches
-from asr_lora.training.checkpoint import Progress, find_checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
+from asr_lora.training.checkpoint import (
+    Progress,
+    find_checkpoint,
+    load_checkpoint,
+    read_progress,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
 from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.transcription.decode import decode_split, default_batch_seconds
@@ -58,7 +67,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     stamp = run_fingerprint(config)
     if folder.reusable(stamp):
         return folder
-    _open_folder(folder, config, resume)
+    _open_folder(folder, config, stamp, resume)
 
     settings = config.training
     set_seed(settings.seed)
@@ -80,13 +89,14 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     optimiser = build_optimiser(whisper.model, config.optimiser)
     schedule = build_schedule(optimiser, config.optimiser, settings.steps)
     model, optimiser = accelerator.prepare(whisper.model, optimiser)
-    progress = Progress()
+    progress = Progress(fingerprint=stamp)
     if found := find_checkpoint(folder.checkpoint):
         progress = load_checkpoint(found, whisper.model, optimiser, schedule)
-    metrics = Metrics(folder, progress)
+    saved = progress
     started = time.perf_counter() - progress.train_seconds
 
     with (
+        closing(Metrics(folder, progress)) as metrics,
         stop_signals() as stop,
         tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}") as bar,
     ):
@@ -100,9 +110,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 if scores is not None:
                     metrics.write(step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer)
                     progress = _keep_best(folder, config, whisper, progress, scores)
-            if step and (stop.requested or last or step % settings.checkpoint_every_steps == 0):
+            due = stop.requested or last or step % settings.checkpoint_every_steps == 0
+            if due and progress != saved:
                 progress = replace(progress, train_seconds=time.perf_counter() - started)
                 save_checkpoint(folder.checkpoint, whisper.model, optimiser, schedule, progress)
+                saved = progress
             if stop.requested:
                 raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {_resume_with(folder)}")
             if last:
@@ -132,7 +144,6 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 progress,
                 step=step,
                 utterances=progress.utterances + sum(len(batch.ids) for batch in batches),
-                speech_seconds=progress.speech_seconds + speech,
                 train_seconds=time.perf_counter() - started,
                 peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(accelerator.device)),
             )
@@ -151,7 +162,6 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
             bar.update()
 
-    metrics.close()
     weights = folder.weights(config.method)
     folder.write(
         {
@@ -170,6 +180,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             },
             "best": {"step": progress.best_step, "dev_wer": progress.best_dev_wer, "dev_cer": progress.best_dev_cer},
             "weights_bytes": folder_bytes(weights),
+            "weights_digest": folder_digest(weights),
             "train_seconds": round(progress.train_seconds, 1),
             "peak_memory_bytes": progress.peak_memory_bytes,
         }
@@ -179,10 +190,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
 
 
 def run_fingerprint(config: RunConfig) -> str:
-    """Digest of what decides a run's result: its settings, wherever it is kept, and its data's hashes."""
+    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
     manifest = DatasetFolder(config.data.dataset).read()
     files = {name: manifest[part][name]["sha256"] for part in ("splits", "subsets") for name in manifest[part]}
-    return fingerprint(config.model_dump(mode="json", exclude={"out": True, "data": {"dataset": True}}), files)
+    settings = config.model_dump(mode="json", exclude={"out": True, "data": {"dataset": True}})
+    return fingerprint(settings, files, system_digest(config.model.name))
 
 
 def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
@@ -286,21 +298,22 @@ def _keep_best(folder: RunFolder, config: RunConfig, whisper: Whisper, progress:
     return replace(progress, best_step=progress.step, best_dev_wer=scores.wer, best_dev_cer=scores.cer)
 
 
-def _open_folder(folder: RunFolder, config: RunConfig, resume: bool) -> None:
+def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool) -> None:
     """Write config.yaml first; refuse a folder that holds another run, or an unfinished one without `resume`."""
     if folder.complete:
-        raise ConfigError(
-            f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
-        )
-    if folder.config.is_file():
-        before = load_config(folder.config)
-        if find_checkpoint(folder.checkpoint) and before != config:
+        if folder.read().get("fingerprint") != stamp:
             raise ConfigError(
-                f"{folder.root} holds an unfinished run with other settings: name another folder in `out`"
+                f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
             )
-        if find_checkpoint(folder.checkpoint) and not resume:
+        folder.manifest.unlink()  # it has lost its weights
+    if found := find_checkpoint(folder.checkpoint):
+        if read_progress(found).fingerprint != stamp:
+            raise ConfigError(
+                f"{folder.root} holds an unfinished run with other settings or data: name another folder in `out`"
+            )
+        if not resume:
             raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {_resume_with(folder)}")
-    elif folder.root.is_dir() and any(folder.root.iterdir()):
+    elif not folder.config.is_file() and folder.root.is_dir() and any(folder.root.iterdir()):
         raise ConfigError(f"{folder.root} holds something else: name an empty or new folder in `out`")
     folder.root.mkdir(parents=True, exist_ok=True)
     write_text(folder.config, config.to_yaml())
@@ -323,7 +336,7 @@ class Metrics:
 
     def __init__(self, folder: RunFolder, progress: Progress) -> None:
         if folder.metrics.is_file():
-            rows = _whole_rows(folder.metrics)
+            rows = read_jsonl(folder.metrics)
             write_jsonl(folder.metrics, [row for row in rows if row["step"] <= progress.reached("dev_wer" in row)])
         self.file = folder.metrics.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
@@ -337,12 +350,6 @@ class Metrics:
     def close(self) -> None:
         self.file.close()
         self.board.close()
-
-
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file whose last line a killed process may have left half written."""
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 @dataclass

@@ -70,7 +70,7 @@ def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: in
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
             decoder_input_ids=prompt,
             decoder_attention_mask=torch.ones_like(prompt),
-            generation_config=_generation(whisper, prompt.shape[1], beams),
+            generation_config=_generation(whisper, beams),
             logits_processor=LogitsProcessorList([EndLoops(prompt.shape[1], whisper.end_token)]),
         )
     texts = whisper.tokenizer.batch_decode(tokens[:, prompt.shape[1] :], skip_special_tokens=True)
@@ -98,12 +98,16 @@ def default_batch_seconds(whisper: Whisper) -> float:
     return 480.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (4.0 if whisper.device.type == "cuda" else 1.0)
 
 
-def _generation(whisper: Whisper, prompt_tokens: int, beams: int) -> GenerationConfig:
+def _generation(whisper: Whisper, beams: int) -> GenerationConfig:
     settings = whisper.core.generation_config
     return GenerationConfig(
-        max_length=prompt_tokens + MAX_NEW_TOKENS,
+        max_new_tokens=MAX_NEW_TOKENS,
         num_beams=beams,
         do_sample=False,
+        # What is not said here comes from the model's own settings, which a fine-tune on the hub may have changed.
+        length_penalty=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         suppress_tokens=settings.suppress_tokens,
         begin_suppress_tokens=settings.begin_suppress_tokens,
         eos_token_id=whisper.end_token,

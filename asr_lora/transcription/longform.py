@@ -7,13 +7,12 @@ from pathlib import Path
 import librosa
 import numpy as np
 
-from asr_lora.audio.decode import SAMPLE_RATE, decode_blocks
+from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode_blocks
 
 WINDOW_SECONDS = 28.0  # longest window: under 30 s by a silent tail
 SHORTEST_SECONDS = 8.0  # a window is not cut before this
 FRAME = 400  # samples over which loudness is measured, 25 ms
 HOP = 160  # samples, 10 ms
-SILENCE_PEAK = 1e-3  # -60 dB of full scale: nothing can be heard
 
 
 @dataclass(frozen=True)

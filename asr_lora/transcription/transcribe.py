@@ -43,7 +43,7 @@ def transcribe(
     precision: Precision = Precision.AUTO,
     beams: int = 1,
 ) -> Iterator[Transcript]:
-    """Transcribe audio files, and those in folders, one after another.
+    """Transcribe audio files, and those in folders, one after another, each as its transcript is asked for.
 
     A file that cannot be read comes back with its `error`; the others are transcribed all the same. Each output is
     written whole or not at all.
@@ -54,7 +54,7 @@ def transcribe(
 
     Raises:
         ConfigError: an unknown format or language, or two inputs that would write one file.
-        DataError: the model cannot be used, or an input is not there.
+        DataError: the model cannot be used.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
@@ -63,6 +63,12 @@ def transcribe(
     if out is not None:
         _distinct(files)
     whisper = open_system(model, language=language, task=task, context=context, precision=precision).whisper
+    return _each(whisper, files, formats, out, beams)
+
+
+def _each(
+    whisper: Whisper, files: Sequence[Path], formats: Sequence[str], out: Path | None, beams: int
+) -> Iterator[Transcript]:
     for file in tqdm(files, desc="transcribe", unit="file", disable=len(files) < 2):
         try:
             segments = tuple(transcribe_file(whisper, file, beams=beams))

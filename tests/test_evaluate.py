@@ -1,0 +1,124 @@
+"""Reports: reused when nothing changed, never when something did, and never at another's cost."""
+
+import json
+import shutil
+
+import pytest
+
+from asr_lora import evaluate, train
+from asr_lora.artifacts import ReportFolder, read_jsonl
+from asr_lora.config import Context
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.system import open_system
+
+
+@pytest.fixture
+def dev(demo_dataset, tiny_folder, tmp_path):
+    """A function: evaluate the tiny model on dev."""
+
+    def run(model=str(tiny_folder), out=tmp_path / "report", **options) -> ReportFolder:
+        return evaluate(model, demo_dataset, split="dev", out=out, **options)
+
+    return run
+
+
+def test_a_report_is_whole(dev, demo_dataset):
+    body = dev().read()
+    rows = read_jsonl(dev().hypotheses)
+    assert len(rows) == body["dataset"]["utterances"] == 16
+    assert body["decoding"] == {
+        "language": "it", "task": "transcribe", "beams": 1, "max_new_tokens": 224, "loops_end": True,
+    }  # fmt: skip
+    assert body["scores"]["wer"] == sum(row["word_edits"] for row in rows) / sum(row["reference_words"] for row in rows)
+    assert body["system"]["context"] == "full"
+    assert body["rtfx"] > 0
+
+
+def test_a_report_is_reused_and_renamed(dev):
+    before = dev().hypotheses.stat().st_mtime_ns
+    assert dev(name="untouched").read()["system"]["name"] == "untouched"
+    assert dev(name="untouched").hypotheses.stat().st_mtime_ns == before
+    assert dev(beams=2).hypotheses.stat().st_mtime_ns != before
+
+
+def test_lost_hypotheses_are_made_again(dev):
+    dev().hypotheses.unlink()
+    assert dev().hypotheses.is_file()
+
+
+def test_the_report_of_another_model_or_split_is_left_alone(dev, demo_dataset, tiny_folder, tmp_path):
+    report = dev()
+    before = report.manifest.read_bytes()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    (other / "notes.txt").write_text("trained a little longer")
+    with pytest.raises(ConfigError, match=r"holds the report of .* on dev: name another"):
+        dev(model=str(other))
+    with pytest.raises(ConfigError, match="holds the report"):
+        evaluate(str(tiny_folder), demo_dataset, split="test", out=report.root)
+    with pytest.raises(DataError, match="no model at"):
+        dev(model="typo", out=tmp_path / "new")
+    assert report.manifest.read_bytes() == before
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.html").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else"):
+        dev(out=tmp_path / "docs")
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"id": "half a li', '{"id": "è'.encode()[:-1]])
+def test_an_evaluation_stopped_at_any_byte_goes_on(dev, tmp_path, tail):
+    whole = dev()
+    stamp, rows = whole.read()["fingerprint"], read_jsonl(whole.hypotheses)
+    for done in (0, 5):
+        out = ReportFolder(tmp_path / f"stopped{done}")
+        out.root.mkdir()
+        lines = [{"fingerprint": stamp}, *({"id": row["id"], "hypothesis": "as before"} for row in rows[:done])]
+        out.partial.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines) + tail)
+        found = read_jsonl(dev(out=out.root).hypotheses)
+        assert [row["hypothesis"] for row in found] == ["as before"] * done + [row["hypothesis"] for row in rows[done:]]
+
+
+def test_a_run_its_weights_and_a_copy_of_them(run_config, demo_dataset, tmp_path):
+    run = train(run_config(training__steps=2)).root
+    assert open_system(str(run)).whisper.context is Context.TRUE_LENGTH
+    assert open_system(str(run / "adapter")).whisper.context is Context.TRUE_LENGTH
+    shutil.copytree(run / "adapter", run / "adapter-old")
+    with pytest.raises(ConfigError, match="does not say its language"):
+        open_system(str(run / "adapter-old"))
+    copy = open_system(str(run / "adapter-old"), language="it")
+    assert copy.weights == run / "adapter-old"
+    assert copy.whisper.context is Context.FULL
+    shutil.rmtree(run / "adapter")
+    with pytest.raises(DataError, match="lost its weights"):
+        open_system(str(run))
+    assert (train(run_config(training__steps=2), resume=True).root / "adapter").is_dir()  # made again, as it said
+
+
+def test_the_weights_of_full_fine_tuning_know_their_context(run_config):
+    run = train(run_config(method="full", training__steps=2)).root
+    assert open_system(str(run / "model")).whisper.context is Context.TRUE_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("file", "body"),
+    [
+        ("model.safetensors", b"cut"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": "whisper", "d_model": "x"}'),
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b"[]"),
+    ],
+)
+def test_a_broken_model_folder_is_one_sentence(tiny_folder, tmp_path, file, body):
+    copy = tmp_path / "broken"
+    shutil.copytree(tiny_folder, copy)
+    (copy / file).write_bytes(body)
+    with pytest.raises(DataError, match="broken"):
+        open_system(str(copy), language="it")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"not json"])
+def test_a_broken_adapter_folder_is_one_sentence(tmp_path, body):
+    (tmp_path / "adapter_config.json").write_bytes(body)
+    with pytest.raises(DataError, match="is not an adapter folder"):
+        open_system(str(tmp_path), language="it")
