@@ -1,17 +1,15 @@
 """A comparison -> one self-contained HTML page, and the same table as Markdown."""
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.scoring.charts import wer_chart
+from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.intervals import Difference
 from asr_lora.scoring.normalize import basic
 from asr_lora.scoring.wer import align
-
-if TYPE_CHECKING:
-    from asr_lora.scoring.compare import Comparison
 
 CHANGED_SHOWN = 30
 COLUMNS = (
@@ -30,7 +28,7 @@ COLUMNS = (
 )
 
 
-def render_page(comparison: "Comparison", *, transcripts: bool) -> str:
+def render_page(comparison: Comparison, *, transcripts: bool) -> str:
     """Render the page; without `transcripts` it shows numbers only."""
     return (
         _environment()
@@ -39,7 +37,7 @@ def render_page(comparison: "Comparison", *, transcripts: bool) -> str:
     )
 
 
-def render_markdown(comparison: "Comparison") -> str:
+def render_markdown(comparison: Comparison) -> str:
     """Render verdict and table as Markdown."""
     return _environment(autoescape=False).get_template("table.md.j2").render(**_context(comparison))
 
@@ -52,7 +50,7 @@ def _environment(autoescape: bool = True) -> Environment:
     )
 
 
-def _context(comparison: "Comparison") -> dict[str, Any]:
+def _context(comparison: Comparison) -> dict[str, Any]:
     systems = comparison.systems
     against = {pair.b: pair.wer for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
     chart = wer_chart(
@@ -102,7 +100,7 @@ def _share(training: dict[str, Any]) -> str:
     return f"{100 * training['trainable_parameters'] / training['total_parameters']:.1f} %"
 
 
-def _most_changed(comparison: "Comparison") -> list[dict[str, Any]]:
+def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
     """The utterances whose word errors differ most between the first system and any other."""
 
     def spread(place: int) -> int:
