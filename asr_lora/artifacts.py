@@ -243,6 +243,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield draft
         os.replace(draft, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # libraries leave it out
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
