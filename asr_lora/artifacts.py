@@ -88,6 +88,15 @@ class Folder:
         """Whether the files that the manifest speaks of are there."""
         return True
 
+    def require_ours(self, ours: bool, option: str = "with --out") -> None:
+        """Check that nothing of somebody else's would be written over.
+
+        Raises:
+            ConfigError: the folder holds something and it is not `ours`.
+        """
+        if not ours and self.root.is_dir() and any(self.root.iterdir()):
+            raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
+
 
 class DatasetFolder(Folder):
     kind = "dataset"

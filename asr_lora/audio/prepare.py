@@ -86,8 +86,7 @@ def prepare(
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
-    if out.exists() and any(out.iterdir()) and not _ours(folder):
-        raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
+    folder.require_ours(_ours(folder))
     if folder.complete and folder.read()["language"] != code:
         raise ConfigError(f"{out} holds a dataset of {folder.read()['language']!r}: name another folder with --out")
     folder.manifest.unlink(missing_ok=True)
@@ -124,7 +123,9 @@ def prepare(
 
 
 def _ours(folder: DatasetFolder) -> bool:
-    """Whether a folder that is not empty is a dataset of ours, complete or interrupted."""
+    """Whether a folder holds nothing but a dataset of ours, complete or interrupted."""
+    if not folder.root.is_dir():
+        return True
     names = {path.name for path in folder.root.iterdir() if not path.name.startswith(".")}
     known = {folder.split(split).name for split in SPLITS} | {folder.dropped.name, "subsets", folder.manifest_name}
     return names <= known

@@ -13,6 +13,8 @@ from asr_lora.config import AdapterSettings, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
+ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
+
 
 def attach_lora(whisper: Whisper, settings: AdapterSettings, *, quantise: Quantise = Quantise.NONE) -> Whisper:
     """Freeze the base and put a LoRA of `rank` on the target projections (arXiv 2106.09685, section 4.1).
@@ -98,7 +100,7 @@ def adapter_base(folder: Path) -> str:
         DataError: not an adapter folder.
     """
     try:
-        return str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+        return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
 

@@ -11,10 +11,8 @@ from asr_lora.artifacts import RunFolder, folder_bytes
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import whisper_language
-from asr_lora.model.adapters import adapter_base, load_merged
+from asr_lora.model.adapters import ADAPTER_CONFIG, adapter_base, load_merged
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,6 @@ class System:
     """A loaded model and where it came from."""
 
     whisper: Whisper
-    name: str  # as the user named it
     base: str
     weights: Path | None  # folder of the adapter or the fine-tuned model
     training: Training | None  # None: untouched, or trained elsewhere
@@ -75,7 +72,7 @@ def open_system(
     else:
         whisper = load_whisper(str(weights or base), language, task=task, dtype=dtype, device=device)
     whisper = replace(whisper, context=context, source=name)
-    return System(whisper, name, base, weights, _training(run, weights))
+    return System(whisper, base, weights, _training(run, weights))
 
 
 def system_language(name: str, language: str | None, otherwise: str | None = None) -> str | None:

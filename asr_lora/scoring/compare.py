@@ -36,8 +36,7 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
     _same_utterances(rows, reports)
 
     folder = ComparisonFolder(out)
-    if out.is_dir() and any(out.iterdir()) and not (folder.complete or folder.markdown.is_file()):
-        raise ConfigError(f"{out} holds something else: name an empty or new folder with --out")
+    folder.require_ours(folder.complete or folder.markdown.is_file())
     comparison = _compare(systems, names, rows)
     write_text(folder.page, render_page(comparison, transcripts=transcripts))
     write_text(folder.markdown, render_markdown(comparison))

@@ -123,9 +123,7 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
         if other != (model, split):
             raise ConfigError(f"{folder.root} holds the report of {other[0]} on {other[1]}: name another with --out")
         return
-    ours = folder.partial.is_file() or folder.hypotheses.is_file()
-    if folder.root.is_dir() and any(folder.root.iterdir()) and not ours:
-        raise ConfigError(f"{folder.root} holds something else: name an empty or new folder with --out")
+    folder.require_ours(folder.partial.is_file() or folder.hypotheses.is_file())
 
 
 def _transcribe(

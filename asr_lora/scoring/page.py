@@ -30,11 +30,9 @@ COLUMNS = (
 
 def render_page(comparison: Comparison, *, transcripts: bool) -> str:
     """Render the page; without `transcripts` it shows numbers only."""
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(**_context(comparison), changed=_most_changed(comparison) if transcripts else [])
-    )
+    changed = _most_changed(comparison) if transcripts else []
+    template = _environment().get_template("page.html.j2")
+    return template.render(**_context(comparison), chart=_chart(comparison), changed=changed)
 
 
 def render_markdown(comparison: Comparison) -> str:
@@ -53,16 +51,10 @@ def _environment(autoescape: bool = True) -> Environment:
 def _context(comparison: Comparison) -> dict[str, Any]:
     systems = comparison.systems
     against = {pair.b: pair.wer for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
-    chart = wer_chart(
-        [system["system"]["name"] for system in systems],
-        [system["scores"]["wer"] for system in systems],
-        [tuple(system["scores"]["wer_interval"]) for system in systems],
-    )
     return {
         "verdict": [pair.sentence for pair in comparison.pairs],
         "columns": COLUMNS,
         "table": [_row(system, against.get(system["system"]["name"])) for system in systems],
-        "chart": chart,
         "systems": systems,
         "dataset": systems[0]["dataset"],
         "decoding": systems[0]["decoding"],
@@ -71,6 +63,15 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "units": comparison.units,
         "pairs": comparison.pairs,
     }
+
+
+def _chart(comparison: Comparison) -> str:
+    systems = comparison.systems
+    return wer_chart(
+        [system["system"]["name"] for system in systems],
+        [system["scores"]["wer"] for system in systems],
+        [tuple(system["scores"]["wer_interval"]) for system in systems],
+    )
 
 
 def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:

@@ -313,8 +313,8 @@ def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool)
             )
         if not resume:
             raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {_resume_with(folder)}")
-    elif not folder.config.is_file() and folder.root.is_dir() and any(folder.root.iterdir()):
-        raise ConfigError(f"{folder.root} holds something else: name an empty or new folder in `out`")
+    else:
+        folder.require_ours(folder.config.is_file(), "in `out`")
     folder.root.mkdir(parents=True, exist_ok=True)
     write_text(folder.config, config.to_yaml())
 

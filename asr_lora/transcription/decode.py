@@ -128,10 +128,12 @@ def batches_by_length(seconds: Sequence[float], cost: Sequence[float], *, batch_
     """
     batch: list[int] = []
     for index in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
-        full = len(batch) == MAX_BATCH or (len(batch) + 1) * cost[batch[0]] > batch_seconds if batch else False
-        if full or (batch and cost[index] < cost[batch[0]] / 2):
-            yield batch
-            batch = []
+        if batch:
+            longest = cost[batch[0]]
+            full = len(batch) == MAX_BATCH or (len(batch) + 1) * longest > batch_seconds
+            if full or cost[index] < longest / 2:
+                yield batch
+                batch = []
         batch.append(index)
     if batch:
         yield batch
