@@ -16,8 +16,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Method(StrEnum):
-    LORA = "lora"
-    FULL = "full"
+    LORA = "lora"  # arXiv 2106.09685
+    RSLORA = "rslora"  # scaled by alpha / sqrt(rank): arXiv 2312.03732
+    DORA = "dora"  # direction and magnitude apart: arXiv 2402.09353
+    ADALORA = "adalora"  # the rank allocated among the layers while training: arXiv 2303.10512
+    PISSA = "pissa"  # begun at the base's own principal directions: arXiv 2404.02948
+    FULL = "full"  # every weight
 
 
 class Context(StrEnum):
@@ -27,9 +31,18 @@ class Context(StrEnum):
     FULL = "full"  # 30 s, zeros after the speech: what Whisper was trained on
 
 
+class Part(StrEnum):
+    """What of the model trains."""
+
+    BOTH = "both"
+    ENCODER = "encoder"
+    DECODER = "decoder"
+
+
 class Quantise(StrEnum):
     """How the frozen base is kept in memory (bitsandbytes)."""
 
+    AUTO = "auto"  # 8bit on a GPU too small for 16 bits, else none: on a CPU 8 bits cost more memory and time
     NONE = "none"
     INT8 = "8bit"
     NF4 = "4bit"
@@ -59,6 +72,18 @@ class Decay(StrEnum):
     NONE = "none"
 
 
+TARGETS = {  # presets of adapter.targets
+    "q,v": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "linear": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+}
+
+
+def _targets(value: object) -> object:
+    """A preset by name, or the names of projections."""
+    return TARGETS.get(value, (value,)) if isinstance(value, str) else value
+
+
 def _norwegian(value: object) -> object:
     """YAML reads the code of Norwegian, no, as false."""
     return "no" if value is False else value
@@ -73,10 +98,11 @@ class Section(BaseModel):
 class ModelSettings(Section):
     name: str = "openai/whisper-large-v2"  # hub id, folder, or pypi:whisper-base
     language: Annotated[str, BeforeValidator(_norwegian)]  # name or code: "Dutch", "nl"
+    language_token: Annotated[str | None, BeforeValidator(_norwegian)] = None  # of a related language, see README
     task: Task = Task.TRANSCRIBE
     context: Context = Context.TRUE_LENGTH
     precision: Precision = Precision.AUTO
-    quantise: Quantise = Quantise.NONE  # LoRA only
+    quantise: Quantise = Quantise.AUTO  # adapters only
 
 
 class DataSettings(Section):
@@ -84,31 +110,59 @@ class DataSettings(Section):
     subset: str = "all"  # or a name in its subsets/, such as 1h
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0  # longer training utterances are left out and counted
     dev_utterances: Annotated[int, Field(ge=0)] = 0  # decoded at each dev evaluation; 0: all
+    guards: tuple[Path, ...] = ()  # datasets that must not get worse; `asr-lora promote` scores them
     workers: Annotated[int, Field(ge=0)] = 0  # processes that decode audio; 0: in the training process
+    cache_gb: Annotated[float, Field(ge=0)] = 0.0  # kept on disk: log-mels in float16, or a frozen encoder's outputs
 
 
 class AdapterSettings(Section):
-    rank: Count = 32
+    rank: Count = 32  # of adalora: the mean of what is left at the end
     alpha: Positive = 64  # the update is scaled by alpha / rank
     dropout: Share = 0.05
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
+    targets: Annotated[tuple[str, ...], BeforeValidator(_targets), Field(min_length=1)] = TARGETS["q,v"]
+    part: Part = Part.BOTH  # of `full` too
+    layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None  # first and last, from 0
+    continue_from: Path | None = None  # a run or adapter to go on from, such as a domain on top of a language
 
 
 class OptimiserSettings(Section):
     name: Optimiser = Optimiser.ADAM8BIT
     learning_rate: Positive = 1e-3
+    plus_ratio: Positive = 1.0  # learning rate of B over that of A (LoRA+, arXiv 2402.12354)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay: Decay = Decay.LINEAR
     clip_norm: Positive = 1.0
 
 
+class ExampleSettings(Section):
+    """What examples are made of the utterances, each by its share of all examples."""
+
+    long_tails: Share = 0.0  # true length only: silence up to 30 s follows, so that the model also works padded
+    timestamps: Share = 0.0  # several utterances in a row with their times, so that timestamps survive
+    no_speech: Share = 0.0  # noise or near silence, answered by the no-speech token alone
+
+
+class AugmentationSettings(Section):
+    """Each is off as it stands here."""
+
+    speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (1.0,)
+    gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # up or down by as much
+    noise: Path | None = None  # folder of recordings, added at 5 to 30 dB below the speech
+    reverb: Path | None = None  # folder of room impulse responses
+    time_masks: Annotated[int, Field(ge=0)] = 0  # SpecAugment (arXiv 1904.08779), of up to 5 % of the length each
+    frequency_masks: Annotated[int, Field(ge=0)] = 0  # of up to 27 of 80 mel bins each
+
+
 class TrainingSettings(Section):
     steps: Count  # optimiser steps
-    batch_seconds: Positive = 40.0  # of audio in one micro-batch, silent tails and padding included
-    accumulation: Count = 1  # micro-batches an optimiser step
+    batch_seconds: Positive = 40.0  # of audio in an optimiser step, its short silent tails included
+    micro_batch_seconds: Positive | None = None  # of audio in memory at once; batch_seconds when not given
     gradient_checkpointing: bool = False
+    label_smoothing: Share = 0.0
     evaluate_every_steps: Count = 100
+    early_stopping: Annotated[int, Field(ge=0)] = 0  # dev evaluations without a better WER; 0: never
+    average_last: Annotated[int, Field(ge=0)] = 0  # dev evaluations whose weights are averaged at the end; 0: none
     checkpoint_every_steps: Count = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -122,13 +176,19 @@ class RunConfig(Section):
     data: DataSettings
     adapter: AdapterSettings = AdapterSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+    examples: ExampleSettings = ExampleSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         faults = []
-        if self.method is Method.FULL and self.model.quantise is not Quantise.NONE:
+        if self.method is Method.FULL and self.model.quantise in (Quantise.INT8, Quantise.NF4):
             faults.append("model.quantise: full fine-tuning trains every weight, so none can be kept in 8 or 4 bits")
+        if sum(self.examples.model_dump().values()) >= 1:
+            faults.append("examples: the shares leave no plain utterances; lower them to less than 1 in all")
+        if self.adapter.layers and self.adapter.layers[0] > self.adapter.layers[1]:
+            faults.append("adapter.layers: write the first layer and the last, such as [0, 5]")
         if self.optimiser.warmup_steps >= self.training.steps:
             faults.append("optimiser.warmup_steps: must be fewer than training.steps, or training never warms up")
         if faults:
