@@ -165,6 +165,14 @@ class RunFolder(Folder):
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
+    @property
+    def snapshots(self) -> Path:
+        """Weights of the last evaluations, for averaging."""
+        return self.root / "snapshots"
+
+    def snapshot(self, step: int) -> Path:
+        return self.snapshots / f"{step:09}.safetensors"
+
     def weights(self, method: str) -> Path:
         """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
         return self.root / ("model" if method == "full" else "adapter")

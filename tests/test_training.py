@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,35 +18,10 @@ from torch import nn
 
 from asr_lora import train
 from asr_lora.artifacts import read_jsonl, replacing_folder
-from asr_lora.audio.features import context_seconds
-from asr_lora.config import Context, Decay, Optimiser, OptimiserSettings
+from asr_lora.config import Decay, Optimiser, OptimiserSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.training.batches import schedule_batches
 from asr_lora.training.checkpoint import find_checkpoint
 from asr_lora.training.optim import build_optimiser, share_of_peak
-
-SECONDS = st.lists(st.floats(0.2, 30.0), min_size=1, max_size=80)
-
-
-@given(SECONDS, st.floats(5.0, 120.0), st.sampled_from(list(Context)), st.integers(0, 3))
-def test_each_epoch_holds_every_utterance_once(seconds, batch_seconds, context, seed):
-    stream = schedule_batches(seconds, batch_seconds=batch_seconds, context=context, seed=seed)
-    for _ in range(2):
-        seen: list[int] = []
-        while len(seen) < len(seconds):
-            batch = next(stream)
-            longest = max(context_seconds(seconds[index], context) for index in batch)
-            assert len(batch) == 1 or len(batch) * longest <= batch_seconds + 1e-6
-            seen += batch
-        assert sorted(seen) == list(range(len(seconds)))
-
-
-@given(SECONDS, st.integers(0, 30), st.integers(0, 3))
-def test_the_order_can_be_taken_up_anywhere(seconds, done, seed):
-    def stream():
-        return schedule_batches(seconds, batch_seconds=30.0, context=Context.TRUE_LENGTH, seed=seed)
-
-    assert list(islice(stream(), done, done + 5)) == list(islice(stream(), done + 5))[done:]
 
 
 @given(st.integers(0, 50), st.integers(51, 500), st.sampled_from(list(Decay)))
@@ -208,9 +183,9 @@ def test_an_unfinished_run_does_not_go_on_with_other_data_or_a_damaged_checkpoin
         train(config, resume=True)
     (release / "train.tsv").write_text(table, encoding="utf-8")
     prepare(release, language="it", out=data)
-    for name in ("weights.safetensors", "optimiser.pt", "random.pt"):
+    for name in ("weights.safetensors", "optimiser.pt", "adapter.safetensors"):
         whole = (checkpoint / name).read_bytes()
-        for body in (b"", whole[:100]):
+        for body in (b"", whole[: len(whole) // 2]):
             (checkpoint / name).write_bytes(body)
             with pytest.raises(DataError, match="remove it to start this run anew"):
                 train(config, resume=True)

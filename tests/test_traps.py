@@ -7,6 +7,7 @@ import torch
 from conftest import speech
 
 from asr_lora.audio.dataset import read_split
+from asr_lora.audio.features import context_frames, log_mel
 from asr_lora.config import AdapterSettings, Context, Quantise
 from asr_lora.model.adapters import (
     attach_lora,
@@ -18,8 +19,9 @@ from asr_lora.model.adapters import (
     trainable_state,
 )
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, load_whisper
-from asr_lora.training.batches import IGNORED, Collator, TrainingSet
-from asr_lora.training.train import _accumulate, batch_loss
+from asr_lora.processes import Team
+from asr_lora.training.batches import IGNORED, Batch, TrainingSet
+from asr_lora.training.learner import Learner
 from asr_lora.transcription.decode import decode_batch
 
 CPU = torch.device("cpu")
@@ -27,8 +29,25 @@ TEXTS = ["Prego, digitare la password seguita dal tasto cancelletto.", "Arrivede
 
 
 def collate(whisper, texts, seconds=2.0, context=Context.TRUE_LENGTH):
-    collator = Collator(whisper.mel_bins, context, len(whisper.prompt))
-    return collator([(str(i), speech(seconds), whisper.target(text)) for i, text in enumerate(texts)])
+    features = log_mel(speech(seconds), whisper.mel_bins, context_frames(seconds, context))
+    targets = []
+    for text in texts:
+        tokens = [*whisper.prompt, *whisper.text_tokens(text), whisper.end_token]
+        targets.append((tokens[:-1], [IGNORED] * (len(whisper.prompt) - 1) + tokens[len(whisper.prompt) :]))
+    return Batch(features.expand(len(texts), -1, -1), None, *TrainingSet._collated(targets))
+
+
+def learner(whisper):
+    return Learner(whisper, Team(0, 1, CPU), torch.float32)
+
+
+def target_tokens(*batches):
+    return sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+
+
+def step_loss(whisper, *batches):
+    """Backward through a step; its mean loss."""
+    return learner(whisper).gradients(batches, tokens=target_tokens(*batches), seed=0, step=1)
 
 
 @pytest.fixture
@@ -62,13 +81,11 @@ def test_decoding_is_given_the_prompt_and_nothing_of_the_reference(base):
 
 
 def test_accumulating_eight_batches_of_one_equals_one_batch_of_eight(tiny):
-    from accelerate import Accelerator
-
     texts = [f"{'parola ' * (n + 1)}numero {n}" for n in range(8)]  # of unlike length, so that a mean of means differs
     results = []
     for batches in ([collate(tiny, texts)], [collate(tiny, [text]) for text in texts]):
         whisper = train_everything(load_whisper(tiny.source, "it"))
-        loss = _accumulate(Accelerator(cpu=True), whisper.core, batches)
+        loss = step_loss(whisper, *batches)
         gradient = torch.cat([value.grad.flatten() for value in trainable_state(whisper.core).values()])
         results.append((loss, gradient))
     (one_loss, one), (eight_loss, eight) = results
@@ -85,7 +102,7 @@ def test_the_end_is_learnt_although_pad_is_the_end_token(tiny):
     optimiser = torch.optim.AdamW(trainable_state(whisper.core).values(), lr=3e-3)
     whisper.core.train()
     for _ in range(100):
-        (batch_loss(whisper.core, batch, CPU) / batch.target_tokens).backward()
+        step_loss(whisper, batch)
         optimiser.step()
         optimiser.zero_grad()
     whisper.core.eval()
@@ -102,7 +119,7 @@ def test_texts_over_the_target_length_are_left_out_and_named(base, demo_dataset)
     data = TrainingSet(type(split)(rows), base, max_seconds=30.0)
     assert len(data) == 3
     assert data.left_out == {f"text over {MAX_TARGET_TOKENS} tokens": [split.ids[2]]}
-    assert all(len(target) <= MAX_TARGET_TOKENS for target in data.targets)
+    assert all(len(base.prompt) + len(tokens) + 1 <= MAX_TARGET_TOKENS for tokens in data.tokens)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -112,7 +129,7 @@ def test_every_adapter_has_a_gradient_at_the_first_step(tiny, checkpointing, tar
         tiny.core.gradient_checkpointing_enable({"use_reentrant": False})
     whisper = attach_lora(tiny, AdapterSettings(rank=4, targets=targets))
     whisper.model.train()
-    batch_loss(whisper.model, collate(whisper, TEXTS), CPU).backward()
+    step_loss(whisper, collate(whisper, TEXTS))
     require_gradients(whisper.model)
     states = trainable_state(whisper.model)
     assert any(".encoder." in name for name in states)
@@ -128,7 +145,7 @@ def test_checkpointing_changes_no_gradient(tiny):
         if checkpointing:
             whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
         whisper.core.train()
-        batch_loss(whisper.core, collate(whisper, TEXTS), CPU).backward()
+        step_loss(whisper, collate(whisper, TEXTS))
         gradients.append(torch.cat([value.grad.flatten() for value in trainable_state(whisper.core).values()]))
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 
@@ -148,7 +165,7 @@ def test_a_quantised_base_is_prepared_and_learns(tiny_folder, quantise):
     packed = whisper.core.model.encoder.layers[0].fc1.weight
     assert packed.dtype in (torch.int8, torch.uint8)
     whisper.model.train()
-    batch_loss(whisper.model, collate(whisper, TEXTS), CPU).backward()
+    step_loss(whisper, collate(whisper, TEXTS))
     require_gradients(whisper.model)
 
 

@@ -60,5 +60,10 @@ def context_seconds(seconds: float, context: Context) -> float:
 
 
 def context_frames(seconds: float, context: Context) -> int:
-    """The same in frames: even, as the encoder halves them; at most 3000."""
-    return 2 * math.ceil(round(context_seconds(seconds, context) * FRAMES_PER_SECOND, 3) / 2)
+    """The same in frames."""
+    return frames_of(context_seconds(seconds, context))
+
+
+def frames_of(seconds: float) -> int:
+    """Frames of a context: even, as the encoder halves them; at most 3000."""
+    return 2 * math.ceil(round(min(seconds, FULL_SECONDS) * FRAMES_PER_SECOND, 3) / 2)

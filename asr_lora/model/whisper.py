@@ -1,6 +1,7 @@
 """Load a Whisper from wherever it lies, run its encoder at any length, and spell its prompt."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import whisper_language
 from asr_lora.model import ctranslate2_import
 
+CPU = torch.device("cpu")
 MAX_TARGET_TOKENS = 448  # prompt and end included
 
 
@@ -61,12 +63,9 @@ class Whisper:
             tokens += [settings.lang_to_id[f"<|{self.language}|>"], settings.task_to_id[self.task]]
         return [*tokens, settings.no_timestamps_token_id]
 
-    def target(self, text: str) -> list[int]:
-        """Prompt, text and end token of one reference.
-
-        The text is led by a space, as every transcript was in Whisper's own training.
-        """
-        return [*self.prompt, *self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False), self.end_token]
+    def text_tokens(self, text: str) -> list[int]:
+        """Tokens of a reference, led by a space, as every transcript was in Whisper's own training."""
+        return list(self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False))
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Run the encoder, in bf16 where the weights are: (batch, mel, frames) -> (batch, frames / 2, width)."""
@@ -158,6 +157,22 @@ def _unloadable(source: str, error: Exception) -> DataError:
     return DataError(f"model {source!r} cannot be loaded ({first_line(error)}). {KNOWN_SOURCES}")
 
 
+def resolve_quantise(quantise: Quantise, source: str, device: torch.device) -> Quantise:
+    """Choose how a frozen base is kept, where that is left to us.
+
+    On a CPU bitsandbytes computes with 8-bit weights by unpacking them, which costs more time and memory than it saves
+    (reports/training-speed). On a GPU whose memory 16-bit weights would take a third of, they leave too little room.
+    """
+    if quantise is not Quantise.AUTO:
+        return quantise
+    if device.type != "cuda":
+        return Quantise.NONE
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(resolve_source(source)))
+    weights = 2 * sum(value.numel() for value in model.parameters())
+    return Quantise.INT8 if weights > torch.cuda.get_device_properties(device).total_memory / 3 else Quantise.NONE
+
+
 def _quantisation(quantise: Quantise, dtype: torch.dtype) -> BitsAndBytesConfig:
     if quantise is Quantise.INT8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["proj_out"])
@@ -238,5 +253,5 @@ def _cpu_has_bf16() -> bool:
 
 
 def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """This process's GPU, which is the first one when there is one process, or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU

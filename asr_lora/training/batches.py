@@ -1,131 +1,229 @@
-"""Batches by seconds of audio, an order that can be taken up anywhere, and collation."""
+"""Utterances -> micro-batches of log-mels and targets: what a step learns from, read and collated."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
+from asr_lora.audio.augment import augment_waveform, mask_features, no_speech
 from asr_lora.audio.dataset import Split
 from asr_lora.audio.decode import SAMPLE_RATE
-from asr_lora.audio.features import FRAMES_PER_SECOND, context_frames, context_seconds, log_mel
-from asr_lora.config import Context
+from asr_lora.audio.features import FRAMES_PER_SECOND, TAIL_SECONDS, frames_of, log_mel
+from asr_lora.config import AugmentationSettings, ExampleSettings
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.training.cache import TensorCache
+from asr_lora.training.examples import GAP_SECONDS, Example
 
 IGNORED = -100  # what cross-entropy leaves out
-BATCHES_PER_POOL = 16  # utterances are sorted by length among those of so many batches, and no further
+TIMESTAMP_SECONDS = 0.02  # the step of Whisper's timestamp tokens
 
 
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch."""
 
-    features: torch.Tensor  # (batch, mel, frames) log-mel
+    features: torch.Tensor | None  # (batch, mel, frames) log-mel
+    states: torch.Tensor | None  # (batch, frames / 2, width) in their place: outputs of an encoder that does not train
     decoder_inputs: torch.Tensor  # (batch, tokens): start token first, once
     labels: torch.Tensor  # (batch, tokens): what comes next; IGNORED within the prompt and in the padding
-    speech_seconds: float
-    ids: tuple[str, ...]
-
-    @property
-    def target_tokens(self) -> int:
-        return int((self.labels != IGNORED).sum())
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the encoder's input that is not speech."""
-        batch, _, frames = self.features.shape
-        return 1.0 - self.speech_seconds * FRAMES_PER_SECOND / (batch * frames)
 
 
-def schedule_batches(
-    seconds: Sequence[float], *, batch_seconds: float, context: Context, seed: int
-) -> Iterator[list[int]]:
-    """Yield batches of utterances for ever, each epoch in another order.
+class TrainingSet(torch.utils.data.Dataset[Batch]):
+    """Utterances with their tokens, those that cannot be learnt from left out and named by reason.
 
-    Utterances are shuffled, sorted by length within pools of some batches, packed until `batch_seconds`, and the
-    batches shuffled. All follows from the seed, so skipping the first n batches takes up a run where it stopped.
-
-    Args:
-        seconds: length of each utterance.
-        batch_seconds: most seconds the encoder sees at once, tails and padding included; at least one utterance.
-
-    Yields:
-        Indices of one batch's utterances.
+    Indexed by the examples of a micro-batch, all of one context, it reads them; so a loader's workers decode audio and
+    compute log-mels.
     """
-    cost = [context_seconds(length, context) for length in seconds]
-    pool = max(1, round(BATCHES_PER_POOL * batch_seconds * len(cost) / sum(cost)))
-    epoch = 0
-    while True:
-        generator = random.Random(f"{seed}:{epoch}")
-        order = list(range(len(seconds)))
-        generator.shuffle(order)
-        batches: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            batches += _packed(sorted(order[start : start + pool], key=seconds.__getitem__), cost, batch_seconds)
-        generator.shuffle(batches)
-        yield from batches
-        epoch += 1
 
-
-def _packed(order: list[int], cost: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in order:  # shortest first, so the newest is the longest
-        if batch and (len(batch) + 1) * cost[index] > batch_seconds:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-class TrainingSet(torch.utils.data.Dataset[tuple[str, np.ndarray, list[int]]]):
-    """Utterances with their target tokens, those that cannot be learnt from left out and named by reason."""
-
-    def __init__(self, split: Split, whisper: Whisper, *, max_seconds: float) -> None:
-        targets = [whisper.target(text) for text in split.texts]
+    def __init__(
+        self,
+        split: Split,
+        whisper: Whisper,
+        *,
+        max_seconds: float = 30.0,
+        examples: ExampleSettings | None = None,
+        augmentation: AugmentationSettings | None = None,
+    ) -> None:
+        tokens = [whisper.text_tokens(text) for text in split.texts]
         self.left_out: dict[str, list[str]] = {}
         keep = []
-        for index, (clip, seconds, target) in enumerate(zip(split.ids, split.seconds, targets, strict=True)):
+        for index, (clip, seconds, text) in enumerate(zip(split.ids, split.seconds, tokens, strict=True)):
             if seconds > max_seconds:
                 self.left_out.setdefault(f"longer than {max_seconds:g} s", []).append(clip)
-            elif len(target) > MAX_TARGET_TOKENS:
+            elif len(whisper.prompt) + len(text) + 1 > MAX_TARGET_TOKENS:
                 self.left_out.setdefault(f"text over {MAX_TARGET_TOKENS} tokens", []).append(clip)
             else:
                 keep.append(index)
         self.split = split.select(keep)
-        self.targets = [targets[index] for index in keep]
+        self.tokens = [tokens[index] for index in keep]
         self.seconds = self.split.seconds
+        self.mel_bins = whisper.mel_bins
+        self.prompt = whisper.prompt
+        self.end = whisper.end_token
+        self.examples = examples or ExampleSettings()
+        self.augmentation = augmentation or AugmentationSettings()
+        self.features_cache: TensorCache | None = None
+        self.states_cache: TensorCache | None = None
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.tokens)
 
-    def __getitem__(self, index: int) -> tuple[str, np.ndarray, list[int]]:
-        return self.split.ids[index], self.split.waveform(index), self.targets[index]
+    def __getitem__(self, examples: Sequence[Example]) -> Batch:
+        inputs, labels = self._collated([self.target(example) for example in examples])
+        states = self.kept_states(examples)
+        return Batch(self.features(examples) if states is None else None, states, inputs, labels)
+
+    def features(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Log-mels of examples of one context, shape (batch, mel, frames)."""
+        return torch.stack([self._features(example) for example in examples])
+
+    def ids(self, example: Example) -> list[str]:
+        return [self.split.ids[index] for index in example.utterances]
+
+    def target_tokens(self, example: Example) -> int:
+        """How many tokens of an example are learnt, known before anything is read."""
+        return sum(label != IGNORED for label in self.target(example)[1])
+
+    @property
+    def changes_sound(self) -> bool:
+        """Whether an utterance sounds otherwise each time."""
+        changed = self.augmentation
+        return bool(changed.noise or changed.reverb or changed.gain_db or changed.speeds != (1.0,))
+
+    @property
+    def masks(self) -> bool:
+        return bool(self.augmentation.time_masks or self.augmentation.frequency_masks)
+
+    def target(self, example: Example) -> tuple[list[int], list[int]]:
+        """Return what the decoder is given and what it is to answer at each place, IGNORED where nothing is learnt.
+
+        Where there are examples without speech, the first place learns too: to say no-speech there, or the language.
+        """
+        learns_speech = self.examples.no_speech > 0
+        if not example.utterances:
+            tokens = [*self.prompt, self.end]
+            answers = [self.no_speech_token, *[IGNORED] * (len(tokens) - 3), self.end]
+            return tokens[:-1], answers
+        if example.timestamps:
+            given = self.prompt[:-1]  # without the no-timestamps token
+            text = self._timed_text(example)
+        else:
+            given, text = self.prompt, self.tokens[example.utterances[0]]
+        tokens = [*given, *text, self.end]
+        answers = [IGNORED] * (len(given) - 1) + tokens[len(given) :]
+        if learns_speech and len(given) > 1:
+            answers[0] = tokens[1]
+        return tokens[:-1], answers
+
+    @property
+    def no_speech_token(self) -> int:
+        return self.prompt[-1] - 1  # it stands before the no-timestamps token in every vocabulary of Whisper
+
+    def _timed_text(self, example: Example) -> list[int]:
+        text = []
+        for index, start in zip(example.utterances, self._starts(example), strict=True):
+            times = (start, start + self.seconds[index])
+            begin, end = (self.prompt[-1] + 1 + round(time / TIMESTAMP_SECONDS) for time in times)
+            text += [begin, *self.tokens[index], end]
+        return text
+
+    def _starts(self, example: Example) -> list[float]:
+        """Where each utterance begins, in seconds: one after the other, with a silence drawn between them."""
+        generator = random.Random(example.seed)
+        starts, now = [], 0.0
+        for index in example.utterances:
+            starts.append(now)
+            now += self.seconds[index] + generator.uniform(0.0, GAP_SECONDS)
+        return starts
+
+    def _waveform(self, example: Example) -> np.ndarray:
+        if not example.utterances:
+            return no_speech(example.seconds, self.augmentation.noise, example.seed)
+        if len(example.utterances) == 1:
+            waveform = self.split.waveform(example.utterances[0])
+        else:
+            waveform = np.zeros(round(example.seconds * SAMPLE_RATE), dtype=np.float32)
+            for index, start in zip(example.utterances, self._starts(example), strict=True):
+                piece = self.split.waveform(index)[: len(waveform) - round(start * SAMPLE_RATE)]
+                waveform[round(start * SAMPLE_RATE) :][: len(piece)] = piece
+        if self.changes_sound:
+            waveform = augment_waveform(waveform, example.speed, self.augmentation, example.seed)
+        return waveform
+
+    def _features(self, example: Example) -> torch.Tensor:
+        frames = frames_of(example.context)
+        cache = self.features_cache if len(example.utterances) == 1 and not self.changes_sound else None
+        if cache is None:
+            features = log_mel(self._waveform(example), self.mel_bins, frames)
+        else:
+            features = self._cached_features(example, cache, frames)
+        sound = min(frames, round(example.seconds * FRAMES_PER_SECOND))
+        return mask_features(features, sound, self.augmentation, example.seed)
+
+    def _cached_features(self, example: Example, cache: TensorCache, frames: int) -> torch.Tensor:
+        """The same from float16 of the utterance and its tail; whatever follows is as silent as the tail's end."""
+        key = self.ids(example)[0]
+        kept = cache.get(key)
+        if kept is None:
+            own = frames_of(min(example.seconds + TAIL_SECONDS, 30.0))
+            kept = log_mel(self._waveform(example), self.mel_bins, own).half()
+            cache.put(key, kept)
+        features = kept.float()[:, :frames]
+        missing = frames - features.shape[1]
+        return torch.cat([features, features[:, -1:].expand(-1, missing)], dim=1) if missing else features
+
+    def state_key(self, example: Example) -> str:
+        return f"{self.ids(example)[0]}:{frames_of(example.context)}"
+
+    def kept_states(self, examples: Sequence[Example]) -> torch.Tensor | None:
+        """Encoder outputs of a micro-batch, where all of them are kept."""
+        if self.states_cache is None or any(len(example.utterances) != 1 for example in examples):
+            return None
+        states = []
+        for example in examples:
+            kept = self.states_cache.get(self.state_key(example))
+            if kept is None:
+                return None
+            states.append(kept)
+        return torch.stack(states)
+
+    @staticmethod
+    def _collated(targets: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad by length, never by value: the pad token is also the end token, which must be learnt."""
+        width = max(len(given) for given, _ in targets)
+        inputs = torch.zeros(len(targets), width, dtype=torch.long)
+        labels = torch.full((len(targets), width), IGNORED)
+        for row, (given, answers) in enumerate(targets):
+            inputs[row, : len(given)] = torch.tensor(given)
+            labels[row, : len(answers)] = torch.tensor(answers)
+        return inputs, labels
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Waveforms and targets -> one Batch."""
+def load_batches(data: TrainingSet, batches: Iterable[Sequence[Example]], *, workers: int) -> Iterable[Batch]:
+    """Read micro-batches in order, ahead of time where there are worker processes."""
+    # The loader draws its seed from a generator of its own, so that it takes nothing from the one of dropout.
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=batches,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size it gets one item
+        num_workers=workers,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),
+    )
 
-    mel_bins: int
-    context: Context
-    prompt_tokens: int
 
-    def __call__(self, items: Sequence[tuple[str, np.ndarray, list[int]]]) -> Batch:
-        lengths = [len(waveform) / SAMPLE_RATE for _, waveform, _ in items]
-        frames = context_frames(max(lengths), self.context)
-        width = max(len(target) for _, _, target in items) - 1
-        # Padding by length, never by value: the pad token is also the end token, which must be learnt.
-        inputs = torch.zeros(len(items), width, dtype=torch.long)
-        labels = torch.full((len(items), width), IGNORED)
-        for row, (_, _, target) in enumerate(items):
-            inputs[row, : len(target) - 1] = torch.tensor(target[:-1])
-            labels[row, self.prompt_tokens - 1 : len(target) - 1] = torch.tensor(target[self.prompt_tokens :])
-        return Batch(
-            features=torch.stack([log_mel(waveform, self.mel_bins, frames) for _, waveform, _ in items]),
-            decoder_inputs=inputs,
-            labels=labels,
-            speech_seconds=sum(lengths),
-            ids=tuple(clip for clip, _, _ in items),
-        )
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C goes to every process of a terminal; only the one that trains may answer, and then ends its workers."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

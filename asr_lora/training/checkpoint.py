@@ -10,22 +10,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from asr_lora.artifacts import replacing_folder, set_aside
+from asr_lora.artifacts import RunFolder, replacing, replacing_folder, set_aside
 from asr_lora.audio.decode import first_line
 from asr_lora.errors import DataError
-from asr_lora.model.adapters import trainable_state
+from asr_lora.model.adapters import extra_state, load_extra_state, trainable_state
+from asr_lora.model.whisper import Whisper
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. The order of the data follows from seed and step, so it needs no state of its own."""
+    """Where a run is. Data and chance follow from seed and step alone, so they need no state of their own."""
 
     fingerprint: str = ""  # of the settings, data and base that the run began with
     step: int = 0
     utterances: int = 0  # seen so far, repeats counted
     train_seconds: float = 0.0  # wall time in the loop, dev scoring included
     peak_memory_bytes: int = 0
+    micro_batch_seconds: float = 0.0  # as it is now; memory may have forced it down
     scored_step: int = 0  # the last step after which dev was scored
+    without_better: int = 0  # evaluations since the best one
+    averaged: bool = False  # whether the average of the last weights was scored
+    average_is_best: bool = False
     best_step: int = 0
     best_dev_wer: float | None = None
     best_dev_cer: float | None = None
@@ -36,19 +41,18 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Any, progress: Progress
+    folder: Path, whisper: Whisper, optimiser: torch.optim.Optimizer, schedule: Any, progress: Progress
 ) -> None:
-    """Write weights, optimiser, schedule, random states and progress; the checkpoint before stays until then."""
+    """Write weights, optimiser, schedule and progress; the checkpoint before stays until then."""
     with replacing_folder(folder) as draft:
-        weights = {name: value.detach().contiguous() for name, value in trainable_state(model).items()}
-        save_file(weights, draft / "weights.safetensors")
+        save_file(_weights(whisper.model), draft / "weights.safetensors")
+        save_file(extra_state(whisper), draft / "adapter.safetensors")
         torch.save({"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, draft / "optimiser.pt")
-        torch.save(_random_states(), draft / "random.pt")
         (draft / "progress.json").write_text(json.dumps(asdict(progress)))
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: Any) -> Progress:
-    """Bring model, optimiser, schedule and random states to where a checkpoint was written.
+def load_checkpoint(folder: Path, whisper: Whisper, optimiser: torch.optim.Optimizer, schedule: Any) -> Progress:
+    """Bring model, optimiser and schedule to where a checkpoint was written.
 
     Raises:
         DataError: the checkpoint is damaged or of another model.
@@ -56,16 +60,10 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
     try:
         weights = load_file(folder / "weights.safetensors")
         state = torch.load(folder / "optimiser.pt", weights_only=True)
-        randoms = torch.load(folder / "random.pt", weights_only=True)
-        wanted = trainable_state(model)
-        if weights.keys() != wanted.keys():
-            raise ValueError("its weights are those of another model or adapter")
-        with torch.no_grad():
-            for name, value in wanted.items():
-                value.copy_(weights[name])
+        load_extra_state(whisper, load_file(folder / "adapter.safetensors"))
+        _set_weights(whisper.model, weights)
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        _set_random_states(randoms)
     except Exception as error:  # torch, safetensors and pickle each raise their own kinds
         raise _damaged(folder, error) from error
     return read_progress(folder)
@@ -95,17 +93,41 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def remove_checkpoint(folder: Path) -> None:
-    for place in (folder, set_aside(folder)):
+def remove_checkpoint(run: RunFolder) -> None:
+    """Remove what only an unfinished run needs."""
+    for place in (run.checkpoint, set_aside(run.checkpoint), run.snapshots):
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+def keep_snapshot(run: RunFolder, model: nn.Module, step: int, *, most: int) -> None:
+    """Keep the trainable weights of this step, and of at most `most` steps in all."""
+    run.snapshots.mkdir(exist_ok=True)
+    with replacing(run.snapshot(step)) as draft:
+        save_file(_weights(model), draft)
+    for path in sorted(path for path in run.snapshots.iterdir() if path > run.snapshot(step)):
+        path.unlink()  # of before a crash, further on than where the run resumed from
+    for path in sorted(run.snapshots.iterdir())[:-most]:
+        path.unlink()
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+def average_snapshots(run: RunFolder, model: nn.Module) -> None:
+    """Put the mean of the kept snapshots in the place of the model's trainable weights."""
+    kept = sorted(run.snapshots.iterdir())
+    mean: dict[str, torch.Tensor] = {}
+    for path in kept:
+        for name, value in load_file(path).items():
+            mean[name] = mean.get(name, torch.zeros_like(value)) + value / len(kept)
+    _set_weights(model, mean)
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().contiguous() for name, value in trainable_state(model).items()}
+
+
+def _set_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    wanted = trainable_state(model)
+    if weights.keys() != wanted.keys():
+        raise ValueError("its weights are those of another model or adapter")
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(weights[name])

@@ -1,62 +1,59 @@
 """The job: one YAML -> a run folder. The loop reads from top to bottom."""
 
-import json
 import math
-import signal
-import threading
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain, islice, tee
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from asr_lora.artifacts import (
-    DatasetFolder,
-    RunFolder,
-    fingerprint,
-    folder_bytes,
-    folder_digest,
-    read_jsonl,
-    replacing_folder,
-    write_jsonl,
-    write_text,
-)
-from asr_lora.audio.dataset import Split, read_split
-from asr_lora.config import Method, RunConfig
+from asr_lora.artifacts import RunFolder, folder_bytes, folder_digest, replacing_folder, write_text
+from asr_lora.audio.dataset import Split
+from asr_lora.config import RunConfig
 from asr_lora.errors import ConfigError, DataError, Interrupted
-from asr_lora.model.adapters import attach_lora, count_parameters, require_gradients, save_weights, train_everything
-from asr_lora.model.system import system_digest
-from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
+from asr_lora.model.adapters import allocate_rank, count_parameters, require_gradients, save_weights
+from asr_lora.model.whisper import compute_dtype
+from asr_lora.processes import Team, join_team
 from asr_lora.scoring.wer import Scores, corpus_scores
-from asr_lora.training.batches import IGNORED, Batch, Collator, TrainingSet, schedule_batches
+from asr_lora.training.batches import Batch, TrainingSet, load_batches
 from asr_lora.training.checkpoint import (
     Progress,
+    average_snapshots,
     find_checkpoint,
+    keep_snapshot,
     load_checkpoint,
     read_progress,
     remove_checkpoint,
     save_checkpoint,
 )
+from asr_lora.training.examples import Example, Recipe, micro_batches, schedule
+from asr_lora.training.learner import Learner
 from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
+from asr_lora.training.metrics import Metrics, Silent
 from asr_lora.training.optim import build_optimiser, build_schedule
+from asr_lora.training.setup import (
+    dev_split,
+    load_for_training,
+    load_training_set,
+    make_recipe,
+    open_caches,
+    run_fingerprint,
+)
+from asr_lora.training.stopping import Stop, stop_signals
 from asr_lora.transcription.decode import decode_split, default_batch_seconds
 
 
-def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0915 (the loop, top to bottom)
-    """Train a LoRA adapter or every weight, and keep the best by dev WER.
+def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
+    """Train an adapter or every weight, and keep the best by dev WER.
 
     Every number in `metrics.jsonl` and TensorBoard is of one optimiser step; dev WER comes from real decoding, in the
-    context that the model is trained with. SIGINT and SIGTERM save a checkpoint first. A finished run with the same
-    settings and data is left as it is.
+    context that the model is trained with. SIGINT, SIGTERM and SIGUSR1 save a checkpoint first. Under
+    `accelerate launch` each process takes its share of every step. A finished run with the same settings and data is
+    left as it is.
 
     Raises:
         ConfigError: the settings do not fit the model, or the run folder holds another run.
@@ -67,87 +64,91 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     stamp = run_fingerprint(config)
     if folder.reusable(stamp):
         return folder
-    _open_folder(folder, config, stamp, resume)
+    team = join_team()
+    if team.main:
+        _open_folder(folder, config, stamp, resume)
+    team.wait()
 
     settings = config.training
-    set_seed(settings.seed)
-    device = default_device()
-    dtype = compute_dtype(config.model.precision, device)
-    AcceleratorState._reset_state()  # accelerate keeps one precision a process; each run states its own
-    accelerator = Accelerator(mixed_precision="bf16" if dtype is torch.bfloat16 else "no", cpu=device.type == "cpu")
-    reset_peak_memory(device)
-    whisper = load_for_training(config, accelerator.device, dtype)
-    trainable, total = count_parameters(whisper.model)
-    data = TrainingSet(
-        read_split(config.data.dataset, "train", subset=config.data.subset),
-        whisper,
-        max_seconds=config.data.max_seconds,
-    )
-    if not len(data):
-        raise DataError(f"{config.data.dataset}: no train utterance can be learnt from ({_counts(data.left_out)})")
-    dev = _dev_split(config)
+    dtype = compute_dtype(config.model.precision, team.device)
+    reset_peak_memory(team.device)
+    torch.manual_seed(settings.seed)
+    whisper = load_for_training(config, team.device, dtype)
+    learner = Learner(whisper, team, dtype, settings.label_smoothing)
+    data = load_training_set(config, whisper)
+    dev = dev_split(config)
+    recipe = make_recipe(config, whisper)
     optimiser = build_optimiser(whisper.model, config.optimiser)
-    schedule = build_schedule(optimiser, config.optimiser, settings.steps)
-    model, optimiser = accelerator.prepare(whisper.model, optimiser)
-    progress = Progress(fingerprint=stamp)
+    rates = build_schedule(optimiser, config.optimiser, settings.steps)
+    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.micro_batch_seconds or settings.batch_seconds)
     if found := find_checkpoint(folder.checkpoint):
-        progress = load_checkpoint(found, whisper.model, optimiser, schedule)
+        progress = load_checkpoint(found, whisper, optimiser, rates)
+    open_caches(config, data, recipe, learner)
     saved = progress
     started = time.perf_counter() - progress.train_seconds
 
     with (
-        closing(Metrics(folder, progress)) as metrics,
+        closing(Metrics(folder, progress) if team.main else Silent()) as metrics,
         stop_signals() as stop,
-        tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}") as bar,
+        tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}", disable=not team.main) as bar,
     ):
-        steps = _steps(data, whisper, config, progress.step)
+        steps = _steps(data, recipe, team, progress, config)
         while True:
             # First what is due after the last step: a run that was stopped while it scored dev scores it on resuming.
             step = progress.step
             last = step == settings.steps
             if step > progress.scored_step and (step % settings.evaluate_every_steps == 0 or last):
-                scores = _score_dev(accelerator, whisper, dev, stop)
+                scores = _score_dev(learner, dev, stop)
                 if scores is not None:
                     metrics.write(step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer)
-                    progress = _keep_best(folder, config, whisper, progress, scores)
-            due = stop.requested or last or step % settings.checkpoint_every_steps == 0
+                    progress = _keep_best(folder, config, learner, progress, scores)
+            last = last or 0 < settings.early_stopping <= progress.without_better
+            if last and settings.average_last > 1 and not progress.averaged:
+                progress = _try_average(folder, config, learner, progress, dev, stop)
+            stopping = team.any(stop.requested)
+            due = stopping or last or step % settings.checkpoint_every_steps == 0
             if due and progress != saved:
                 progress = replace(progress, train_seconds=time.perf_counter() - started)
-                save_checkpoint(folder.checkpoint, whisper.model, optimiser, schedule, progress)
+                if team.main:
+                    save_checkpoint(folder.checkpoint, whisper, optimiser, rates, progress)
                 saved = progress
-            if stop.requested:
+            if stopping:
                 raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {_resume_with(folder)}")
             if last:
                 break
 
             step += 1
             begun = time.perf_counter()
-            batches = next(steps)
+            examples, batches = next(steps)
             waited = time.perf_counter() - begun
-            whisper.model.train()
-            loss = _accumulate(accelerator, model, batches)
+            tokens = sum(data.target_tokens(example) for example in examples)
+            loss = learner.gradients(batches, tokens=tokens, seed=settings.seed, step=step)
+            if loss is None:
+                progress = _halved(progress, examples, config)
+                steps = _steps(data, recipe, team, progress, config)
+                continue
             if step == 1:
                 require_gradients(whisper.model)
-            norm = float(accelerator.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm))
+            norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters, config.optimiser.clip_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                ids = ", ".join(clip for batch in batches for clip in batch.ids)
+                ids = ", ".join(clip for example in examples for clip in data.ids(example))
                 raise DataError(
                     f"step {step}: loss {loss}, gradient norm {norm}, nothing was learnt from it; clips: {ids}"
                 )
             optimiser.step()
+            allocate_rank(whisper, step)
             optimiser.zero_grad()
-            rate = float(schedule.get_last_lr()[0])
-            schedule.step()
+            rate = float(rates.get_last_lr()[0])
+            rates.step()
 
-            speech = sum(batch.speech_seconds for batch in batches)
             progress = replace(
                 progress,
                 step=step,
-                utterances=progress.utterances + sum(len(batch.ids) for batch in batches),
+                utterances=progress.utterances + sum(len(example.utterances) for example in examples),
                 train_seconds=time.perf_counter() - started,
-                peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(accelerator.device)),
+                peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(team.device)),
             )
-            took = time.perf_counter() - begun
+            took, speech = time.perf_counter() - begun, sum(example.seconds for example in examples)
             metrics.write(
                 step=step,
                 epoch=round(progress.utterances / len(data), 4),
@@ -156,146 +157,97 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 grad_norm=norm,
                 audio_seconds_per_second=speech / took,
                 data_wait=waited / took,
-                padding=sum(batch.padding_share for batch in batches) / len(batches),
+                padding=1.0 - speech / sum(example.context for example in examples),
                 peak_memory=progress.peak_memory_bytes,
             )
             bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
             bar.update()
 
-    weights = folder.weights(config.method)
-    folder.write(
-        {
-            "fingerprint": stamp,
-            "method": config.method,
-            "model": {**config.model.model_dump(mode="json"), "language": whisper.language or "en"},
-            "config": config.model_dump(mode="json"),
-            "device": accelerator.device.type,
-            "dtype": str(dtype).removeprefix("torch."),
-            "parameters": {"trainable": trainable, "total": total},
-            "train": {
-                "utterances": len(data),
-                "hours": round(sum(data.seconds) / 3600, 4),
-                "epochs": round(progress.utterances / len(data), 3),
-                "left_out": data.left_out,
-            },
-            "best": {"step": progress.best_step, "dev_wer": progress.best_dev_wer, "dev_cer": progress.best_dev_cer},
-            "weights_bytes": folder_bytes(weights),
-            "weights_digest": folder_digest(weights),
-            "train_seconds": round(progress.train_seconds, 1),
-            "peak_memory_bytes": progress.peak_memory_bytes,
-        }
-    )
-    remove_checkpoint(folder.checkpoint)
+    if team.main:
+        _write_manifest(folder, config, data, progress, learner)
+        remove_checkpoint(folder)
+    team.wait()
     return folder
 
 
-def run_fingerprint(config: RunConfig) -> str:
-    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
-    manifest = DatasetFolder(config.data.dataset).read()
-    files = {name: manifest[part][name]["sha256"] for part in ("splits", "subsets") for name in manifest[part]}
-    settings = config.model_dump(mode="json", exclude={"out": True, "data": {"dataset": True}})
-    return fingerprint(settings, files, system_digest(config.model.name))
+def _steps(
+    data: TrainingSet, recipe: Recipe, team: Team, progress: Progress, config: RunConfig
+) -> Iterator[tuple[list[Example], list[Batch]]]:
+    """Yield the examples of each step that is left, and this process's micro-batches of them."""
+    tokens = [len(text) for text in data.tokens]
+    ahead, planned = tee(islice(schedule(data.seconds, tokens, recipe), progress.step, config.training.steps))
+
+    def share(step: list[Example]) -> list[list[Example]]:
+        return micro_batches(step, progress.micro_batch_seconds, rank=team.rank, team=team.size)
+
+    # The loader's workers read ahead of the loop, hence the second iterator over the same plan.
+    order = chain.from_iterable(share(step) for step in ahead)
+    batches = iter(load_batches(data, order, workers=config.data.workers))
+    for step in planned:
+        yield step, list(islice(batches, len(share(step))))
 
 
-def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
-    """Load the base and make trainable what the method trains.
+def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) -> Progress:
+    """Halve what is in memory at once; the step stays what it was, in more micro-batches.
 
-    What trains is kept in float32 and computed in `dtype` under autocast, since bf16 weights swallow small updates. A
-    frozen base is kept in `dtype`.
+    Raises:
+        torch.OutOfMemoryError: a single example is too much.
     """
-    frozen = config.method is Method.LORA
-    whisper = load_whisper(
-        config.model.name,
-        config.model.language,
-        task=config.model.task,
-        context=config.model.context,
-        dtype=dtype if frozen else torch.float32,
-        quantise=config.model.quantise,
-        device=device,
+    before, longest = progress.micro_batch_seconds, max(example.context for example in examples)
+    if max(len(batch) for batch in micro_batches(examples, before)) == 1:
+        raise torch.OutOfMemoryError(f"not enough memory for one example of {longest:g} s")
+    after = before / 2
+    print(
+        f"not enough memory for {before:g} s of audio at once: {after:g} s from here on; a step still learns from "
+        f"{config.training.batch_seconds:g} s (training.micro_batch_seconds={after:g} begins so)",
+        file=sys.stderr,
     )
-    if config.training.gradient_checkpointing:
-        # The reentrant kind leaves an encoder's adapter without gradients when its input has none.
-        whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
-    if frozen:
-        return attach_lora(whisper, config.adapter, quantise=config.model.quantise)
-    return train_everything(whisper)
+    return replace(progress, micro_batch_seconds=after)
 
 
-def batch_loss(model: torch.nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Cross-entropy summed (not averaged) over the target tokens of a batch: a scalar."""
-    logits = model(
-        input_features=batch.features.to(device), decoder_input_ids=batch.decoder_inputs.to(device), use_cache=False
-    ).logits  # (batch, tokens, vocabulary)
-    labels = batch.labels.to(device)
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-
-
-def _accumulate(accelerator: Accelerator, model: torch.nn.Module, batches: list[Batch]) -> float:
-    """Backward through all micro-batches of a step; return the loss, the mean over all of their target tokens.
-
-    Each micro-batch counts by its tokens, so 8 batches of 1 give the loss and gradient of 1 batch of 8.
-    """
-    tokens = sum(batch.target_tokens for batch in batches)
-    mean = 0.0
-    for batch in batches:
-        loss = batch_loss(model, batch, accelerator.device) / tokens
-        accelerator.backward(loss)
-        mean += float(loss.detach())
-    return mean
-
-
-def _steps(data: TrainingSet, whisper: Whisper, config: RunConfig, done: int) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of each optimiser step after the first `done`."""
-    training = config.training
-    order = schedule_batches(
-        data.seconds, batch_seconds=training.batch_seconds, context=config.model.context, seed=training.seed
-    )
-    remaining = islice(order, done * training.accumulation, training.steps * training.accumulation)
-    collate = Collator(whisper.mel_bins, config.model.context, len(whisper.prompt))
-    # The order knows its place, so nothing of the loader needs saving; its seed is drawn from a generator of its own,
-    # or a resumed run would draw once more from the one that dropout uses.
-    loader = DataLoader(
-        data,
-        batch_sampler=list(remaining),
-        collate_fn=collate,
-        num_workers=config.data.workers,
-        generator=torch.Generator(),
-    )
-    batches = iter(loader)
-    while step := list(islice(batches, training.accumulation)):
-        yield step
-
-
-def _dev_split(config: RunConfig) -> Split:
-    dev = read_split(config.data.dataset, "dev")
-    wanted = config.data.dev_utterances
-    if not wanted or wanted >= len(dev):
-        return dev
-    return dev.select([place * len(dev) // wanted for place in range(wanted)])  # evenly over the split
-
-
-def _score_dev(accelerator: Accelerator, whisper: Whisper, dev: Split, stop: "Stop") -> Scores | None:
-    """Decode dev and score it; None when a signal comes first."""
-    hypotheses = [""] * len(dev)
-    with accelerator.autocast(), tqdm(total=len(dev), desc="dev", leave=False) as bar:
-        for indices, texts in decode_split(whisper, dev, batch_seconds=default_batch_seconds(whisper)):
-            for index, text in zip(indices, texts, strict=True):
-                hypotheses[index] = text
+def _score_dev(learner: Learner, dev: Split, stop: Stop) -> Scores | None:
+    """Decode dev, each process its share, and score it; None when a signal comes first."""
+    team, whisper = learner.team, learner.whisper
+    told: list[tuple[int, str]] = []
+    with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not team.main) as bar:
+        share = decode_split(whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=team.rank, team=team.size)
+        for indices, texts in share:
+            told += zip(indices, texts, strict=True)
             bar.update(len(indices))
             if stop.requested:
-                return None
-    return corpus_scores(dev.texts, hypotheses)
+                break
+    if team.any(stop.requested):
+        return None
+    hypotheses = dict(team.gather(told))
+    return corpus_scores(dev.texts, [hypotheses[index] for index in range(len(dev))])
 
 
-def _keep_best(folder: RunFolder, config: RunConfig, whisper: Whisper, progress: Progress, scores: Scores) -> Progress:
+def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, scores: Scores) -> Progress:
+    """Keep the weights where dev WER is lower than ever, and a snapshot of them where an average is asked for."""
+    if config.training.average_last and learner.team.main and progress.scored_step < progress.step:
+        keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
     if progress.best_dev_wer is not None and scores.wer >= progress.best_dev_wer:
+        return replace(progress, without_better=progress.without_better + 1)
+    if learner.team.main:
+        with replacing_folder(folder.weights(config.method)) as draft:
+            save_weights(learner.whisper, draft)
+    return replace(
+        progress, best_step=progress.step, best_dev_wer=scores.wer, best_dev_cer=scores.cer, without_better=0
+    )
+
+
+def _try_average(
+    folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, dev: Split, stop: Stop
+) -> Progress:
+    """Score the average of the last evaluations' weights (as arXiv 1803.05407 averages), and keep it if it is best."""
+    learner.team.wait()  # until the last snapshot is written
+    average_snapshots(folder, learner.whisper.model)
+    scores = _score_dev(learner, dev, stop)
+    if scores is None:
         return progress
-    with replacing_folder(folder.weights(config.method)) as draft:
-        save_weights(whisper, draft)
-    return replace(progress, best_step=progress.step, best_dev_wer=scores.wer, best_dev_cer=scores.cer)
+    kept = _keep_best(folder, config, learner, progress, scores)
+    return replace(kept, averaged=True, average_is_best=kept.best_dev_wer != progress.best_dev_wer)
 
 
 def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool) -> None:
@@ -323,56 +275,45 @@ def _resume_with(folder: RunFolder) -> str:
     return f"asr-lora train {folder.config} --resume"
 
 
-def _counts(left_out: dict[str, list[str]]) -> str:
-    return ", ".join(f"{reason} {len(ids)}" for reason, ids in left_out.items()) or "the split is empty"
-
-
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-class Metrics:
-    """metrics.jsonl and TensorBoard, cut back to where a run resumes from."""
-
-    def __init__(self, folder: RunFolder, progress: Progress) -> None:
-        if folder.metrics.is_file():
-            rows = read_jsonl(folder.metrics)
-            write_jsonl(folder.metrics, [row for row in rows if row["step"] <= progress.reached("dev_wer" in row)])
-        self.file = folder.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder.tensorboard), purge_step=progress.step + 1)
-
-    def write(self, *, step: int, **values: float) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
-
-
-@dataclass
-class Stop:
-    requested: bool = False
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request that the loop honours; a second SIGINT breaks off at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-
-    def request(number: int, _: Any) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _write_manifest(
+    folder: RunFolder, config: RunConfig, data: TrainingSet, progress: Progress, learner: Learner
+) -> None:
+    weights, whisper = folder.weights(config.method), learner.whisper
+    trainable, total = count_parameters(whisper.model)
+    folder.write(
+        {
+            "fingerprint": progress.fingerprint,
+            "method": config.method,
+            "model": {**config.model.model_dump(mode="json"), "language": whisper.language or "en"},
+            "config": config.model_dump(mode="json"),
+            "device": learner.team.device.type,
+            "dtype": str(learner.dtype).removeprefix("torch."),
+            "parameters": {"trainable": trainable, "total": total},
+            "processes": {
+                "count": learner.team.size,
+                "gradient_bytes_a_step": 4 * trainable if learner.team.size > 1 else 0,
+            },
+            "train": {
+                "utterances": len(data),
+                "hours": round(sum(data.seconds) / 3600, 4),
+                "epochs": round(progress.utterances / len(data), 3),
+                "steps": progress.step,
+                "micro_batch_seconds": progress.micro_batch_seconds,
+                "left_out": data.left_out,
+            },
+            "best": {
+                "step": progress.best_step,
+                "dev_wer": progress.best_dev_wer,
+                "dev_cer": progress.best_dev_cer,
+                "averaged": progress.average_is_best,
+            },
+            "weights_bytes": folder_bytes(weights),
+            "weights_digest": folder_digest(weights),
+            "train_seconds": round(progress.train_seconds, 1),
+            "peak_memory_bytes": progress.peak_memory_bytes,
+        }
+    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -78,18 +79,21 @@ def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: in
 
 
 def decode_split(
-    whisper: Whisper, split: Split, *, batch_seconds: float, beams: int = 1
+    whisper: Whisper, split: Split, *, batch_seconds: float, beams: int = 1, rank: int = 0, team: int = 1
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Transcribe the utterances of a split, those of like length together.
 
     Args:
         batch_seconds: of audio that the encoder sees at once, see `default_batch_seconds`.
+        beams: as for `decode_batch`.
+        rank: of this process among `team` ones; each takes every team-th batch.
+        team: how many processes share the split.
 
     Yields:
         Indices into the split and their texts, a batch at a time.
     """
     cost = [context_seconds(seconds, whisper.context) for seconds in split.seconds]
-    for batch in batches_by_length(split.seconds, cost, batch_seconds=batch_seconds):
+    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, team):
         yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], beams=beams)
 
 

@@ -10,8 +10,6 @@ test split, each as it was trained and, ours, at 30 s as well.
 import argparse
 import json
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any

@@ -1,0 +1,165 @@
+"""What each optimiser step learns from, decided from seed and step alone before any audio is read."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from asr_lora.audio.features import FULL_SECONDS, context_seconds
+from asr_lora.config import AugmentationSettings, Context, ExampleSettings
+
+STEPS_PER_POOL = 16  # utterances are sorted by length among those of so many steps, and no further
+MAX_TEXT_TOKENS = 448 - 40  # of utterances packed into one window; the rest is for prompt, times and end
+PACKED_SECONDS = (8.0, 28.0)  # length of such a window, drawn evenly
+NO_SPEECH_SECONDS = (1.0, 10.0)
+GAP_SECONDS = 0.5  # most silence between two packed utterances
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a batch."""
+
+    utterances: tuple[int, ...]  # several: said in a row, with timestamps; none: no speech
+    seconds: float  # of its sound, at its speed
+    context: float  # seconds that the encoder sees, silent tail included
+    seed: int  # of everything drawn when the audio is read
+    timestamps: bool = False
+    speed: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How examples are made of utterances, and gathered into steps."""
+
+    batch_seconds: float  # most seconds in a step, short tails and padding included; at least one example
+    context: Context
+    seed: int
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    own_context: bool = False  # each example in whole seconds of its own, so that a frozen encoder's outputs last
+
+
+def schedule(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe) -> Iterator[list[Example]]:
+    """Yield the examples of each optimiser step, for ever, each epoch in another order.
+
+    Each utterance comes once an epoch. Utterances are shuffled, sorted by length within pools of some steps, packed
+    until `batch_seconds`, and the steps shuffled. All follows from the seed, so skipping the first n steps takes up a
+    run where it stopped. Examples of a step share one context, whatever they are later grouped by, so that smaller
+    micro-batches or more processes change no number; long tails have the full 30 s.
+
+    Args:
+        seconds: length of each utterance.
+        tokens: number of tokens of each utterance's text.
+        recipe: of the examples and steps.
+    """
+    epoch = 0
+    while True:
+        generator = random.Random(f"{recipe.seed}:{epoch}")
+        examples = _epoch(seconds, tokens, recipe, generator)
+        cost = sum(example.context for example in examples)
+        pool = max(1, round(STEPS_PER_POOL * recipe.batch_seconds * len(examples) / cost))
+        steps: list[list[Example]] = []
+        for start in range(0, len(examples), pool):
+            by_length = sorted(examples[start : start + pool], key=lambda example: example.seconds)
+            steps += _packed(by_length, recipe.batch_seconds)
+        generator.shuffle(steps)
+        for step in steps:
+            yield _with_contexts(step, recipe, generator)
+        epoch += 1
+
+
+def plain_examples(seconds: Sequence[float]) -> list[Example]:
+    """Each utterance alone, in the whole seconds that `Recipe.own_context` gives it."""
+    return [
+        Example((index,), length, _whole(context_seconds(length, Context.TRUE_LENGTH)), seed=0)
+        for index, length in enumerate(seconds)
+    ]
+
+
+def micro_batches(step: Sequence[Example], seconds: float, *, rank: int = 0, team: int = 1) -> list[list[Example]]:
+    """One process's share of a step, in batches of equal context and of at most `seconds`, or one example."""
+    share = sorted(step, key=lambda example: (example.context, example.seconds))[rank::team]
+    batches: list[list[Example]] = []
+    for example in share:
+        last = batches[-1] if batches else []
+        if last and last[0].context == example.context and (len(last) + 1) * example.context <= seconds + 1e-6:
+            last.append(example)
+        else:
+            batches.append([example])
+    return batches
+
+
+def _epoch(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe, generator: random.Random) -> list[Example]:
+    """All examples of an epoch, shuffled, each with the context of its own length."""
+    order = list(range(len(seconds)))
+    generator.shuffle(order)
+    timed = round(recipe.examples.timestamps * len(order))
+    examples = []
+    for index in order[timed:]:
+        speed = generator.choice(recipe.augmentation.speeds)
+        if seconds[index] / speed > FULL_SECONDS:
+            speed = 1.0
+        examples.append(_example((index,), seconds[index] / speed, recipe, generator, speed=speed))
+    for group in _groups(order[:timed], seconds, tokens, generator):
+        examples.append(_example(group, sum(seconds[i] for i in group), recipe, generator, timestamps=True))
+    for _ in range(round(recipe.examples.no_speech * len(order))):
+        examples.append(_example((), generator.uniform(*NO_SPEECH_SECONDS), recipe, generator))
+    generator.shuffle(examples)
+    return examples
+
+
+def _example(
+    utterances: tuple[int, ...],
+    seconds: float,
+    recipe: Recipe,
+    generator: random.Random,
+    *,
+    timestamps: bool = False,
+    speed: float = 1.0,
+) -> Example:
+    seconds += GAP_SECONDS * max(0, len(utterances) - 1)  # at most: how much of it is drawn when they are joined
+    context = context_seconds(seconds, recipe.context)
+    return Example(utterances, seconds, context, generator.getrandbits(63), timestamps, speed)
+
+
+def _groups(
+    order: Sequence[int], seconds: Sequence[float], tokens: Sequence[int], generator: random.Random
+) -> Iterator[tuple[int, ...]]:
+    """Gather utterances that are said in a row in one window (arXiv 2412.15726)."""
+    group: list[int] = []
+    length, text, limit = 0.0, 0, generator.uniform(*PACKED_SECONDS)
+    for index in order:
+        more, words = seconds[index] + GAP_SECONDS, tokens[index] + 2  # each is between two timestamps
+        if group and (length + more > limit or text + words > MAX_TEXT_TOKENS):
+            yield tuple(group)
+            group, length, text, limit = [], 0.0, 0, generator.uniform(*PACKED_SECONDS)
+        group.append(index)
+        length, text = length + more, text + words
+    if group:
+        yield tuple(group)
+
+
+def _packed(examples: Sequence[Example], batch_seconds: float) -> Iterator[list[Example]]:
+    step: list[Example] = []
+    for example in examples:  # shortest first, so the newest is the longest
+        if step and (len(step) + 1) * example.context > batch_seconds:
+            yield step
+            step = []
+        step.append(example)
+    if step:
+        yield step
+
+
+def _with_contexts(step: Sequence[Example], recipe: Recipe, generator: random.Random) -> list[Example]:
+    """Give the examples of a step the longest one's context, or each its own, and some of them a long tail."""
+    longest = max(example.context for example in step)
+    placed = []
+    for example in step:
+        tail = recipe.context is Context.TRUE_LENGTH and generator.random() < recipe.examples.long_tails
+        own = _whole(example.context) if recipe.own_context else longest
+        placed.append(replace(example, context=FULL_SECONDS if tail else own))
+    return placed
+
+
+def _whole(seconds: float) -> float:
+    return min(float(math.ceil(seconds)), FULL_SECONDS)

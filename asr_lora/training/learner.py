@@ -1,0 +1,100 @@
+"""A model in training: its loss, and the gradient of a whole step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from asr_lora.artifacts import fingerprint
+from asr_lora.model.adapters import regularisation
+from asr_lora.model.whisper import Whisper
+from asr_lora.processes import Team
+from asr_lora.training.batches import IGNORED, Batch, TrainingSet
+from asr_lora.training.examples import micro_batches, plain_examples
+from asr_lora.training.memory import ran_out_of_memory
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model in training, and what every pass through it needs."""
+
+    whisper: Whisper
+    team: Team
+    dtype: torch.dtype  # what it computes in
+    label_smoothing: float = 0.0
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [value for value in self.whisper.model.parameters() if value.requires_grad]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    def gradients(self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int) -> float | None:
+        """Backward through all micro-batches of a step; return the loss, or None when memory did not suffice.
+
+        Each micro-batch counts by its tokens, in every process, so 8 batches of 1 give the loss and gradient of 1
+        batch of 8. Chance, that is dropout, follows from seed, step and process, so a resumed run meets the same.
+
+        Args:
+            batches: this process's micro-batches.
+            tokens: that the whole step learns, in all processes.
+            seed: of the run.
+            step: counted from 1.
+        """
+        torch.manual_seed(int(fingerprint(seed, step, self.team.rank), 16) % 2**63)
+        self.whisper.model.train()
+        loss = 0.0
+        failed = False
+        try:
+            for batch in batches:
+                part = self.loss(batch) / tokens
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += float(part.detach())
+            extra = regularisation(self.whisper) if self.team.main else None
+            if extra is not None:
+                extra.backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            failed = True
+        if self.team.any(failed):
+            self.whisper.model.zero_grad(set_to_none=True)
+            return None
+        self.team.sum_gradients(self.parameters)
+        return self.team.sum(loss)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Cross-entropy summed (not averaged) over the target tokens of a batch: a scalar."""
+        device = self.team.device
+        sound = (
+            {"encoder_outputs": (batch.states.to(device),)}
+            if batch.states is not None
+            else {"input_features": batch.features.to(device)}  # type: ignore[union-attr]
+        )
+        with self.autocast():
+            logits = self.whisper.model(
+                **sound, decoder_input_ids=batch.decoder_inputs.to(device), use_cache=False
+            ).logits  # (batch, tokens, vocabulary)
+        labels = batch.labels.to(device)
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def keep_encoder_outputs(data: TrainingSet, learner: Learner, *, batch_seconds: float) -> None:
+    """Run an encoder that does not train over each utterance once, and keep what it says on disk."""
+    assert data.states_cache is not None
+    batches = micro_batches(plain_examples(data.seconds), batch_seconds, rank=learner.team.rank, team=learner.team.size)
+    with torch.inference_mode(), learner.autocast():
+        for examples in tqdm(batches, desc="encode", leave=False, disable=not learner.team.main):
+            if data.kept_states(examples) is None:
+                states = learner.whisper.encode(data.features(examples))  # (batch, frames / 2, width)
+                for example, state in zip(examples, states, strict=True):
+                    data.states_cache.put(data.state_key(example), state)
+    learner.team.wait()
