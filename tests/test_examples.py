@@ -1,4 +1,4 @@
-"""What a step learns from: examples planned from seed and step alone, read exactly, grouped without changing numbers."""
+"""What a step learns from: planned from seed and step alone, read exactly, grouped without changing a number."""
 
 from itertools import islice
 
