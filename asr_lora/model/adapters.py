@@ -1,54 +1,271 @@
-"""Attach, save, load and merge what is trained: a LoRA adapter (PEFT), or every weight."""
+"""Attach, save, load and merge what is trained: an adapter (PEFT), or every weight."""
 
+import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors.torch import save_file
 from torch import nn
 
+from asr_lora.artifacts import RunFolder
 from asr_lora.audio.decode import first_line
-from asr_lora.config import AdapterSettings, Quantise, Task
+from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+NAME = "default"  # PEFT's name of the only adapter
+PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
+HALVES = {Part.BOTH: ("encoder", "decoder"), Part.ENCODER: ("encoder",), Part.DECODER: ("decoder",)}
+IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
 
 
-def attach_lora(whisper: Whisper, settings: AdapterSettings, *, quantise: Quantise = Quantise.NONE) -> Whisper:
-    """Freeze the base and put a LoRA of `rank` on the target projections (arXiv 2106.09685, section 4.1).
+def attach_adapter(
+    whisper: Whisper, settings: AdapterSettings, *, method: Method, steps: int, quantised: bool = False
+) -> Whisper:
+    """Freeze the base and put an adapter on the target projections, or go on with an earlier adapter.
 
     Only a quantised base is prepared by PEFT, which brings all that is not quantised to float32: on another base
     that would double the memory for nothing. `task_type` stays unset, as PEFT's wrapper for sequence-to-sequence
     models passes arguments that Whisper does not take.
 
+    Args:
+        whisper: the base; its layers are wrapped in place.
+        settings: what of it is adapted, and how.
+        method: anything but `full`.
+        steps: optimiser steps of the whole run, over which AdaLoRA lowers its rank.
+        quantised: whether the base is kept in 8 or 4 bits.
+
     Raises:
-        ConfigError: no layer has the name of a target.
+        ConfigError: the settings do not fit the model, or contradict the adapter to go on from.
+        DataError: the adapter to go on from is not there or is damaged.
     """
-    core = whisper.core
-    if quantise is not Quantise.NONE:
-        core = prepare_model_for_kbit_training(core, use_gradient_checkpointing=False)
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.targets),
-        bias="none",
-    )
-    try:
-        model = get_peft_model(core, lora)
-    except ValueError as error:
-        raise ConfigError(f"adapter.targets: {first_line(error)}") from error
-    model.peft_config["default"].base_model_name_or_path = whisper.source
+    names = _target_names(whisper.core, settings)
+    if method is Method.PISSA:
+        _require_pissa(whisper.core, names, settings.rank, quantised)
+    if quantised:
+        prepare_model_for_kbit_training(whisper.core, use_gradient_checkpointing=False)
+    if settings.continue_from is not None:
+        model = _continue(whisper, settings, method, names)
+    else:
+        model = _begin(whisper, _peft_config(settings, method, steps), method)
+    config = model.peft_config[NAME]
+    config.base_model_name_or_path = whisper.source
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules)  # a set is saved in another order by each process
     return replace(whisper, model=model)
 
 
-def train_everything(whisper: Whisper) -> Whisper:
-    """Make every weight trainable but the encoder's fixed sinusoids."""
-    whisper.core.requires_grad_(True)
-    whisper.core.model.encoder.embed_positions.requires_grad_(False)
+def _begin(whisper: Whisper, config: Any, method: Method) -> Any:
+    if method is not Method.PISSA:
+        return get_peft_model(whisper.core, config)
+    # The principal directions are found by random projection: the same ones whenever a run resumes.
+    devices = [whisper.device] if whisper.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        model = get_peft_model(whisper.core, config)
+    for layer in _adapted_layers(model).values():
+        for name in ("lora_A", "lora_B"):
+            beginning = getattr(layer, name)[NAME].weight.detach().clone()
+            layer.register_buffer(f"initial_{name}", beginning, persistent=False)
+    return model
+
+
+def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
+    """The adapter as PEFT describes it. PiSSA takes its directions by 16 rounds of a fast SVD (arXiv 2404.02948, 4)."""
+    common: dict[str, Any] = {
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": _target_pattern(settings),
+        "bias": "none",
+    }
+    if method is Method.ADALORA:
+        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 4: 1.5 times the final rank
+        return AdaLoraConfig(init_r=begin, target_r=settings.rank, **_rank_schedule(steps), **common)
+    return LoraConfig(
+        r=settings.rank,
+        use_rslora=method is Method.RSLORA,
+        use_dora=method is Method.DORA,
+        init_lora_weights="pissa_niter_16" if method is Method.PISSA else True,
+        **common,
+    )
+
+
+def _rank_schedule(steps: int) -> dict[str, int]:
+    """Full rank for a tenth of the steps, then lowered a hundred times; the last 3 tenths learn at the final rank.
+
+    Importance must have been seen once before the last allocation, so a run of one step never reaches it.
+    """
+    return {
+        "total_step": max(2, steps),
+        "tinit": steps // 10,
+        "tfinal": steps * 3 // 10,
+        "deltaT": max(1, steps // 100),
+    }
+
+
+def _require_pissa(core: Any, names: list[str], rank: int, quantised: bool) -> None:
+    if quantised:
+        raise ConfigError(
+            "method: pissa moves the base's principal directions out of its weights, which 8 or 4 bits cannot follow; "
+            "set model.quantise=none, or another method"
+        )
+    smallest = min(min(core.get_submodule(name).weight.shape) for name in names)
+    if rank > smallest:
+        raise ConfigError(
+            f"adapter.rank: pissa begins at directions of the base, which has {smallest} in its smallest target and "
+            f"not {rank}; set adapter.rank={smallest} or less"
+        )
+
+
+# What of the model trains.
+
+
+def _blocks(core: Any, part: Part, layers: tuple[int, int] | None) -> dict[str, nn.Module]:
+    """The transformer blocks that train, by name.
+
+    Raises:
+        ConfigError: a half has no layer in the range.
+    """
+    blocks: dict[str, nn.Module] = {}
+    stacks = {half: getattr(core.model, half).layers for half in HALVES[part]}
+    deepest = max(len(stack) for stack in stacks.values()) - 1
+    for half, stack in stacks.items():
+        first, last = layers or (0, deepest)
+        if first >= len(stack) or last > deepest:
+            raise ConfigError(
+                f"adapter.layers: the {half} has layers 0 to {len(stack) - 1}, not {first} to {last}; "
+                "name layers that are there, or the other half in adapter.part"
+            )
+        blocks |= {f"model.{half}.layers.{n}": stack[n] for n in range(first, min(last + 1, len(stack)))}
+    return blocks
+
+
+def _target_names(core: Any, settings: AdapterSettings) -> list[str]:
+    """Full names of the linear layers that the settings choose.
+
+    Raises:
+        ConfigError: a target is the name of none.
+    """
+    linears = [
+        f"{block}.{name}"
+        for block, module in _blocks(core, settings.part, settings.layers).items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    for target in settings.targets:
+        if not any(name.endswith(f".{target}") for name in linears):
+            known = sorted({name.rpartition(".")[2] for name in linears})
+            raise ConfigError(
+                f"adapter.targets: no linear layer in these layers is called {target!r}; name some of "
+                f"{', '.join(known)}"
+            )
+    return [name for name in linears if any(name.endswith(f".{target}") for target in settings.targets)]
+
+
+def _target_pattern(settings: AdapterSettings) -> list[str] | str:
+    """The same choice as PEFT saves it: names of projections, or a pattern where part or layers are restricted."""
+    if settings.part is Part.BOTH and settings.layers is None:
+        return list(settings.targets)
+    halves = "|".join(HALVES[settings.part])
+    first, last = settings.layers or (0, 0)
+    layers = "|".join(str(n) for n in range(first, last + 1)) if settings.layers else r"\d+"
+    targets = "|".join(re.escape(target) for target in settings.targets)
+    return rf"model\.({halves})\.layers\.({layers})\.(.+\.)?({targets})"
+
+
+def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int, int] | None = None) -> Whisper:
+    """Make every weight of a part trainable but the encoder's fixed sinusoids; of some layers, those blocks alone.
+
+    The output projection is the decoder's embedding, so it trains with the decoder.
+
+    Raises:
+        ConfigError: a half has no layer in the range.
+    """
+    core = whisper.core
+    blocks = _blocks(core, part, layers)
+    core.requires_grad_(False)
+    for module in blocks.values() if layers else [getattr(core.model, half) for half in HALVES[part]]:
+        module.requires_grad_(True)
+    if not layers and "decoder" in HALVES[part]:
+        core.proj_out.requires_grad_(True)  # the same weight, unless a model was saved untied
+    core.model.encoder.embed_positions.requires_grad_(False)
     return whisper
+
+
+# Going on from an earlier adapter.
+
+
+def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names: list[str]) -> Any:
+    """Load an earlier adapter to train on. Its rank and scale hold; dropout is this run's."""
+    folder = _earlier_adapter(settings.continue_from, whisper.source)  # type: ignore[arg-type]
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # PEFT and huggingface_hub each raise their own kinds
+        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    _require_same_settings(folder, config, settings, method)
+    config.lora_dropout = settings.dropout
+    try:
+        model = PeftModel.from_pretrained(whisper.core, str(folder), is_trainable=True, config=config)
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
+        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+    _require_same_layers(folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
+    if method is Method.ADALORA:
+        model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
+    return model
+
+
+def _earlier_adapter(path: Path, source: str) -> Path:
+    """The adapter folder that a run or folder stands for, checked to be of the same base."""
+    folder, run = path.expanduser(), RunFolder(path.expanduser())
+    if run.config.is_file() or run.complete:
+        method = run.read()["method"]
+        folder = run.weights(method)
+        if method == Method.FULL:
+            raise ConfigError(
+                f"adapter.continue_from: {path} trained every weight and has no adapter; set model.name={folder} "
+                "and leave continue_from out"
+            )
+    base = adapter_base(folder)
+    if base != source and not (Path(base).is_dir() and Path(base).resolve() == Path(source).expanduser().resolve()):
+        raise ConfigError(f"adapter.continue_from: {path} adapts {base}, not {source}; set model.name={base}")
+    return folder
+
+
+def _require_same_settings(folder: Path, config: Any, settings: AdapterSettings, method: Method) -> None:
+    if not isinstance(config, LoraConfig):
+        raise ConfigError(f"adapter.continue_from: {folder} is an adapter of another kind than LoRA; name a LoRA")
+    adalora = isinstance(config, AdaLoraConfig)
+    variant = Method.DORA if config.use_dora else Method.RSLORA if config.use_rslora else Method.LORA
+    theirs = {
+        "method": (Method.ADALORA if adalora else variant, method),
+        "adapter.rank": (config.target_r if adalora else config.r, settings.rank),
+        "adapter.alpha": (config.lora_alpha, settings.alpha),
+    }
+    wrong = [f"{key}={earlier}" for key, (earlier, ours) in theirs.items() if earlier != ours]
+    if wrong:
+        raise ConfigError(f"adapter.continue_from: {folder} was made with other settings; set {' '.join(wrong)}")
+
+
+def _require_same_layers(folder: Path, theirs: list[str], ours: list[str]) -> None:
+    if set(theirs) == set(ours):
+        return
+    projections = sorted({name.rpartition(".")[2] for name in theirs})
+    halves = {name.split(".")[1] for name in theirs}
+    layers = [int(name.split(".")[3]) for name in theirs]
+    raise ConfigError(
+        f"adapter.continue_from: {folder} adapts other layers; set adapter.targets=[{','.join(projections)}] "
+        f"adapter.part={halves.pop() if len(halves) == 1 else Part.BOTH} adapter.layers=[{min(layers)},{max(layers)}]"
+    )
+
+
+# What training needs to know.
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -79,11 +296,87 @@ def require_gradients(model: nn.Module) -> None:
         raise DataError(f"{len(dead)} trainable weights get no gradient, first {dead[0]}: check adapter.targets")
 
 
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """The layers that carry an adapter, by name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+# AdaLoRA (arXiv 2303.10512): the update is B diag(E) A, and the least important of E are set to zero.
+
+
+def allocate_rank(whisper: Whisper, step: int) -> None:
+    """Tell AdaLoRA that an optimiser step is done, counted from 1: it weighs importances and zeroes what it drops.
+
+    It reads weights and gradients, so it comes after `optimiser.step()` and before `zero_grad()`. Without it the rank
+    is never allocated and no error says so. Nothing happens with other methods.
+    """
+    if _allocator(whisper.model) is not None:
+        whisper.model.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
+
+
+def regularisation(whisper: Whisper) -> torch.Tensor | None:
+    """The term that keeps AdaLoRA's A and B orthogonal, to be added to the loss once a step; None with other methods.
+
+    PEFT adds it to a loss that the model computes itself, which ours does not.
+
+    Returns:
+        Mean over all A and B of the Frobenius norm of (A A^T - 1) or (B^T B - 1), weighted: a scalar.
+    """
+    if not isinstance(whisper.model, PeftModel) or not isinstance(whisper.model.peft_config[NAME], AdaLoraConfig):
+        return None
+    norms = []
+    for layer in _adapted_layers(whisper.model).values():
+        a, b = layer.lora_A[NAME], layer.lora_B[NAME]  # (rank, in), (out, rank)
+        norms += [torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)) for gram in (a @ a.T, b.T @ b)]
+    weight: float = whisper.model.peft_config[NAME].orth_reg_weight
+    return weight * torch.stack(norms).mean()
+
+
+def extra_state(whisper: Whisper) -> dict[str, torch.Tensor]:
+    """What AdaLoRA's allocator remembers: importances of each weight, and which ranks are kept; else empty.
+
+    PEFT masks the ranks that it drops and resizes nothing while training, so with this and the weights a resumed run
+    is the same bit by bit.
+    """
+    allocator = _allocator(whisper.model)
+    if allocator is None:
+        return {}
+    kept = _peft(whisper).peft_config[NAME].rank_pattern or {}
+    state = {f"{kind}/{name}": value for kind in IMPORTANCES for name, value in getattr(allocator, kind).items()}
+    return state | {f"kept/{name}": torch.tensor(flags) for name, flags in kept.items()}
+
+
+def load_extra_state(whisper: Whisper, state: dict[str, torch.Tensor]) -> None:
+    """Give AdaLoRA's allocator back what `extra_state` took from it; nothing with other methods."""
+    allocator = _allocator(whisper.model)
+    if allocator is None:
+        return
+    memory: dict[str, dict[str, Any]] = {kind: {} for kind in (*IMPORTANCES, "kept")}
+    for key, value in state.items():
+        kind, _, name = key.partition("/")
+        memory[kind][name] = value.tolist() if kind == "kept" else value.to(whisper.device)
+    _peft(whisper).peft_config[NAME].rank_pattern = memory.pop("kept") or None
+    for kind, values in memory.items():
+        setattr(allocator, kind, values)
+
+
+def _allocator(model: nn.Module) -> Any:
+    """AdaLoRA's while it trains, else None."""
+    return getattr(model.base_model, "rankallocator", None) if isinstance(model, PeftModel) else None
+
+
+def _peft(whisper: Whisper) -> Any:
+    assert isinstance(whisper.model, PeftModel)
+    return whisper.model
+
+
+# On disk, and into the base.
+
+
 def save_weights(whisper: Whisper, folder: Path) -> None:
     """Save a plain PEFT adapter, or a whole Transformers model with tokenizer and generation settings."""
     if isinstance(whisper.model, PeftModel):
-        # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
-        whisper.model.save_pretrained(folder, save_embedding_layers=False)
+        _save_adapter(whisper.model, folder)
         return
     from transformers import WhisperFeatureExtractor
 
@@ -91,6 +384,40 @@ def save_weights(whisper: Whisper, folder: Path) -> None:
     whisper.core.save_pretrained(folder)
     whisper.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=whisper.mel_bins).save_pretrained(folder)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Save what works on the untouched base."""
+    config = model.peft_config[NAME]
+    if str(config.init_lora_weights).startswith("pissa"):
+        _save_pissa(model, folder)
+        return
+    kept = config.rank_pattern
+    if _allocator(model) is not None and kept is not None:
+        # Between two allocations PEFT's own pattern names ranks that have come back since: what is zero now counts.
+        weights = model.base_model.model.named_parameters()
+        config.rank_pattern = {name: (value != 0).flatten().tolist() for name, value in weights if ".lora_E." in name}
+    # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config.rank_pattern = kept  # which saving renames
+
+
+def _save_pissa(model: Any, folder: Path) -> None:
+    """Save the change of the weights since the beginning, s(BA - B0 A0), as a LoRA of twice the rank.
+
+    The base in memory lacks s B0 A0 (arXiv 2404.02948, appendix on conversion to LoRA), the base on disk does not.
+    """
+    weights = {}
+    for name, layer in _adapted_layers(model).items():
+        a, b = layer.lora_A[NAME].weight.detach(), layer.lora_B[NAME].weight.detach()  # (rank, in), (out, rank)
+        weights[f"{name}.lora_A.weight"] = torch.cat([a, layer.initial_lora_A]).cpu()
+        weights[f"{name}.lora_B.weight"] = torch.cat([b, -layer.initial_lora_B], dim=1).cpu()
+    config = copy.copy(model.peft_config[NAME])
+    config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
+    config.init_lora_weights, config.inference_mode = True, True
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def adapter_base(folder: Path) -> str:
@@ -105,39 +432,74 @@ def adapter_base(folder: Path) -> str:
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
 
 
-def load_adapter(whisper: Whisper, folder: Path) -> Whisper:
-    """Put a saved adapter on a loaded base, for inference.
+def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisper:
+    """Put a saved adapter on a loaded base, for inference; of `strength` 0 it is the base, of 1 the whole adapter.
 
     Raises:
+        ConfigError: DoRA at another strength than 1, which only `load_merged` can give.
         DataError: the adapter does not fit the base, or is damaged.
     """
+    _require_strength(strength)
     try:
         model = PeftModel.from_pretrained(whisper.core, str(folder))
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
         raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+    if strength != 1 and model.peft_config[NAME].use_dora:
+        # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
+        raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
+    for layer in _adapted_layers(model).values():
+        layer.scaling[NAME] *= strength
     return replace(whisper, model=model.eval())
 
 
-def merge_adapter(whisper: Whisper) -> Whisper:
-    """Fold the adapter into the base's weights: W + BA alpha / rank, same logits, no cost at inference.
+def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
+    """Fold a loaded adapter into the base's weights: same logits, no cost at inference.
+
+    W + strength (W' - W), with W' = W + BA alpha / rank for LoRA: between the two lies a line for every method, and
+    both of its ends are exact (weights between a model and its fine-tuned self: arXiv 2109.01903).
 
     Raises:
         ConfigError: the base is quantised; merging there would round the update away.
     """
+    _require_strength(strength)
     if getattr(whisper.core, "is_quantized", False):
         raise ConfigError("an adapter is not merged into 8- or 4-bit weights: load the base in full precision first")
-    assert isinstance(whisper.model, PeftModel)
-    core = whisper.model.merge_and_unload(safe_merge=True)
+    model = _peft(whisper)
+    with torch.no_grad():
+        for layer in _adapted_layers(model).values():
+            weight = layer.get_base_layer().weight
+            before = weight.data
+            layer.merge(safe_merge=True)  # into a copy
+            weight.data = torch.lerp(before, weight.data, strength)
+    core = model.unload()
     merged = replace(whisper, model=core, core=core)
     force_language(merged)
     return merged
 
 
+def _require_strength(strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength {strength:g}: give a number from 0, the untouched base, to 1, the whole adapter")
+
+
 def load_merged(
-    base: str, folder: Path, language: str, dtype: torch.dtype, *, task: Task, device: torch.device
+    base: str,
+    folder: Path,
+    language: str,
+    dtype: torch.dtype,
+    *,
+    task: Task,
+    device: torch.device,
+    strength: float = 1.0,
 ) -> Whisper:
-    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model."""
+    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model.
+
+    Raises:
+        ConfigError: the strength is not from 0 to 1.
+        DataError: base or adapter are not there, or do not fit.
+    """
+    _require_strength(strength)
     whisper = load_whisper(base, language, task=task, dtype=torch.float32)
-    merged = merge_adapter(load_adapter(whisper, folder))
+    merged = merge_adapter(load_adapter(whisper, folder), strength)
     merged.core.to(device, dtype)
     return merged

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,10 +17,7 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
     The 8-bit one keeps Adam's two moments in a byte each (arXiv 2110.02861), those of embeddings in 32 bits, as
     section 2.3 of that paper asks; weights under 4096 elements keep 32 bits too.
     """
-    decayed = [value for value in model.parameters() if value.requires_grad and value.ndim > 1]
-    plain = [value for value in model.parameters() if value.requires_grad and value.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    groups = _parameter_groups(model, settings)
     if settings.name is Optimiser.ADAMW:
         return torch.optim.AdamW(groups, lr=settings.learning_rate)
     import bitsandbytes
@@ -31,6 +29,29 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
             manager.register_module_override(module, "weight", {"optim_bits": 32})
     optimiser: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
     return optimiser
+
+
+def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]]:
+    """Group what is trainable by weight decay and learning rate; the first group has the rate of the settings.
+
+    LoRA+ (arXiv 2402.12354): B, which begins at zero, learns `plus_ratio` times as fast as A. Of AdaLoRA's B diag(E) A
+    it is E that begins at zero, so it goes with B.
+    """
+    matrices, vectors, faster = [], [], []
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            plus = settings.plus_ratio != 1 and (".lora_B." in name or ".lora_E." in name)
+            (faster if plus else matrices if value.ndim > 1 else vectors).append(value)
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": faster,
+            "weight_decay": settings.weight_decay,
+            "lr": settings.learning_rate * settings.plus_ratio,
+        },
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, steps: int) -> LambdaLR:
