@@ -3,6 +3,9 @@
 import copy
 import json
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +50,11 @@ def attach_adapter(
         DataError: the adapter to go on from is not there or is damaged.
     """
     names = _target_names(whisper.core, settings)
-    if method is Method.PISSA:
-        _require_pissa(whisper.core, names, settings.rank, quantised)
     if quantised:
+        _require_quantisable(whisper, method)
         prepare_model_for_kbit_training(whisper.core, use_gradient_checkpointing=False)
+    if method is Method.PISSA:
+        _require_directions(whisper.core, names, settings.rank)
     if settings.continue_from is not None:
         model = _continue(whisper, settings, method, names)
     else:
@@ -110,17 +114,23 @@ def _rank_schedule(steps: int) -> dict[str, int]:
     }
 
 
-def _require_pissa(core: Any, names: list[str], rank: int, quantised: bool) -> None:
-    if quantised:
+def _require_quantisable(whisper: Whisper, method: Method) -> None:
+    if method is Method.PISSA:
         raise ConfigError(
             "method: pissa moves the base's principal directions out of its weights, which 8 or 4 bits cannot follow; "
             "set model.quantise=none, or another method"
         )
+    if method is Method.DORA and whisper.device.type == "cpu" and getattr(whisper.core, "is_loaded_in_8bit", False):
+        # PEFT reads the norms of W anew at each forward, and on a CPU that loses the scales of the 8 bits.
+        raise ConfigError("method: dora cannot train over 8-bit weights on a CPU; set model.quantise=none or 4bit")
+
+
+def _require_directions(core: Any, names: list[str], rank: int) -> None:
     smallest = min(min(core.get_submodule(name).weight.shape) for name in names)
     if rank > smallest:
         raise ConfigError(
-            f"adapter.rank: pissa begins at directions of the base, which has {smallest} in its smallest target and "
-            f"not {rank}; set adapter.rank={smallest} or less"
+            f"adapter.rank: pissa begins at {rank} directions of each target, and the smallest has {smallest}; "
+            f"set adapter.rank={smallest} or less"
         )
 
 
@@ -211,13 +221,13 @@ def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
     _require_same_settings(folder, config, settings, method)
     config.lora_dropout = settings.dropout
-    try:
-        model = PeftModel.from_pretrained(whisper.core, str(folder), is_trainable=True, config=config)
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+    model = _load_peft(whisper, folder, is_trainable=True, config=config)
     _require_same_layers(folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
     if method is Method.ADALORA:
         model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
+        for value in model.parameters():
+            if not value.numel():
+                value.requires_grad_(False)  # a layer that was left without any has nothing to train
     return model
 
 
@@ -317,7 +327,7 @@ def allocate_rank(whisper: Whisper, step: int) -> None:
 def regularisation(whisper: Whisper) -> torch.Tensor | None:
     """The term that keeps AdaLoRA's A and B orthogonal, to be added to the loss once a step; None with other methods.
 
-    PEFT adds it to a loss that the model computes itself, which ours does not.
+    PEFT adds it to a loss that the model computes itself, and then only if its inner model is called.
 
     Returns:
         Mean over all A and B of the Frobenius norm of (A A^T - 1) or (B^T B - 1), weighted: a scalar.
@@ -397,9 +407,19 @@ def _save_adapter(model: Any, folder: Path) -> None:
         # Between two allocations PEFT's own pattern names ranks that have come back since: what is zero now counts.
         weights = model.base_model.model.named_parameters()
         config.rank_pattern = {name: (value != 0).flatten().tolist() for name, value in weights if ".lora_E." in name}
-    # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    with _quiet_about_ranks():
+        # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
+        model.save_pretrained(folder, save_embedding_layers=False)
     config.rank_pattern = kept  # which saving renames
+
+
+@contextmanager
+def _quiet_about_ranks() -> Iterator[None]:
+    """Silence PEFT where it takes AdaLoRA's pattern of ranks, and layers that are left without any, for faults."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
+        warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")
+        yield
 
 
 def _save_pissa(model: Any, folder: Path) -> None:
@@ -440,16 +460,21 @@ def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisp
         DataError: the adapter does not fit the base, or is damaged.
     """
     _require_strength(strength)
-    try:
-        model = PeftModel.from_pretrained(whisper.core, str(folder))
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+    model = _load_peft(whisper, folder)
     if strength != 1 and model.peft_config[NAME].use_dora:
         # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
         raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
     for layer in _adapted_layers(model).values():
         layer.scaling[NAME] *= strength
     return replace(whisper, model=model.eval())
+
+
+def _load_peft(whisper: Whisper, folder: Path, **options: Any) -> Any:
+    try:
+        with _quiet_about_ranks():
+            return PeftModel.from_pretrained(whisper.core, str(folder), **options)
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
+        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
 
 
 def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
