@@ -40,7 +40,7 @@ ADAPTERS = [method for method in Method if method is not Method.FULL]
 def inputs(whisper):
     """One clip and its reference, as the model takes them; the labels that the decoder should give."""
     target = torch.tensor([whisper.target(TEXT)])
-    features = log_mel(speech(2.0), whisper.mel_bins, 300)[None]
+    features = log_mel(speech(2.0), whisper.mel_bins, 300)[None].to(whisper.dtype)
     return {"input_features": features, "decoder_input_ids": target[:, :-1]}, target[:, 1:]
 
 
@@ -51,7 +51,9 @@ def logits(whisper, model=None):
 
 def loss_of(whisper):
     arguments, labels = inputs(whisper)
-    return torch.nn.functional.cross_entropy(whisper.model(**arguments).logits.flatten(0, 1), labels.flatten())
+    with torch.autocast("cpu", torch.bfloat16, enabled=whisper.dtype is torch.bfloat16):
+        out = whisper.model(**arguments).logits
+    return torch.nn.functional.cross_entropy(out.float().flatten(0, 1), labels.flatten())
 
 
 def train(whisper, steps, *, begin=0, rate=3e-3, optimiser=None):
@@ -167,6 +169,22 @@ def test_methods_are_what_they_are_called(tiny):
     assert found[Method.LORA][1] == found[Method.RSLORA][1] == found[Method.PISSA][1]
     assert found[Method.DORA][1] - found[Method.LORA][1] == {"lora_magnitude_vector.default.weight"}
     assert "lora_E.default" in found[Method.ADALORA][1]
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_methods_learn_in_bf16_with_checkpointing(tiny_folder, method):
+    whisper = load_whisper(str(tiny_folder), "it", dtype=torch.bfloat16)
+    before = logits(whisper).float()
+    whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
+    whisper = attach(whisper, AdapterSettings(rank=4, alpha=8, dropout=0.0), method, steps=8)
+    assert all(
+        value.dtype == (torch.float32 if re.search("lora_|ranknum", name) else torch.bfloat16)
+        for name, value in whisper.model.named_parameters()
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(logits(whisper).float(), before, atol=0.05)
+    losses, _ = train(whisper, 8, rate=1e-2)
+    assert losses[-1] < losses[0]
 
 
 # AdaLoRA
@@ -415,7 +433,11 @@ def test_a_run_is_gone_on_from_by_its_folder(tiny, earlier):
     [
         ({"rank": 8}, "lora", r"set adapter\.rank=4$"),
         ({"alpha": 16}, "rslora", r"set method=lora adapter\.alpha=8\.0$"),
-        ({"part": "both"}, "lora", r"adapter\.targets=\[q_proj,v_proj\] adapter\.part=decoder adapter\.layers=\[0,1\]"),
+        (
+            {"part": "both"},
+            "lora",
+            r"adapter\.part=decoder adapter\.layers=\[0,1\] adapter\.targets=\[q_proj,v_proj\]$",
+        ),
         ({"targets": "linear"}, "lora", r"adapter\.targets=\[q_proj,v_proj\]"),
         ({"continue_from": "/no/such/folder"}, "lora", None),
     ],
@@ -435,6 +457,18 @@ def test_an_earlier_run_of_another_base_or_of_every_weight(base, tiny, earlier):
     run.write({"fingerprint": "", "method": "full"})
     with pytest.raises(ConfigError, match=f"set model.name={re.escape(str(run.weights('full')))}"):
         attach(tiny, settings)
+
+
+def test_the_settings_that_are_named_are_the_ones_that_go_on(tiny, tmp_path):
+    ours = {"rank": 4, "layers": (1, 1), "targets": ("encoder_attn.q_proj", "fc1"), "part": "decoder"}
+    save_weights(attach(load_whisper(tiny.source, "it"), AdapterSettings(**ours)), tmp_path / "adapter")
+    with pytest.raises(ConfigError) as error:
+        attach(tiny, AdapterSettings(rank=4, continue_from=tmp_path / "adapter"))
+    assert str(error.value).endswith(
+        "set adapter.part=decoder adapter.layers=[1,1] adapter.targets=[encoder_attn.q_proj,fc1]"
+    )
+    whisper = load_whisper(tiny.source, "it")
+    assert len(adapted(attach(whisper, AdapterSettings(**ours, continue_from=tmp_path / "adapter")))) == 2
 
 
 # LoRA+

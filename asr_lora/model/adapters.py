@@ -19,13 +19,13 @@ from asr_lora.artifacts import RunFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.targets import HALVES, blocks, target_names, target_pattern
 from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NAME = "default"  # PEFT's name of the only adapter
 PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
-HALVES = {Part.BOTH: ("encoder", "decoder"), Part.ENCODER: ("encoder",), Part.DECODER: ("decoder",)}
 IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
 
 
@@ -49,7 +49,7 @@ def attach_adapter(
         ConfigError: the settings do not fit the model, or contradict the adapter to go on from.
         DataError: the adapter to go on from is not there or is damaged.
     """
-    names = _target_names(whisper.core, settings)
+    names = target_names(whisper.core, settings)
     if quantised:
         _require_quantisable(whisper, method)
         prepare_model_for_kbit_training(whisper.core, use_gradient_checkpointing=False)
@@ -82,15 +82,15 @@ def _begin(whisper: Whisper, config: Any, method: Method) -> Any:
 
 
 def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
-    """The adapter as PEFT describes it. PiSSA takes its directions by 16 rounds of a fast SVD (arXiv 2404.02948, 4)."""
+    """The adapter as PEFT describes it. PiSSA takes its directions by a fast SVD of 16 rounds (arXiv 2404.02948)."""
     common: dict[str, Any] = {
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": _target_pattern(settings),
+        "target_modules": target_pattern(settings),
         "bias": "none",
     }
     if method is Method.ADALORA:
-        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 4: 1.5 times the final rank
+        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 3.3: 1.5 times the final rank
         return AdaLoraConfig(init_r=begin, target_r=settings.rank, **_rank_schedule(steps), **common)
     return LoraConfig(
         r=settings.rank,
@@ -134,62 +134,6 @@ def _require_directions(core: Any, names: list[str], rank: int) -> None:
         )
 
 
-# What of the model trains.
-
-
-def _blocks(core: Any, part: Part, layers: tuple[int, int] | None) -> dict[str, nn.Module]:
-    """The transformer blocks that train, by name.
-
-    Raises:
-        ConfigError: a half has no layer in the range.
-    """
-    blocks: dict[str, nn.Module] = {}
-    stacks = {half: getattr(core.model, half).layers for half in HALVES[part]}
-    deepest = max(len(stack) for stack in stacks.values()) - 1
-    for half, stack in stacks.items():
-        first, last = layers or (0, deepest)
-        if first >= len(stack) or last > deepest:
-            raise ConfigError(
-                f"adapter.layers: the {half} has layers 0 to {len(stack) - 1}, not {first} to {last}; "
-                "name layers that are there, or the other half in adapter.part"
-            )
-        blocks |= {f"model.{half}.layers.{n}": stack[n] for n in range(first, min(last + 1, len(stack)))}
-    return blocks
-
-
-def _target_names(core: Any, settings: AdapterSettings) -> list[str]:
-    """Full names of the linear layers that the settings choose.
-
-    Raises:
-        ConfigError: a target is the name of none.
-    """
-    linears = [
-        f"{block}.{name}"
-        for block, module in _blocks(core, settings.part, settings.layers).items()
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    for target in settings.targets:
-        if not any(name.endswith(f".{target}") for name in linears):
-            known = sorted({name.rpartition(".")[2] for name in linears})
-            raise ConfigError(
-                f"adapter.targets: no linear layer in these layers is called {target!r}; name some of "
-                f"{', '.join(known)}"
-            )
-    return [name for name in linears if any(name.endswith(f".{target}") for target in settings.targets)]
-
-
-def _target_pattern(settings: AdapterSettings) -> list[str] | str:
-    """The same choice as PEFT saves it: names of projections, or a pattern where part or layers are restricted."""
-    if settings.part is Part.BOTH and settings.layers is None:
-        return list(settings.targets)
-    halves = "|".join(HALVES[settings.part])
-    first, last = settings.layers or (0, 0)
-    layers = "|".join(str(n) for n in range(first, last + 1)) if settings.layers else r"\d+"
-    targets = "|".join(re.escape(target) for target in settings.targets)
-    return rf"model\.({halves})\.layers\.({layers})\.(.+\.)?({targets})"
-
-
 def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int, int] | None = None) -> Whisper:
     """Make every weight of a part trainable but the encoder's fixed sinusoids; of some layers, those blocks alone.
 
@@ -199,9 +143,9 @@ def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int
         ConfigError: a half has no layer in the range.
     """
     core = whisper.core
-    blocks = _blocks(core, part, layers)
+    chosen = list(blocks(core, part, layers).values())
     core.requires_grad_(False)
-    for module in blocks.values() if layers else [getattr(core.model, half) for half in HALVES[part]]:
+    for module in chosen if layers else [getattr(core.model, half) for half in HALVES[part]]:
         module.requires_grad_(True)
     if not layers and "decoder" in HALVES[part]:
         core.proj_out.requires_grad_(True)  # the same weight, unless a model was saved untied
@@ -222,7 +166,7 @@ def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names
     _require_same_settings(folder, config, settings, method)
     config.lora_dropout = settings.dropout
     model = _load_peft(whisper, folder, is_trainable=True, config=config)
-    _require_same_layers(folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
+    _require_same_layers(whisper, folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
     if method is Method.ADALORA:
         model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
         for value in model.parameters():
@@ -233,15 +177,16 @@ def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names
 
 def _earlier_adapter(path: Path, source: str) -> Path:
     """The adapter folder that a run or folder stands for, checked to be of the same base."""
-    folder, run = path.expanduser(), RunFolder(path.expanduser())
+    folder = path.expanduser()
+    run = RunFolder(folder)
     if run.config.is_file() or run.complete:
-        method = run.read()["method"]
-        folder = run.weights(method)
-        if method == Method.FULL:
-            raise ConfigError(
-                f"adapter.continue_from: {path} trained every weight and has no adapter; set model.name={folder} "
-                "and leave continue_from out"
-            )
+        folder = run.weights(run.read()["method"])
+    whole = (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
+    if whole or folder == run.weights(Method.FULL):
+        raise ConfigError(
+            f"adapter.continue_from: {path} trained every weight and has no adapter; set model.name={folder} "
+            "and leave continue_from out"
+        )
     base = adapter_base(folder)
     if base != source and not (Path(base).is_dir() and Path(base).resolve() == Path(source).expanduser().resolve()):
         raise ConfigError(f"adapter.continue_from: {path} adapts {base}, not {source}; set model.name={base}")
@@ -263,16 +208,25 @@ def _require_same_settings(folder: Path, config: Any, settings: AdapterSettings,
         raise ConfigError(f"adapter.continue_from: {folder} was made with other settings; set {' '.join(wrong)}")
 
 
-def _require_same_layers(folder: Path, theirs: list[str], ours: list[str]) -> None:
+def _require_same_layers(whisper: Whisper, folder: Path, theirs: list[str], ours: list[str]) -> None:
     if set(theirs) == set(ours):
         return
-    projections = sorted({name.rpartition(".")[2] for name in theirs})
-    halves = {name.split(".")[1] for name in theirs}
-    layers = [int(name.split(".")[3]) for name in theirs]
-    raise ConfigError(
-        f"adapter.continue_from: {folder} adapts other layers; set adapter.targets=[{','.join(projections)}] "
-        f"adapter.part={halves.pop() if len(halves) == 1 else Part.BOTH} adapter.layers=[{min(layers)},{max(layers)}]"
+    places = [re.fullmatch(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)", name) for name in theirs]
+    if not all(places):
+        odd = theirs[places.index(None)]
+        raise ConfigError(f"adapter.continue_from: {folder} adapts {odd}, which cannot be trained here; name another")
+    halves, numbers, paths = zip(*(place.groups() for place in places if place), strict=True)
+    found: dict[str, Any] = {
+        "part": halves[0] if len(set(halves)) == 1 else Part.BOTH,
+        "layers": (min(map(int, numbers)), max(map(int, numbers))),
+        "targets": tuple(sorted({path.rpartition(".")[2] for path in paths})),
+    }
+    if set(target_names(whisper.core, AdapterSettings(**found))) != set(theirs):
+        found["targets"] = tuple(sorted(set(paths)))  # such as self_attn.q_proj without encoder_attn.q_proj
+    wanted = (
+        f"adapter.{key}=" + (f"[{','.join(map(str, v))}]" if key != "part" else str(v)) for key, v in found.items()
     )
+    raise ConfigError(f"adapter.continue_from: {folder} adapts other layers; set {' '.join(wanted)}")
 
 
 # What training needs to know.
