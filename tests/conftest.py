@@ -83,6 +83,14 @@ def run_config(demo_dataset: Path, tiny_folder: Path, tmp_path: Path):
     return make
 
 
+def attach(whisper, settings, method="lora", steps=10, quantised=False):
+    """An adapter on a Whisper, LoRA unless told otherwise."""
+    from asr_lora.config import Method
+    from asr_lora.model.adapters import attach_adapter
+
+    return attach_adapter(whisper, settings, method=Method(method), steps=steps, quantised=quantised)
+
+
 def speech(seconds: float | None = None) -> np.ndarray:
     """A real clip of the demo, or its beginning; float32, 16 kHz."""
     from asr_lora.audio.decode import SAMPLE_RATE, decode

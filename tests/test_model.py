@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BASE, speech
+from conftest import BASE, attach, speech
 from peft import LoraConfig
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -16,7 +16,7 @@ from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import whisper_language
 from asr_lora.model import ctranslate2_import
-from asr_lora.model.adapters import attach_lora, count_parameters, save_weights
+from asr_lora.model.adapters import count_parameters, save_weights
 from asr_lora.model.whisper import Whisper, load_whisper, model_width
 
 LARGE_V2 = dict(
@@ -101,7 +101,7 @@ def test_lora_on_large_v2_is_the_published_size(tmp_path):
     with torch.device("meta"):
         core = WhisperForConditionalGeneration(WhisperConfig(**LARGE_V2))
     whisper = Whisper(core, core, None, "openai/whisper-large-v2", "nl")
-    adapted = attach_lora(whisper, AdapterSettings(rank=32, targets=("q_proj", "v_proj")))
+    adapted = attach(whisper, AdapterSettings(rank=32, targets=("q_proj", "v_proj")))
     trainable, total = count_parameters(adapted.model)
     assert trainable == 15_728_640
     assert total - trainable == 1_543_304_960
@@ -121,7 +121,7 @@ def test_lora_on_large_v2_is_the_published_size(tmp_path):
 def test_adapter_folder_is_plain_peft(tiny_folder, tmp_path):
     from peft import PeftModel
 
-    save_weights(attach_lora(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
+    save_weights(attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
     model = PeftModel.from_pretrained(
         WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "adapter"
     )
@@ -156,7 +156,7 @@ def test_a_folder_that_is_no_whisper(tmp_path):
 def test_an_adapter_on_the_wrong_base(tiny_folder, base, tmp_path):
     from asr_lora.model.adapters import load_adapter
 
-    save_weights(attach_lora(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
+    save_weights(attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
     with pytest.raises(DataError, match="cannot be put on"):
         load_adapter(load_whisper(BASE, "it"), tmp_path / "adapter")
 
@@ -168,4 +168,4 @@ def test_width_without_weights(tiny_folder):
 
 def test_no_layer_of_that_name(tiny_folder):
     with pytest.raises(ConfigError, match=r"adapter\.targets"):
-        attach_lora(load_whisper(str(tiny_folder), "it"), AdapterSettings(targets=("qq_proj",)))
+        attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(targets=("qq_proj",)))

@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from conftest import speech
+from conftest import attach, speech
 
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import context_frames, log_mel
 from asr_lora.config import AdapterSettings, Context, Quantise
 from asr_lora.model.adapters import (
-    attach_lora,
     load_adapter,
     merge_adapter,
     require_gradients,
@@ -127,7 +126,7 @@ def test_texts_over_the_target_length_are_left_out_and_named(base, demo_dataset)
 def test_every_adapter_has_a_gradient_at_the_first_step(tiny, checkpointing, targets):
     if checkpointing:
         tiny.core.gradient_checkpointing_enable({"use_reentrant": False})
-    whisper = attach_lora(tiny, AdapterSettings(rank=4, targets=targets))
+    whisper = attach(tiny, AdapterSettings(rank=4, targets=targets))
     whisper.model.train()
     step_loss(whisper, collate(whisper, TEXTS))
     require_gradients(whisper.model)
@@ -151,7 +150,7 @@ def test_checkpointing_changes_no_gradient(tiny):
 
 
 def test_a_base_in_bf16_stays_in_bf16(tiny_folder):
-    whisper = attach_lora(load_whisper(str(tiny_folder), "it", dtype=torch.bfloat16), AdapterSettings(rank=4))
+    whisper = attach(load_whisper(str(tiny_folder), "it", dtype=torch.bfloat16), AdapterSettings(rank=4))
     for name, value in whisper.model.named_parameters():
         assert value.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
 
@@ -159,7 +158,7 @@ def test_a_base_in_bf16_stays_in_bf16(tiny_folder):
 @pytest.mark.parametrize("quantise", [Quantise.INT8, Quantise.NF4])
 def test_a_quantised_base_is_prepared_and_learns(tiny_folder, quantise):
     whisper = load_whisper(str(tiny_folder), "it", quantise=quantise)
-    whisper = attach_lora(whisper, AdapterSettings(rank=4), quantise=quantise)
+    whisper = attach(whisper, AdapterSettings(rank=4), quantised=True)
     norm = whisper.core.model.encoder.layer_norm.weight
     assert norm.dtype == torch.float32
     packed = whisper.core.model.encoder.layers[0].fc1.weight
@@ -171,7 +170,7 @@ def test_a_quantised_base_is_prepared_and_learns(tiny_folder, quantise):
 
 def test_merged_equals_unmerged_logits(base, tmp_path):
     torch.manual_seed(0)
-    adapted = attach_lora(load_whisper(base.source, "it"), AdapterSettings(rank=8))
+    adapted = attach(load_whisper(base.source, "it"), AdapterSettings(rank=8))
     with torch.no_grad():
         for name, value in trainable_state(adapted.model).items():
             if "lora_B" in name:

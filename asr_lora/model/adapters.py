@@ -3,6 +3,9 @@
 import copy
 import json
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,13 @@ from asr_lora.artifacts import RunFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.targets import HALVES, blocks, target_names, target_pattern
 from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NAME = "default"  # PEFT's name of the only adapter
 PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
-HALVES = {Part.BOTH: ("encoder", "decoder"), Part.ENCODER: ("encoder",), Part.DECODER: ("decoder",)}
 IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
 
 
@@ -46,11 +49,12 @@ def attach_adapter(
         ConfigError: the settings do not fit the model, or contradict the adapter to go on from.
         DataError: the adapter to go on from is not there or is damaged.
     """
-    names = _target_names(whisper.core, settings)
-    if method is Method.PISSA:
-        _require_pissa(whisper.core, names, settings.rank, quantised)
+    names = target_names(whisper.core, settings)
     if quantised:
+        _require_quantisable(whisper, method)
         prepare_model_for_kbit_training(whisper.core, use_gradient_checkpointing=False)
+    if method is Method.PISSA:
+        _require_directions(whisper.core, names, settings.rank)
     if settings.continue_from is not None:
         model = _continue(whisper, settings, method, names)
     else:
@@ -78,15 +82,15 @@ def _begin(whisper: Whisper, config: Any, method: Method) -> Any:
 
 
 def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
-    """The adapter as PEFT describes it. PiSSA takes its directions by 16 rounds of a fast SVD (arXiv 2404.02948, 4)."""
+    """The adapter as PEFT describes it. PiSSA takes its directions by a fast SVD of 16 rounds (arXiv 2404.02948)."""
     common: dict[str, Any] = {
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": _target_pattern(settings),
+        "target_modules": target_pattern(settings),
         "bias": "none",
     }
     if method is Method.ADALORA:
-        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 4: 1.5 times the final rank
+        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 3.3: 1.5 times the final rank
         return AdaLoraConfig(init_r=begin, target_r=settings.rank, **_rank_schedule(steps), **common)
     return LoraConfig(
         r=settings.rank,
@@ -110,74 +114,24 @@ def _rank_schedule(steps: int) -> dict[str, int]:
     }
 
 
-def _require_pissa(core: Any, names: list[str], rank: int, quantised: bool) -> None:
-    if quantised:
+def _require_quantisable(whisper: Whisper, method: Method) -> None:
+    if method is Method.PISSA:
         raise ConfigError(
             "method: pissa moves the base's principal directions out of its weights, which 8 or 4 bits cannot follow; "
             "set model.quantise=none, or another method"
         )
+    if method is Method.DORA and whisper.device.type == "cpu" and getattr(whisper.core, "is_loaded_in_8bit", False):
+        # PEFT reads the norms of W anew at each forward, and on a CPU that loses the scales of the 8 bits.
+        raise ConfigError("method: dora cannot train over 8-bit weights on a CPU; set model.quantise=none or 4bit")
+
+
+def _require_directions(core: Any, names: list[str], rank: int) -> None:
     smallest = min(min(core.get_submodule(name).weight.shape) for name in names)
     if rank > smallest:
         raise ConfigError(
-            f"adapter.rank: pissa begins at directions of the base, which has {smallest} in its smallest target and "
-            f"not {rank}; set adapter.rank={smallest} or less"
+            f"adapter.rank: pissa begins at {rank} directions of each target, and the smallest has {smallest}; "
+            f"set adapter.rank={smallest} or less"
         )
-
-
-# What of the model trains.
-
-
-def _blocks(core: Any, part: Part, layers: tuple[int, int] | None) -> dict[str, nn.Module]:
-    """The transformer blocks that train, by name.
-
-    Raises:
-        ConfigError: a half has no layer in the range.
-    """
-    blocks: dict[str, nn.Module] = {}
-    stacks = {half: getattr(core.model, half).layers for half in HALVES[part]}
-    deepest = max(len(stack) for stack in stacks.values()) - 1
-    for half, stack in stacks.items():
-        first, last = layers or (0, deepest)
-        if first >= len(stack) or last > deepest:
-            raise ConfigError(
-                f"adapter.layers: the {half} has layers 0 to {len(stack) - 1}, not {first} to {last}; "
-                "name layers that are there, or the other half in adapter.part"
-            )
-        blocks |= {f"model.{half}.layers.{n}": stack[n] for n in range(first, min(last + 1, len(stack)))}
-    return blocks
-
-
-def _target_names(core: Any, settings: AdapterSettings) -> list[str]:
-    """Full names of the linear layers that the settings choose.
-
-    Raises:
-        ConfigError: a target is the name of none.
-    """
-    linears = [
-        f"{block}.{name}"
-        for block, module in _blocks(core, settings.part, settings.layers).items()
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
-    for target in settings.targets:
-        if not any(name.endswith(f".{target}") for name in linears):
-            known = sorted({name.rpartition(".")[2] for name in linears})
-            raise ConfigError(
-                f"adapter.targets: no linear layer in these layers is called {target!r}; name some of "
-                f"{', '.join(known)}"
-            )
-    return [name for name in linears if any(name.endswith(f".{target}") for target in settings.targets)]
-
-
-def _target_pattern(settings: AdapterSettings) -> list[str] | str:
-    """The same choice as PEFT saves it: names of projections, or a pattern where part or layers are restricted."""
-    if settings.part is Part.BOTH and settings.layers is None:
-        return list(settings.targets)
-    halves = "|".join(HALVES[settings.part])
-    first, last = settings.layers or (0, 0)
-    layers = "|".join(str(n) for n in range(first, last + 1)) if settings.layers else r"\d+"
-    targets = "|".join(re.escape(target) for target in settings.targets)
-    return rf"model\.({halves})\.layers\.({layers})\.(.+\.)?({targets})"
 
 
 def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int, int] | None = None) -> Whisper:
@@ -189,9 +143,9 @@ def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int
         ConfigError: a half has no layer in the range.
     """
     core = whisper.core
-    blocks = _blocks(core, part, layers)
+    chosen = list(blocks(core, part, layers).values())
     core.requires_grad_(False)
-    for module in blocks.values() if layers else [getattr(core.model, half) for half in HALVES[part]]:
+    for module in chosen if layers else [getattr(core.model, half) for half in HALVES[part]]:
         module.requires_grad_(True)
     if not layers and "decoder" in HALVES[part]:
         core.proj_out.requires_grad_(True)  # the same weight, unless a model was saved untied
@@ -211,27 +165,28 @@ def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
     _require_same_settings(folder, config, settings, method)
     config.lora_dropout = settings.dropout
-    try:
-        model = PeftModel.from_pretrained(whisper.core, str(folder), is_trainable=True, config=config)
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
-    _require_same_layers(folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
+    model = _load_peft(whisper, folder, is_trainable=True, config=config)
+    _require_same_layers(whisper, folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
     if method is Method.ADALORA:
         model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
+        for value in model.parameters():
+            if not value.numel():
+                value.requires_grad_(False)  # a layer that was left without any has nothing to train
     return model
 
 
 def _earlier_adapter(path: Path, source: str) -> Path:
     """The adapter folder that a run or folder stands for, checked to be of the same base."""
-    folder, run = path.expanduser(), RunFolder(path.expanduser())
+    folder = path.expanduser()
+    run = RunFolder(folder)
     if run.config.is_file() or run.complete:
-        method = run.read()["method"]
-        folder = run.weights(method)
-        if method == Method.FULL:
-            raise ConfigError(
-                f"adapter.continue_from: {path} trained every weight and has no adapter; set model.name={folder} "
-                "and leave continue_from out"
-            )
+        folder = run.weights(run.read()["method"])
+    whole = (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
+    if whole or folder == run.weights(Method.FULL):
+        raise ConfigError(
+            f"adapter.continue_from: {path} trained every weight and has no adapter; set model.name={folder} "
+            "and leave continue_from out"
+        )
     base = adapter_base(folder)
     if base != source and not (Path(base).is_dir() and Path(base).resolve() == Path(source).expanduser().resolve()):
         raise ConfigError(f"adapter.continue_from: {path} adapts {base}, not {source}; set model.name={base}")
@@ -253,16 +208,25 @@ def _require_same_settings(folder: Path, config: Any, settings: AdapterSettings,
         raise ConfigError(f"adapter.continue_from: {folder} was made with other settings; set {' '.join(wrong)}")
 
 
-def _require_same_layers(folder: Path, theirs: list[str], ours: list[str]) -> None:
+def _require_same_layers(whisper: Whisper, folder: Path, theirs: list[str], ours: list[str]) -> None:
     if set(theirs) == set(ours):
         return
-    projections = sorted({name.rpartition(".")[2] for name in theirs})
-    halves = {name.split(".")[1] for name in theirs}
-    layers = [int(name.split(".")[3]) for name in theirs]
-    raise ConfigError(
-        f"adapter.continue_from: {folder} adapts other layers; set adapter.targets=[{','.join(projections)}] "
-        f"adapter.part={halves.pop() if len(halves) == 1 else Part.BOTH} adapter.layers=[{min(layers)},{max(layers)}]"
+    places = [re.fullmatch(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)", name) for name in theirs]
+    if not all(places):
+        odd = theirs[places.index(None)]
+        raise ConfigError(f"adapter.continue_from: {folder} adapts {odd}, which cannot be trained here; name another")
+    halves, numbers, paths = zip(*(place.groups() for place in places if place), strict=True)
+    found: dict[str, Any] = {
+        "part": halves[0] if len(set(halves)) == 1 else Part.BOTH,
+        "layers": (min(map(int, numbers)), max(map(int, numbers))),
+        "targets": tuple(sorted({path.rpartition(".")[2] for path in paths})),
+    }
+    if set(target_names(whisper.core, AdapterSettings(**found))) != set(theirs):
+        found["targets"] = tuple(sorted(set(paths)))  # such as self_attn.q_proj without encoder_attn.q_proj
+    wanted = (
+        f"adapter.{key}=" + (f"[{','.join(map(str, v))}]" if key != "part" else str(v)) for key, v in found.items()
     )
+    raise ConfigError(f"adapter.continue_from: {folder} adapts other layers; set {' '.join(wanted)}")
 
 
 # What training needs to know.
@@ -317,7 +281,7 @@ def allocate_rank(whisper: Whisper, step: int) -> None:
 def regularisation(whisper: Whisper) -> torch.Tensor | None:
     """The term that keeps AdaLoRA's A and B orthogonal, to be added to the loss once a step; None with other methods.
 
-    PEFT adds it to a loss that the model computes itself, which ours does not.
+    PEFT adds it to a loss that the model computes itself, and then only if its inner model is called.
 
     Returns:
         Mean over all A and B of the Frobenius norm of (A A^T - 1) or (B^T B - 1), weighted: a scalar.
@@ -397,9 +361,19 @@ def _save_adapter(model: Any, folder: Path) -> None:
         # Between two allocations PEFT's own pattern names ranks that have come back since: what is zero now counts.
         weights = model.base_model.model.named_parameters()
         config.rank_pattern = {name: (value != 0).flatten().tolist() for name, value in weights if ".lora_E." in name}
-    # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    with _quiet_about_ranks():
+        # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
+        model.save_pretrained(folder, save_embedding_layers=False)
     config.rank_pattern = kept  # which saving renames
+
+
+@contextmanager
+def _quiet_about_ranks() -> Iterator[None]:
+    """Silence PEFT where it takes AdaLoRA's pattern of ranks, and layers that are left without any, for faults."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
+        warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")
+        yield
 
 
 def _save_pissa(model: Any, folder: Path) -> None:
@@ -440,16 +414,21 @@ def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisp
         DataError: the adapter does not fit the base, or is damaged.
     """
     _require_strength(strength)
-    try:
-        model = PeftModel.from_pretrained(whisper.core, str(folder))
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+    model = _load_peft(whisper, folder)
     if strength != 1 and model.peft_config[NAME].use_dora:
         # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
         raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
     for layer in _adapted_layers(model).values():
         layer.scaling[NAME] *= strength
     return replace(whisper, model=model.eval())
+
+
+def _load_peft(whisper: Whisper, folder: Path, **options: Any) -> Any:
+    try:
+        with _quiet_about_ranks():
+            return PeftModel.from_pretrained(whisper.core, str(folder), **options)
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
+        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
 
 
 def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
@@ -465,11 +444,12 @@ def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
     if getattr(whisper.core, "is_quantized", False):
         raise ConfigError("an adapter is not merged into 8- or 4-bit weights: load the base in full precision first")
     model = _peft(whisper)
-    for layer in _adapted_layers(model).values():
-        weight = layer.get_base_layer().weight
-        before = weight.data
-        layer.merge(safe_merge=True)  # into a copy
-        weight.data = torch.lerp(before, weight.data, strength)
+    with torch.no_grad():
+        for layer in _adapted_layers(model).values():
+            weight = layer.get_base_layer().weight
+            before = weight.data
+            layer.merge(safe_merge=True)  # into a copy
+            weight.data = torch.lerp(before, weight.data, strength)
     core = model.unload()
     merged = replace(whisper, model=core, core=core)
     force_language(merged)

@@ -37,7 +37,9 @@ def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dic
     LoRA+ (arXiv 2402.12354): B, which begins at zero, learns `plus_ratio` times as fast as A. Of AdaLoRA's B diag(E) A
     it is E that begins at zero, so it goes with B.
     """
-    matrices, vectors, faster = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    faster: list[nn.Parameter] = []
     for name, value in model.named_parameters():
         if value.requires_grad:
             plus = settings.plus_ratio != 1 and (".lora_B." in name or ".lora_E." in name)
