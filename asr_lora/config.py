@@ -185,6 +185,8 @@ class RunConfig(Section):
         faults = []
         if self.method is Method.FULL and self.model.quantise in (Quantise.INT8, Quantise.NF4):
             faults.append("model.quantise: full fine-tuning trains every weight, so none can be kept in 8 or 4 bits")
+        if self.method is Method.FULL and self.adapter.continue_from:
+            faults.append("adapter.continue_from: full fine-tuning has no adapter; name the model in model.name")
         if sum(self.examples.model_dump().values()) >= 1:
             faults.append("examples: the shares leave no plain utterances; lower them to less than 1 in all")
         if self.adapter.layers and self.adapter.layers[0] > self.adapter.layers[1]:

@@ -19,9 +19,9 @@ KILLS = 20
 FORKER = """
 import os, sys, random, signal, time
 from pathlib import Path
-import asr_lora.training.train as job, asr_lora.scoring.wer, transformers.models.whisper.modeling_whisper, peft, datasets
+import bitsandbytes, datasets, numpy, peft, transformers.models.whisper.modeling_whisper
+import asr_lora.scoring.wer, asr_lora.training.train as job
 from asr_lora.config import load_config
-import bitsandbytes, numpy
 config, kills, chance = load_config(Path(sys.argv[1])), int(sys.argv[2]), random.Random(int(sys.argv[3]))
 killed = []
 while True:
@@ -34,7 +34,8 @@ while True:
         print(killed, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         break
     # At a random moment after the loop took one more step than before, or of what comes before the loop.
-    rows = lambda: (config.out / "metrics.jsonl").read_bytes().count(b"loss") if (config.out / "metrics.jsonl").exists() else 0
+    metrics = config.out / "metrics.jsonl"
+    rows = lambda: metrics.read_bytes().count(b"loss") if metrics.exists() else 0
     begun, patience = rows(), time.monotonic() + chance.uniform(0.05, 20.0)
     wanted = begun + chance.randrange(1, 4)
     while rows() < wanted and time.monotonic() < patience and not os.waitpid(child, os.WNOHANG)[0]:

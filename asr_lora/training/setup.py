@@ -46,7 +46,7 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
         # The reentrant kind leaves an encoder's adapter without gradients when its input has none.
         whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
     if not frozen:
-        return train_everything(whisper, config.adapter.part)
+        return train_everything(whisper, config.adapter.part, config.adapter.layers)
     return attach_adapter(
         whisper,
         config.adapter,
