@@ -134,10 +134,26 @@ def merge_adapter(whisper: Whisper) -> Whisper:
 
 
 def load_merged(
-    base: str, folder: Path, language: str, dtype: torch.dtype, *, task: Task, device: torch.device
+    base: str,
+    folder: Path,
+    language: str,
+    dtype: torch.dtype,
+    *,
+    language_token: str | None = None,
+    task: Task,
+    device: torch.device,
+    strength: float = 1.0,
 ) -> Whisper:
-    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model."""
-    whisper = load_whisper(base, language, task=task, dtype=torch.float32)
+    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model.
+
+    Args:
+        strength: share of the adapter's update that is taken: 0 is the base, 1 the adapter as it was trained.
+    """
+    whisper = load_whisper(base, language, language_token=language_token, task=task, dtype=torch.float32)
+    before = {} if strength == 1 else {name: value.clone() for name, value in whisper.core.state_dict().items()}
     merged = merge_adapter(load_adapter(whisper, folder))
+    after = merged.core.state_dict()
+    for name, value in before.items():
+        after[name].copy_(value.lerp(after[name], strength))
     merged.core.to(device, dtype)
     return merged
