@@ -12,7 +12,7 @@ from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_js
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
-from asr_lora.model.system import System, open_system, system_digest, language_to_tell
+from asr_lora.model.system import System, language_to_tell, open_system, system_digest
 from asr_lora.scoring.intervals import rate_interval, resamples
 from asr_lora.scoring.normalize import NORMALISER, basic
 from asr_lora.scoring.wer import character_errors, corpus_scores, word_errors
