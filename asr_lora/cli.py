@@ -373,9 +373,9 @@ def _print_promotion(body: dict[str, Any], as_json: bool) -> None:
         before, after = (100 * row[side]["wer"] for side in ("before", "after"))
         change, low, high = (100 * row["difference"][key] for key in ("value", "low", "high"))
         interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
+        kind, outcome = "guard" if row["guard"] else "dev", "passes" if row["passed"] else "refused"
         print(
-            f"{row['dataset']:{width}} {'guard' if row['guard'] else 'dev':5} {before:9.1f} {after:8.1f}  {interval:25} "
-            f"{row['verdict']}: {'passes' if row['passed'] else 'refused'}"
+            f"{row['dataset']:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row['verdict']}: {outcome}"
         )
 
 

@@ -33,11 +33,7 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
     write_text(folder.markdown, render_markdown(comparison))
     folder.write(
         {
-            "fingerprint": fingerprint(
-                [system["fingerprint"] for system in systems],
-                [system["system"]["name"] for system in systems],
-                transcripts,
-            ),
+            "fingerprint": fingerprint([system["fingerprint"] for system in systems], names, transcripts),
             "reports": [str(path) for path in reports],
             "systems": [{key: system[key] for key in ("system", "scores", "rtfx", "decoding")} for system in systems],
             "dataset": systems[0]["dataset"],
