@@ -1,4 +1,4 @@
-"""An adapter's strength, the strength that dev chooses, and the gate before a run is used; whisper-base, real speech."""
+"""Strengths of an adapter, which of them dev chooses, and the gate before a run is used; whisper-base, real speech."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def dataset(place):
 @pytest.fixture(scope="module")
 def bad(place, dataset):
     """A run whose adapter is noise."""
-    return str(save_run(place / "bad", dataset, 0.12))
+    return str(save_run(place / "bad", dataset, 0.06))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_strength_is_a_number_from_0_to_1(bad, strength):
 
 def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
     for name in (BASE, "openai/whisper-base", str(tiny_folder)):
-        with pytest.raises(ConfigError, match="is no adapter; name it without @0.5"):
+        with pytest.raises(ConfigError, match=r"is no adapter; name it without @0\.5"):
             open_system(f"{name}@0.5", language="it")
     full = RunFolder(tmp_path / "full")
     shutil.copytree(tiny_folder, full.weights("full"))
