@@ -184,10 +184,10 @@ def test_a_pipeline_elsewhere_is_told_the_borrowed_token(base, tmp_path):
 
     from asr_lora.transcription.decode import decode_batch
 
-    whisper = load_whisper(BASE, "fy", language_token="nl")
+    whisper = load_whisper(BASE, "fy", language_token="es")
     save_weights(whisper, tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
-    assert (settings["language"], settings["task"]) == ("nl", "transcribe")
+    assert (settings["language"], settings["task"]) == ("es", "transcribe")
     recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
     said = recognise({"raw": speech(), "sampling_rate": 16_000}, generate_kwargs={"num_beams": 1})["text"].strip()
     assert said == decode_batch(whisper, [speech()])[0]
