@@ -1,7 +1,7 @@
 """The command line: verbs -> jobs. Parses, prints, exits; a job is imported inside its command, so --help is quick.
 
 Progress and messages go to standard error, results to standard output. Exit codes: 0 done; 1 some inputs failed, each
-named; 2 wrong usage or config; 3 bad data; 130 interrupted with everything saved.
+named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted with everything saved.
 """
 
 import functools

@@ -68,6 +68,10 @@ def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
     assert body["dataset"]["language"] == "fy"
     written = dutch.hypotheses.stat().st_mtime_ns
     assert score("nl", language_token="nl").hypotheses.stat().st_mtime_ns == written
+    score("beside", language_token="nl")
+    compare([tmp_path / "nl", tmp_path / "beside"], out=tmp_path / "page")
+    for file in ("index.html", "table.md"):
+        assert "told by the token of nl" in (tmp_path / "page" / file).read_text(encoding="utf-8")
     score("it", language_token="it")
     with pytest.raises(DataError, match="differ in decoding"):
         compare([tmp_path / "nl", tmp_path / "it"], out=tmp_path / "compared")

@@ -244,7 +244,7 @@ def test_guards_of_the_config_and_strengths(bad, good, dataset, guard, tmp_path)
     run = RunFolder(copy)
     run.write({**run.read(), "config": {"data": {"dataset": str(dataset), "guards": [str(guard)]}}})
     with pytest.raises(Refused) as error:
-        promote(f"{copy}@0.5", over=f"{bad}@0.9", guards=[guard])
+        promote(f"{copy}@0.5", over=bad, guards=[guard])
     assert [row["guard"] for row in error.value.facts["trials"]] == [False, True]  # named twice, scored once
     assert error.value.facts["strength"] == 0.5
 
