@@ -1,7 +1,7 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
-The verbs of the command line are functions here: `prepare`, `train`, `evaluate`, `compare`, `transcribe`, `adapt`.
-Each is imported when first used, so that importing the package costs nothing.
+The verbs of the command line are functions here: `prepare`, `train`, `evaluate`, `compare`, `transcribe`, `promote`,
+`adapt`. Each is imported when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -15,6 +15,8 @@ _HOMES = {
     "evaluate": "asr_lora.scoring.evaluate",
     "compare": "asr_lora.scoring.compare",
     "transcribe": "asr_lora.transcription.transcribe",
+    "promote": "asr_lora.promotion",
+    "sweep_strengths": "asr_lora.promotion",
     "adapt": "asr_lora.adaptation",
     "load_config": "asr_lora.config",
 }

@@ -1,12 +1,10 @@
 """All of the jobs for one language, with settings chosen from the hours of speech and the machine.
 
-The only module that calls jobs: it writes the configs that it chose and prints each stage as the command that would
-repeat it by hand. A stage that is complete is not run again.
+With `promotion.py` the only module that calls jobs: it writes the configs that it chose and prints each stage as the
+command that would repeat it by hand. A stage that is complete is not run again.
 """
 
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +25,11 @@ from asr_lora.config import (
     TrainingSettings,
 )
 from asr_lora.errors import ConfigError
+from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.whisper import default_device, model_width
 from asr_lora.scoring.compare import compare
 from asr_lora.scoring.evaluate import evaluate
+from asr_lora.stages import Stages, say
 from asr_lora.training.train import train
 from asr_lora.transcription.transcribe import Transcript, transcribe
 
@@ -47,6 +47,7 @@ class Plan:
 
     model: str
     language: str
+    language_token: str | None
     subset: str
     width: int  # of the model, which decides the learning rate of full fine-tuning
     steps: int
@@ -69,6 +70,7 @@ def adapt(
     *,
     language: str,
     out: Path,
+    language_token: str | None = None,
     locale: str | None = None,
     model: str | None = None,
     subset: str | None = None,
@@ -81,6 +83,7 @@ def adapt(
         source: an unpacked Common Voice release.
         language: name or code, such as "Dutch" or "nl".
         out: folder for everything that is made; what is complete in it is reused.
+        language_token: of a related language, where Whisper has none for the language.
         model: any Whisper; openai/whisper-large-v2 with a GPU and openai/whisper-base without, when not given.
         subset: of train, such as "1h"; chosen from hours and machine when not given.
         baselines: "full" adds full fine-tuning of the same base on the same utterances.
@@ -93,13 +96,14 @@ def adapt(
     if unknown:
         raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
     methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
+    token = borrowed_token(spoken_language(language), language_token)
     folder = AdaptFolder(out)
     stages = Stages(total=4 + 2 * len(methods))
 
     locale_words = ["--locale", locale] if locale else []
     stages.begin("prepare", source, "--language", language, *locale_words, "--out", folder.dataset)
     dataset = prepare(source, language=language, out=folder.dataset, locale=locale)
-    plan = make_plan(dataset, model, subset)
+    plan = make_plan(dataset, model, subset, token)
     for reason in plan.reasons:
         say(f"      {reason}")
     configs = {method: _config(plan, method, folder) for method in methods}
@@ -107,12 +111,12 @@ def adapt(
         write_text(folder.config(method), config.to_yaml())
 
     systems = {UNTOUCHED: plan.model}
-    stages.evaluate(plan.model, folder, UNTOUCHED, plan.language)
+    _evaluate(stages, plan, folder, plan.model, UNTOUCHED)
     for method in methods:
         stages.begin("train", folder.config(method), "--resume")
         train(configs[method], resume=True)
         systems[method.value] = str(folder.run(method))
-        stages.evaluate(systems[method.value], folder, method.value, plan.language)
+        _evaluate(stages, plan, folder, systems[method.value], method.value)
 
     reports = [folder.report(name) for name in systems]
     words = [] if transcripts else ["--without-transcripts"]
@@ -135,7 +139,7 @@ def adapt(
     return Adaptation(folder, body["verdict"], table, sample, reference)
 
 
-def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None) -> Plan:
+def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None, language_token: str | None = None) -> Plan:
     """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
     manifest = dataset.read()
     gpu = default_device().type == "cuda"
@@ -155,7 +159,7 @@ def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None) -> 
     steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
     reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs} epochs")
     reasons.append("context true_length: the encoder sees each batch's longest clip, not 30 s")
-    return Plan(name, manifest["language"], subset, model_width(name), steps, tuple(reasons))
+    return Plan(name, manifest["language"], language_token, subset, model_width(name), steps, tuple(reasons))
 
 
 def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
@@ -164,7 +168,7 @@ def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
     return RunConfig(
         out=folder.run(method),
         method=method,
-        model=ModelSettings(name=plan.model, language=plan.language),
+        model=ModelSettings(name=plan.model, language=plan.language, language_token=plan.language_token),
         data=DataSettings(dataset=folder.dataset, subset=plan.subset, dev_utterances=DEV_UTTERANCES),
         adapter=AdapterSettings(),
         optimiser=OptimiserSettings(
@@ -178,6 +182,15 @@ def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
     )
 
 
+def _evaluate(stages: Stages, plan: Plan, folder: AdaptFolder, model: str, name: str) -> None:
+    report = folder.report(name)
+    told = ["--language", plan.language, *(["--language-token", plan.language_token] if plan.language_token else [])]
+    stages.begin("evaluate", model, folder.dataset, *told, "--name", name, "--out", report)
+    evaluate(
+        model, folder.dataset, out=report, name=name, language=plan.language, language_token=plan.language_token
+    )  # fmt: skip
+
+
 def _held_out_clip(dataset: Path, folder: AdaptFolder) -> tuple[Path, str]:
     """Write the test utterance of median length as a file; return it and its reference."""
     test = read_split(dataset, "test")
@@ -187,26 +200,3 @@ def _held_out_clip(dataset: Path, folder: AdaptFolder) -> tuple[Path, str]:
     clip.parent.mkdir(parents=True, exist_ok=True)
     clip.write_bytes(row["audio"]["bytes"])
     return clip, test.texts[index]
-
-
-class Stages:
-    """Says which stage runs, out of how many, and the command that repeats it."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.commands: list[str] = []
-
-    def begin(self, *words: object) -> None:
-        command = shlex.join(["asr-lora", *map(str, words)])
-        self.commands.append(command)
-        say(f"[{len(self.commands)}/{self.total}] {command}")
-
-    def evaluate(self, model: str, folder: AdaptFolder, name: str, language: str) -> None:
-        report = folder.report(name)
-        self.begin("evaluate", model, folder.dataset, "--language", language, "--name", name, "--out", report)
-        evaluate(model, folder.dataset, out=report, name=name, language=language)
-
-
-def say(message: str) -> None:
-    """Progress goes to standard error, results to standard output."""
-    print(message, file=sys.stderr, flush=True)

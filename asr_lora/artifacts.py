@@ -213,6 +213,35 @@ class ComparisonFolder(Folder):
         return self.root / "table.md"
 
 
+class SweepFolder(Folder):
+    """Reports of one adapter at several strengths."""
+
+    kind = "strength sweep"
+    manifest_name = "sweep.json"
+    remedy = "Make it with: asr-lora evaluate RUN DATASET --strength-sweep --out FOLDER"
+
+    def report(self, strength: float) -> Path:
+        return self.root / f"strength-{strength:g}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it holds nothing but a sweep, complete or interrupted."""
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        return all(name == self.manifest_name or name.startswith("strength-") for name in names)
+
+
+class PromotionFolder(Folder):
+    """What a run's folder says of its promotion; `root` is the run's."""
+
+    kind = "promotion"
+    manifest_name = "promoted.json"
+    remedy = "Make it with: asr-lora promote RUN"
+
+    def report(self, model: str, dataset: Path) -> Path:
+        """Where the report of a model on a dataset's dev split is kept, so that another's is not in its way."""
+        return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
+
+
 class AdaptFolder(Folder):
     """Everything that one `asr-lora adapt` makes."""
 

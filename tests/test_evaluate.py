@@ -4,12 +4,21 @@ import json
 import shutil
 
 import pytest
+from conftest import DEMO
 
-from asr_lora import evaluate, train
-from asr_lora.artifacts import ReportFolder, read_jsonl
+from asr_lora import compare, evaluate, prepare, train
+from asr_lora.artifacts import ReportFolder, RunFolder, read_jsonl
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.system import open_system
+from asr_lora.model.adapters import save_weights
+from asr_lora.model.system import Told, language_to_tell, open_system
+from asr_lora.model.whisper import load_whisper
+
+
+@pytest.fixture(scope="module")
+def frisian(tmp_path_factory):
+    """data/demo, prepared as though it were in a language that Whisper has no token for."""
+    return prepare(DEMO, language="fy", locale="it", out=tmp_path_factory.mktemp("prepared") / "fy").root
 
 
 @pytest.fixture
@@ -27,7 +36,8 @@ def test_a_report_is_whole(dev, demo_dataset):
     rows = read_jsonl(dev().hypotheses)
     assert len(rows) == body["dataset"]["utterances"] == 16
     assert body["decoding"] == {
-        "language": "it", "task": "transcribe", "beams": 1, "max_new_tokens": 224, "loops_end": True,
+        "language": "it", "language_token": None, "task": "transcribe", "beams": 1, "max_new_tokens": 224,
+        "loops_end": True,
     }  # fmt: skip
     assert body["scores"]["wer"] == sum(row["word_edits"] for row in rows) / sum(row["reference_words"] for row in rows)
     assert body["system"]["context"] == "full"
@@ -44,6 +54,48 @@ def test_a_report_is_reused_and_renamed(dev):
 def test_lost_hypotheses_are_made_again(dev):
     dev().hypotheses.unlink()
     assert dev().hypotheses.is_file()
+
+
+def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
+    def score(out: str, **options) -> ReportFolder:
+        return evaluate(str(tiny_folder), frisian, split="dev", out=tmp_path / out, name=out, **options)
+
+    with pytest.raises(ConfigError, match=r"Whisper has no 'fy'.* or --language-token, to a related language"):
+        score("none")
+    dutch = score("nl", language_token="Dutch")
+    body = dutch.read()
+    assert (body["decoding"]["language"], body["decoding"]["language_token"]) == ("fy", "nl")
+    assert body["dataset"]["language"] == "fy"
+    written = dutch.hypotheses.stat().st_mtime_ns
+    assert score("nl", language_token="nl").hypotheses.stat().st_mtime_ns == written
+    score("beside", language_token="nl")
+    compare([tmp_path / "nl", tmp_path / "beside"], out=tmp_path / "page")
+    for file in ("index.html", "table.md"):
+        assert "told by the token of nl" in (tmp_path / "page" / file).read_text(encoding="utf-8")
+    score("it", language_token="it")
+    with pytest.raises(DataError, match="differ in decoding"):
+        compare([tmp_path / "nl", tmp_path / "it"], out=tmp_path / "compared")
+
+
+def test_a_run_knows_the_token_it_borrowed(frisian, tiny_folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    save_weights(load_whisper(str(tiny_folder), "fy", language_token="nl"), run.weights("full"))
+    run.write(
+        {
+            "method": "full",
+            "model": {"name": str(tiny_folder), "language": "fy", "language_token": "Dutch", "context": "full"},
+            "weights_digest": "0",
+            "parameters": {"trainable": 1, "total": 1},
+            "train_seconds": 1, "peak_memory_bytes": 1, "train": {"hours": 1, "epochs": 1},
+            "best": {"step": 1, "dev_wer": 1},
+        }
+    )  # fmt: skip
+    assert language_to_tell(str(run.root), None) == Told("fy", "nl")
+    assert language_to_tell(str(run.root), "fy-NL", "de") == Told("fy", "de")
+    assert language_to_tell(str(run.root), "it") == Told("it", None)  # told another language, it borrows nothing
+    assert open_system(str(run.root)).whisper.told_language == "nl"
+    body = evaluate(str(run.root), frisian, split="dev", out=tmp_path / "report").read()
+    assert body["decoding"]["language_token"] == "nl"
 
 
 def test_the_report_of_another_model_or_split_is_left_alone(dev, demo_dataset, tiny_folder, tmp_path):

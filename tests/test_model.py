@@ -14,7 +14,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from asr_lora.audio.features import FULL_FRAMES, log_mel
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.language import whisper_language
+from asr_lora.language import missing_token, spoken_language, whisper_language
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.adapters import count_parameters, save_weights
 from asr_lora.model.whisper import Whisper, load_whisper, model_width
@@ -137,6 +137,61 @@ def test_languages_by_name_and_code():
         whisper_language("Duch")
     with pytest.raises(ConfigError, match="no 'Klingon'"):
         whisper_language("Klingon")
+
+
+def test_languages_that_whisper_does_not_have():
+    assert [spoken_language(name) for name in ("fy", "FY", "fy-NL", "hsb", "nl", "Dutch", "nl-NL")] == [
+        "fy", "fy", "fy", "hsb", "nl", "nl", "nl",
+    ]  # fmt: skip
+    assert missing_token("nl") is None
+    assert "Whisper has no token for 'fy'" in missing_token("fy")
+    assert "code of two letters" in missing_token("deu")
+    for name in ("Dutsch", "Frisian", "Klingon", ""):
+        with pytest.raises(ConfigError, match="Whisper has no"):
+            spoken_language(name)
+    with pytest.raises(ConfigError, match="did you mean 'dutch'"):
+        spoken_language("Dutsch")
+
+
+def test_a_borrowed_token(tiny_folder, tmp_path):
+    whisper = load_whisper(str(tiny_folder), "fy", language_token="Dutch")
+    assert (whisper.language, whisper.language_token, whisper.told_language) == ("fy", "nl", "nl")
+    assert whisper.tokenizer.convert_ids_to_tokens(whisper.prompt) == [
+        "<|startoftranscript|>", "<|nl|>", "<|transcribe|>", "<|notimestamps|>",
+    ]  # fmt: skip
+    assert whisper.target("Goeie")[: len(whisper.prompt)] == whisper.prompt
+    wins = load_whisper(str(tiny_folder), "it", language_token="es")
+    assert (wins.language, wins.core.generation_config.language) == ("it", "es")
+    own = load_whisper(str(tiny_folder), "nl", language_token="nl")
+    assert (own.language, own.language_token) == ("nl", None)
+    with pytest.raises(ConfigError, match=r"Whisper has no 'fy'\. Set model\.language_token, or --language-token"):
+        load_whisper(str(tiny_folder), "fy")
+    with pytest.raises(ConfigError, match="language_token: Whisper has no 'fy'"):
+        load_whisper(str(tiny_folder), "fy", language_token="fy")
+
+
+def test_a_token_that_this_whisper_lacks(tiny_folder, tmp_path):
+    """Cantonese has a token in large-v3 alone."""
+    with pytest.raises(ConfigError, match=r"language: .* has no token for 'yue': set model\.language_token"):
+        load_whisper(str(tiny_folder), "yue")
+    assert load_whisper(str(tiny_folder), "yue", language_token="zh").told_language == "zh"
+    with pytest.raises(ConfigError, match=r"language_token: .* has no token for 'yue'"):
+        load_whisper(str(tiny_folder), "fy", language_token="yue")
+
+
+def test_a_pipeline_elsewhere_is_told_the_borrowed_token(base, tmp_path):
+    from transformers import pipeline
+
+    from asr_lora.transcription.decode import decode_batch
+
+    whisper = load_whisper(BASE, "fy", language_token="es")
+    save_weights(whisper, tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert (settings["language"], settings["task"]) == ("es", "transcribe")
+    recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
+    said = recognise({"raw": speech(), "sampling_rate": 16_000}, generate_kwargs={"num_beams": 1})["text"].strip()
+    assert said == decode_batch(whisper, [speech()])[0]
+    assert said != decode_batch(base, [speech()])[0]  # which is told Italian, as Whisper hears it without being told
 
 
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "../nothing/here"])

@@ -20,11 +20,12 @@ JOBS = {
     "asr_lora.scoring.compare",
     "asr_lora.transcription.transcribe",
 }
-ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.cli"}
+ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.cli"}
 PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",
     "asr_lora.errors",
+    "asr_lora.stages",
     "asr_lora.audio.splits",
     "asr_lora.audio.commonvoice",
     "asr_lora.scoring.normalize",
@@ -101,7 +102,7 @@ def test_functions_stay_short():
 def test_the_api_is_what_is_promised():
     import asr_lora
 
-    for name in ("prepare", "train", "evaluate", "compare", "transcribe", "adapt"):
+    for name in ("prepare", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt"):
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):
         asr_lora.nothing  # noqa: B018

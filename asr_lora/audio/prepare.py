@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         source: an unpacked release, a folder with one inside, or a locale's folder.
-        language: Whisper's name or code of the language, such as "Dutch" or "nl".
+        language: name or code of the language, such as "Dutch" or "nl"; by code also one that Whisper does not have.
         locale: the folder's name in the release where it differs from the code, such as "zh-CN".
         subsets: lengths of the nested low-data subsets; those that train cannot fill are left out.
         seed: of the choice of subsets.
@@ -69,9 +69,9 @@ def prepare(
         ConfigError: an unknown language or a subset that is no length; `out` holds another language or something else.
         DataError: the release lacks something, or nothing in a split can be used.
     """
-    from asr_lora.language import whisper_language
+    from asr_lora.language import spoken_language
 
-    code = whisper_language(language)
+    code = spoken_language(language)
     for name in subsets:
         subset_seconds(name)
     home = find_locale(source, locale or code)

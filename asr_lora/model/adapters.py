@@ -467,6 +467,7 @@ def load_merged(
     language: str,
     dtype: torch.dtype,
     *,
+    language_token: str | None = None,
     task: Task,
     device: torch.device,
     strength: float = 1.0,
@@ -478,7 +479,7 @@ def load_merged(
         DataError: base or adapter are not there, or do not fit.
     """
     _require_strength(strength)
-    whisper = load_whisper(base, language, task=task, dtype=torch.float32)
+    whisper = load_whisper(base, language, language_token=language_token, task=task, dtype=torch.float32)
     merged = merge_adapter(load_adapter(whisper, folder), strength)
     merged.core.to(device, dtype)
     return merged

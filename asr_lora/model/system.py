@@ -1,8 +1,10 @@
 """A model as users name one -> a Whisper ready to transcribe, and the facts that a report states of it.
 
-A name is a hub id, a Transformers or CTranslate2 folder, a run folder, an adapter folder, or `pypi:whisper-base`.
+A name is a hub id, a Transformers or CTranslate2 folder, a run folder, an adapter folder, or `pypi:whisper-base`. That
+of a run or adapter may end in its strength: `runs/x@0.7` takes seven tenths of the adapter's update.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from asr_lora.artifacts import RunFolder, folder_bytes
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.language import whisper_language
+from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters import ADAPTER_CONFIG, adapter_base, load_merged
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
 
@@ -39,12 +41,32 @@ class System:
     base: str
     weights: Path | None  # folder of the adapter or the fine-tuned model
     training: Training | None  # None: untouched, or trained elsewhere
+    strength: float | None  # share of the adapter's update; None: no adapter
+
+
+@dataclass(frozen=True)
+class Told:
+    """The language that a model is told."""
+
+    language: str  # code of what is spoken
+    token: str | None  # code of the language whose token is borrowed; None: it has its own
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a name stands for, before anything is loaded."""
+
+    run: dict[str, Any] | None  # run.json
+    weights: Path | None  # folder of the adapter or the fine-tuned model
+    base: str
+    strength: float | None = None  # None: no adapter
 
 
 def open_system(
     name: str,
     *,
     language: str | None = None,
+    language_token: str | None = None,
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
@@ -55,40 +77,85 @@ def open_system(
     that nothing is known of is given the full context, which is what Whisper was trained on.
 
     Raises:
-        ConfigError: no language is given and none is recorded, or it is unknown.
+        ConfigError: no language is given and none is recorded, or it is unknown; a strength without an adapter.
         DataError: the model is not there, the run is unfinished, or the adapter does not fit.
     """
-    run, weights, base = _locate(name)
-    recorded = run["model"] if run else {}
-    language = language or recorded.get("language")
-    if not language:
+    place = _locate(name)
+    told = _told(place, language, language_token)
+    if told is None:
         raise ConfigError(f"{name} does not say its language: add --language, for example --language Dutch")
+    recorded = place.run["model"] if place.run else {}
     task = task or Task(recorded.get("task", Task.TRANSCRIBE))
     context = context or Context(recorded.get("context", Context.FULL))
     device = default_device()
     dtype = compute_dtype(precision, device)
-    if weights is not None and (weights / ADAPTER_CONFIG).is_file():
-        whisper = load_merged(base, weights, language, dtype, task=task, device=device)
+    if place.weights is not None and place.strength is not None:
+        whisper = load_merged(
+            place.base, place.weights, told.language, dtype, language_token=told.token, task=task, device=device,
+            strength=place.strength,
+        )  # fmt: skip
     else:
-        whisper = load_whisper(str(weights or base), language, task=task, dtype=dtype, device=device)
+        source = str(place.weights or place.base)
+        whisper = load_whisper(
+            source, told.language, language_token=told.token, task=task, dtype=dtype, device=device
+        )  # fmt: skip
     whisper = replace(whisper, context=context, source=name)
-    return System(whisper, base, weights, _training(run, weights))
+    return System(whisper, place.base, place.weights, _training(place), place.strength)
 
 
-def system_language(name: str, language: str | None, otherwise: str | None = None) -> str | None:
-    """Whisper's code of the language that a model would be told, without loading it; None when nobody says.
+def language_to_tell(
+    name: str, language: str | None, token: str | None = None, *, otherwise: str | None = None
+) -> Told | None:
+    """What a model would be told, without loading it: what is given, the run's, or `otherwise`; None: nobody says.
 
     Raises:
-        ConfigError: an unknown language.
+        ConfigError: an unknown language, or one that Whisper has no token for and none is borrowed.
         DataError: the model is not there, or the run is unfinished.
     """
-    run, _, _ = _locate(name)
-    found = language or (run["model"]["language"] if run else None) or otherwise
-    return whisper_language(found) if found else None
+    return _told(_locate(name), language, token, otherwise)
 
 
-def _locate(name: str) -> tuple[dict[str, Any] | None, Path | None, str]:
-    """Return (run.json or None, folder of the weights or None, name of the base)."""
+def _told(place: _Place, language: str | None, token: str | None, otherwise: str | None = None) -> Told | None:
+    recorded = place.run["model"] if place.run else {}
+    found = language or recorded.get("language") or otherwise
+    if not found:
+        return None
+    code = spoken_language(found)
+    if token is None and recorded and spoken_language(recorded["language"]) == code:  # told another, it borrows nothing
+        token = recorded.get("language_token")
+    return Told(code, borrowed_token(code, token))
+
+
+def split_strength(name: str) -> tuple[str, float | None]:
+    """Part a name such as `runs/x@0.7` into model and strength; a path that exists is a name as it stands.
+
+    Raises:
+        ConfigError: what follows the @ is no number from 0 to 1.
+    """
+    model, at, number = name.rpartition("@")
+    if not at or "/" in number or Path(name).expanduser().exists():
+        return name, None
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"{name}: after @ comes the adapter's strength, a number from 0 to 1 such as {model}@0.5")
+    return model, strength
+
+
+def _locate(name: str) -> _Place:
+    model, strength = split_strength(name)
+    place = _find(model)
+    if place.weights is not None and (place.weights / ADAPTER_CONFIG).is_file():
+        return replace(place, strength=1.0 if strength is None else strength)
+    if strength is not None:
+        kind = "was fine-tuned in full" if place.weights else "is no adapter"
+        raise ConfigError(f"{name}: only an adapter has a strength, and {model} {kind}; name it without @{strength:g}")
+    return place
+
+
+def _find(name: str) -> _Place:
     folder = Path(name).expanduser()
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _from_run(RunFolder(folder), name)
@@ -96,19 +163,20 @@ def _locate(name: str) -> tuple[dict[str, Any] | None, Path | None, str]:
     if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
         return _from_run(run, name)  # the weights within a run: the run knows their language and context
     if (folder / ADAPTER_CONFIG).is_file():
-        return None, folder, adapter_base(folder)
-    return None, None, name
+        return _Place(None, folder, adapter_base(folder))
+    return _Place(None, None, name)
 
 
-def _from_run(run: RunFolder, name: str) -> tuple[dict[str, Any], Path, str]:
+def _from_run(run: RunFolder, name: str) -> _Place:
     body = run.read()
     weights = run.weights(body["method"])
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
-    return body, weights, body["model"]["name"]
+    return _Place(body, weights, body["model"]["name"])
 
 
-def _training(run: dict[str, Any] | None, weights: Path | None) -> Training | None:
+def _training(place: _Place) -> Training | None:
+    run, weights = place.run, place.weights
     if run is None or weights is None:
         return None
     return Training(
@@ -126,11 +194,16 @@ def _training(run: dict[str, Any] | None, weights: Path | None) -> Training | No
 
 
 def system_digest(name: str) -> object:
-    """What changes when the model does: the digest of its run's weights, or the sizes and times of its files."""
-    run, weights, base = _locate(name)
-    if run is not None:
-        return run["weights_digest"], run["model"]["context"]
-    folder = weights or Path(base).expanduser()
+    """What changes when the model does: digest of its run's weights, or sizes and times of its files; its strength."""
+    place = _locate(name)
+    digest = _files_digest(place)
+    return digest if place.strength in (None, 1) else (digest, place.strength)
+
+
+def _files_digest(place: _Place) -> object:
+    if place.run is not None:
+        return place.run["weights_digest"], place.run["model"]["context"]
+    folder = place.weights or Path(place.base).expanduser()
     if not folder.is_dir():
-        return base
+        return place.base
     return sorted((path.name, path.stat().st_size, int(path.stat().st_mtime)) for path in folder.iterdir())

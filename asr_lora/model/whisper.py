@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.audio.decode import first_line
 from asr_lora.config import Context, Precision, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.language import whisper_language
+from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model import ctranslate2_import
 
 CPU = torch.device("cpu")
@@ -36,6 +36,12 @@ class Whisper:
     language: str | None  # None: English-only, the prompt has no language
     task: Task = Task.TRANSCRIBE
     context: Context = Context.FULL
+    language_token: str | None = None  # code of the language whose token is borrowed; None: the language has its own
+
+    @property
+    def told_language(self) -> str | None:
+        """Code of the language whose token the model is given; None: English-only."""
+        return self.language_token or self.language
 
     @property
     def device(self) -> torch.device:
@@ -59,8 +65,8 @@ class Whisper:
         """Start, language, task and no-timestamps tokens: what the decoder is given before it writes text."""
         settings = self.core.generation_config
         tokens = [int(self.core.config.decoder_start_token_id)]
-        if self.language is not None:
-            tokens += [settings.lang_to_id[f"<|{self.language}|>"], settings.task_to_id[self.task]]
+        if self.told_language is not None:
+            tokens += [settings.lang_to_id[f"<|{self.told_language}|>"], settings.task_to_id[self.task]]
         return [*tokens, settings.no_timestamps_token_id]
 
     def text_tokens(self, text: str) -> list[int]:
@@ -77,6 +83,7 @@ def load_whisper(
     source: str,
     language: str,
     *,
+    language_token: str | None = None,
     task: Task = Task.TRANSCRIBE,
     context: Context = Context.FULL,
     dtype: torch.dtype = torch.float32,
@@ -87,11 +94,16 @@ def load_whisper(
 
     Language and task are forced, here and in the generation settings that are saved with the model.
 
+    Args:
+        language: name or code of what is spoken.
+        language_token: the language whose token is borrowed, for one that Whisper has no token for.
+
     Raises:
         ConfigError: Whisper, or this Whisper, does not know the language; a package is missing.
         DataError: the model is not there or is not a Whisper.
     """
-    code = whisper_language(language)
+    code = spoken_language(language)
+    token = borrowed_token(code, language_token)
     path = resolve_source(source)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantise is not Quantise.NONE:
@@ -107,7 +119,8 @@ def load_whisper(
         raise DataError(f"model {source!r} has no Whisper generation settings: copy generation_config.json beside it")
     run_at_any_length(model)
     model.eval()
-    whisper = Whisper(model, model, tokenizer, source, _known_language(model, code, source), task, context)
+    known = _known_language(model, code, token, source)
+    whisper = Whisper(model, model, tokenizer, source, known, task, context, token)
     force_language(whisper)
     return whisper
 
@@ -181,15 +194,20 @@ def _quantisation(quantise: Quantise, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _known_language(model: WhisperForConditionalGeneration, code: str, source: str) -> str | None:
+def _known_language(model: WhisperForConditionalGeneration, code: str, token: str | None, source: str) -> str | None:
+    """Check that a model can be told a language, by its own token or a borrowed one; None for an English-only model."""
     settings = model.generation_config
     if getattr(settings, "is_multilingual", True) and getattr(settings, "lang_to_id", None):
-        if f"<|{code}|>" not in settings.lang_to_id:
-            raise ConfigError(f"language: {source} has no token for {code!r}")
+        if f"<|{token or code}|>" not in settings.lang_to_id:
+            setting = "language_token" if token else "language"
+            raise ConfigError(
+                f"{setting}: {source} has no token for {token or code!r}: set model.language_token, or "
+                "--language-token, to a related language that it has"
+            )
         return code
-    if code != "en":
+    if code != "en" or token:
         raise ConfigError(
-            f"language: {source} is English-only and cannot be told {code!r}; take a multilingual Whisper"
+            f"language: {source} is English-only and cannot be told {token or code!r}; take a multilingual Whisper"
         )
     return None
 
@@ -198,8 +216,8 @@ def force_language(whisper: Whisper) -> None:
     """Write language and task into the generation settings, where `generate` and pipelines elsewhere read them."""
     settings = whisper.core.generation_config
     settings.forced_decoder_ids = None  # the older way; both at once contradict each other
-    if whisper.language is not None:
-        settings.language, settings.task = whisper.language, whisper.task
+    if whisper.told_language is not None:
+        settings.language, settings.task = whisper.told_language, whisper.task
 
 
 def run_at_any_length(model: WhisperForConditionalGeneration) -> None:

@@ -24,20 +24,11 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
         ConfigError: fewer than two reports, or two with the same name; `out` holds something else.
         DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
     """
-    if len(reports) < 2:
-        raise ConfigError("a comparison needs two reports or more: asr-lora compare REPORT REPORT --out FOLDER")
-    folders = [ReportFolder(path) for path in reports]
-    systems = [folder.read() for folder in folders]
+    comparison = read_comparison(reports)
+    systems = comparison.systems
     names = [system["system"]["name"] for system in systems]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two reports have one name ({', '.join(names)}): evaluate again with --name")
-    _same_conditions(systems, reports)
-    rows = [sorted(read_jsonl(folder.hypotheses), key=lambda row: row["id"]) for folder in folders]
-    _same_utterances(rows, reports)
-
     folder = ComparisonFolder(out)
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    comparison = _compare(systems, names, rows)
     write_text(folder.page, render_page(comparison, transcripts=transcripts))
     write_text(folder.markdown, render_markdown(comparison))
     folder.write(
@@ -53,6 +44,26 @@ def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> 
         }
     )
     return folder
+
+
+def read_comparison(reports: Sequence[Path]) -> Comparison:
+    """Hold every pair of reports against each other, and write nothing.
+
+    Raises:
+        ConfigError: fewer than two reports, or two with the same name.
+        DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
+    """
+    if len(reports) < 2:
+        raise ConfigError("a comparison needs two reports or more: asr-lora compare REPORT REPORT --out FOLDER")
+    folders = [ReportFolder(path) for path in reports]
+    systems = [folder.read() for folder in folders]
+    names = [system["system"]["name"] for system in systems]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two reports have one name ({', '.join(names)}): evaluate again with --name")
+    _same_conditions(systems, reports)
+    rows = [sorted(read_jsonl(folder.hypotheses), key=lambda row: row["id"]) for folder in folders]
+    _same_utterances(rows, reports)
+    return _compare(systems, names, rows)
 
 
 def _same_conditions(systems: list[dict[str, Any]], reports: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_js
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
-from asr_lora.model.system import System, open_system, system_digest, system_language
+from asr_lora.model.system import System, language_to_tell, open_system, system_digest
 from asr_lora.scoring.intervals import rate_interval, resamples
 from asr_lora.scoring.normalize import NORMALISER, basic
 from asr_lora.scoring.wer import character_errors, corpus_scores, word_errors
@@ -24,6 +24,7 @@ class Decoding:
     """What a hypothesis depends on besides the model; reports compare only where it is equal."""
 
     language: str
+    language_token: str | None  # of the language whose token is borrowed; None: its own
     task: str
     beams: int
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -38,6 +39,7 @@ def evaluate(
     split: str = "test",
     name: str | None = None,
     language: str | None = None,
+    language_token: str | None = None,
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
@@ -52,17 +54,19 @@ def evaluate(
         model: see `asr_lora.model.system`.
         name: of the system in comparisons; the model's when not given.
         language: the run's, then the dataset's, when not given.
+        language_token: of a related language, where Whisper has none for the language; the run's when not given.
 
     Raises:
         ConfigError: unknown language; `out` holds the report of another model or split, or something else.
         DataError: the model or dataset cannot be used, or has no such split.
     """
     manifest = DatasetFolder(dataset).read()
-    spoken = system_language(model, language, manifest["language"])
+    told = language_to_tell(model, language, language_token, otherwise=manifest["language"])
+    assert told is not None  # a dataset says its language
     data = read_split(dataset, split)
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     stamp = fingerprint(
-        system_digest(model), manifest["splits"][split]["sha256"], spoken, settings, MAX_NEW_TOKENS, NORMALISER
+        system_digest(model), manifest["splits"][split]["sha256"], asdict(told), settings, MAX_NEW_TOKENS, NORMALISER
     )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
@@ -70,24 +74,17 @@ def evaluate(
         return folder
     _check_free(folder, model, split)
 
-    system = open_system(model, language=spoken, task=task, context=context, precision=precision)
+    system = open_system(
+        model, language=told.language, language_token=told.token, task=task, context=context, precision=precision
+    )
     folder.manifest.unlink(missing_ok=True)
     hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams)
     rows = _scored_rows(data, hypotheses)
     write_jsonl(folder.hypotheses, rows)
-    whisper = system.whisper
     folder.write(
         {
             "fingerprint": stamp,
-            "system": {
-                "name": name or model,
-                "model": model,
-                "base": system.base,
-                "context": whisper.context,
-                "dtype": str(whisper.dtype).removeprefix("torch."),
-                "device": whisper.device.type,
-                "training": asdict(system.training) if system.training else None,
-            },
+            "system": _system_facts(system, name or model, model),
             "dataset": {
                 "folder": str(dataset),
                 "language": manifest["language"],
@@ -97,7 +94,7 @@ def evaluate(
                 "seconds": round(sum(data.seconds), 1),
                 "speakers": len(set(data.speakers)),
             },
-            "decoding": asdict(Decoding(str(spoken), whisper.task, beams)),
+            "decoding": asdict(Decoding(told.language, told.token, system.whisper.task, beams)),
             "normaliser": NORMALISER,
             "scores": _scores(rows),
             "inference_seconds": round(seconds, 2),
@@ -106,6 +103,20 @@ def evaluate(
     )
     folder.partial.unlink(missing_ok=True)
     return folder
+
+
+def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
+    whisper = system.whisper
+    return {
+        "name": name,
+        "model": model,
+        "base": system.base,
+        "strength": system.strength,
+        "context": whisper.context,
+        "dtype": str(whisper.dtype).removeprefix("torch."),
+        "device": whisper.device.type,
+        "training": asdict(system.training) if system.training else None,
+    }
 
 
 def _rename(folder: ReportFolder, name: str) -> None:

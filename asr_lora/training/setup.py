@@ -36,6 +36,7 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     whisper = load_whisper(
         config.model.name,
         config.model.language,
+        language_token=config.model.language_token,
         task=config.model.task,
         context=config.model.context,
         dtype=dtype if frozen else torch.float32,

@@ -38,6 +38,7 @@ def transcribe(
     formats: Sequence[str] = ("txt",),
     out: Path | None = None,
     language: str | None = None,
+    language_token: str | None = None,
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
@@ -51,6 +52,7 @@ def transcribe(
     Args:
         formats: of "txt", "srt", "vtt" and "json".
         out: folder for the outputs, one file a format; None writes nothing.
+        language_token: of a related language, where Whisper has none for the language; the run's when not given.
 
     Raises:
         ConfigError: an unknown format or language, or two inputs that would write one file.
@@ -62,7 +64,9 @@ def transcribe(
     files = find_audio(inputs)
     if out is not None:
         _distinct(files)
-    whisper = open_system(model, language=language, task=task, context=context, precision=precision).whisper
+    whisper = open_system(
+        model, language=language, language_token=language_token, task=task, context=context, precision=precision
+    ).whisper
     return _each(whisper, files, formats, out, beams)
 
 

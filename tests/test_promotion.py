@@ -1,0 +1,270 @@
+"""Strengths of an adapter, which of them dev chooses, and the gate before a run is used; whisper-base, real speech."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BASE, DEMO
+from peft import LoraConfig, get_peft_model
+from test_cli import invoke
+
+from asr_lora import evaluate, prepare, promote, sweep_strengths
+from asr_lora.artifacts import PromotionFolder, ReportFolder, RunFolder, folder_bytes, folder_digest, read_jsonl
+from asr_lora.errors import ConfigError, DataError, Refused
+from asr_lora.model.system import open_system, split_strength, system_digest
+from asr_lora.model.whisper import load_whisper
+from asr_lora.promotion import STRENGTHS
+
+
+def small_release(place: Path, sentences: dict[str, str] | None = None) -> Path:
+    """data/demo with the first clips of each split; `sentences` replaces those of dev, by clip."""
+    shutil.copytree(DEMO, place)
+    home = place / "cv-corpus-17.0-2024-03-15" / "it"
+    for split, count in (("train", 2), ("dev", 5), ("test", 2)):
+        header, *rows = (home / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+        columns, kept = header.split("\t"), []
+        for row in rows[:count]:
+            fields = dict(zip(columns, row.split("\t"), strict=True))
+            clip = Path(fields["path"]).stem
+            if sentences and split == "dev":
+                fields["sentence"] = sentences[clip]
+            kept.append("\t".join(fields.values()))
+        (home / f"{split}.tsv").write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+    return place
+
+
+def save_run(root: Path, dataset: Path, spread: float, **model: object) -> Path:
+    """A run as `train` leaves it: an adapter on whisper-base whose update is random, and nothing where spread is 0."""
+    run = RunFolder(root)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(
+        load_whisper(BASE, "it").core, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    )
+    with torch.no_grad():
+        for name, value in wrapped.named_parameters():
+            if "lora_B" in name:
+                value.copy_(spread * torch.randn(value.shape))
+    wrapped.peft_config["default"].base_model_name_or_path = BASE
+    wrapped.save_pretrained(run.weights("lora"), save_embedding_layers=False)
+    run.write(
+        {
+            "fingerprint": f"by hand, {spread}",
+            "method": "lora",
+            "model": {"name": BASE, "language": "it", "language_token": None, "context": "full", **model},
+            "config": {"data": {"dataset": str(dataset), "guards": []}},
+            "parameters": {"trainable": 1, "total": 2},
+            "train": {"hours": 0.1, "epochs": 1.0},
+            "best": {"step": 1, "dev_wer": 0.1},
+            "weights_bytes": folder_bytes(run.weights("lora")),
+            "weights_digest": folder_digest(run.weights("lora")),
+            "train_seconds": 1.0,
+            "peak_memory_bytes": 1,
+        }
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("promotion")
+
+
+@pytest.fixture(scope="module")
+def dataset(place):
+    return prepare(small_release(place / "release"), language="it", out=place / "data").root
+
+
+@pytest.fixture(scope="module")
+def bad(place, dataset):
+    """A run whose adapter is noise."""
+    return str(save_run(place / "bad", dataset, 0.1))
+
+
+@pytest.fixture(scope="module")
+def good(place, dataset):
+    """A run whose adapter changes next to nothing, so it is as good as whisper-base."""
+    return str(save_run(place / "good", dataset, 1e-5))
+
+
+@pytest.fixture(scope="module")
+def guard(place, dataset, bad):
+    """A dataset on which `bad` makes no errors: its references are what `bad` hears."""
+    folder = evaluate(bad, dataset, split="dev", out=place / "heard")
+    heard = {row["id"]: row["hypothesis"] for row in read_jsonl(folder.hypotheses)}
+    return prepare(small_release(place / "guard-release", heard), language="it", out=place / "guard").root
+
+
+def weights(name: str, **options: object) -> dict[str, torch.Tensor]:
+    return open_system(name, **options).whisper.core.state_dict()
+
+
+def test_strength_scales_the_update(bad, base):
+    before, plain = base.core.to(torch.float32).state_dict(), weights(bad, precision="fp32")
+    changed = [name for name in before if not torch.equal(before[name], plain[name])]
+    assert changed
+    assert all("q_proj" in name or "v_proj" in name for name in changed)
+    none, half, whole = (weights(f"{bad}@{strength}", precision="fp32") for strength in (0, 0.5, 1))
+    for name in before:
+        assert torch.equal(none[name], before[name])
+        assert torch.equal(whole[name], plain[name])
+        assert torch.allclose(half[name], (before[name] + plain[name]) / 2, atol=1e-6)
+    assert open_system(f"{bad}@0.5").strength == 0.5
+    assert open_system(BASE, language="it").strength is None
+
+
+def test_strength_nothing_is_the_base(bad, dataset, tmp_path):
+    none = evaluate(f"{bad}@0", dataset, split="dev", out=tmp_path / "none")
+    untouched = evaluate(BASE, dataset, split="dev", out=tmp_path / "untouched")
+    assert read_jsonl(none.hypotheses) == read_jsonl(untouched.hypotheses)
+    assert none.read()["system"]["strength"] == 0
+
+
+def test_strength_is_in_the_digest(bad):
+    assert system_digest(f"{bad}@0.5") != system_digest(bad)
+    assert system_digest(f"{bad}@0.5") == system_digest(f"{bad}@.50") != system_digest(f"{bad}@0.25")
+    assert system_digest(f"{bad}@1") == system_digest(bad)
+    assert system_digest(f"{bad}/adapter@0.5") == system_digest(f"{bad}@0.5")
+
+
+def test_a_path_with_an_at_sign_is_a_path(bad, tmp_path):
+    copy = tmp_path / "run@0.5"
+    shutil.copytree(bad, copy)
+    assert split_strength(str(copy)) == (str(copy), None)
+    assert open_system(str(copy)).strength == 1
+    assert open_system(f"{copy}@0.5").strength == 0.5
+    with pytest.raises(DataError, match="no model at"):
+        open_system(str(tmp_path / "me@home" / "run"), language="it")
+
+
+@pytest.mark.parametrize("strength", ["", "x", "1.5", "-0.1", "nan", "50%"])
+def test_a_strength_is_a_number_from_0_to_1(bad, strength):
+    with pytest.raises(ConfigError, match="a number from 0 to 1 such as"):
+        open_system(f"{bad}@{strength}")
+
+
+def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
+    for name in (BASE, "openai/whisper-base", str(tiny_folder)):
+        with pytest.raises(ConfigError, match=r"is no adapter; name it without @0\.5"):
+            open_system(f"{name}@0.5", language="it")
+    full = RunFolder(tmp_path / "full")
+    shutil.copytree(tiny_folder, full.weights("full"))
+    full.write({**RunFolder(Path(bad)).read(), "method": "full"})
+    with pytest.raises(ConfigError, match="was fine-tuned in full"):
+        open_system(f"{full.root}@0.5")
+
+
+def test_a_sweep_is_of_dev_and_says_what_to_use(bad, dataset, tmp_path):
+    folder = sweep_strengths(bad, dataset, out=tmp_path / "sweep", precision="fp32")
+    body = folder.read()
+    rates = {row["strength"]: row["wer"] for row in body["strengths"]}
+    assert list(rates) == sorted(STRENGTHS)
+    best = min(STRENGTHS, key=rates.get)
+    assert best < 1  # noise is best in small doses
+    assert body["chosen"] == f"{bad}@{best:g}"
+    assert body["verdict"].startswith(f"dev chooses {bad}@{best:g}: ")
+    assert {ReportFolder(folder.report(s)).read()["dataset"]["split"] for s in STRENGTHS} == {"dev"}
+    before = {s: ReportFolder(folder.report(s)).hypotheses.stat().st_mtime_ns for s in STRENGTHS}
+    done = invoke(
+        "evaluate", bad, dataset, "--strength-sweep", "--precision", "fp32", "--out", tmp_path / "sweep"
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0].startswith("strength   WER %")
+    assert done.stdout.splitlines()[-1] == f"{bad}@{best:g}"
+    assert done.stderr.count("--split dev") == len(STRENGTHS)
+    assert {s: ReportFolder(folder.report(s)).hypotheses.stat().st_mtime_ns for s in STRENGTHS} == before
+
+
+def test_a_tie_is_full_strength(good, dataset, tmp_path):
+    body = sweep_strengths(good, dataset, out=tmp_path / "sweep").read()
+    assert len({row["wer"] for row in body["strengths"]}) == 1
+    assert body["chosen"] == f"{good}@1"
+    assert "no other strength has a lower WER" in body["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["{bad}", "--split", "test"], "chooses on dev, never on test"),
+        (["{bad}", "--context", "full"], "takes the model's own context"),
+        (["{bad}@0.5"], "takes strengths of its own"),
+        (["pypi:whisper-base"], "is no adapter"),
+    ],
+)
+def test_a_sweep_refuses(bad, dataset, tmp_path, words, sentence):
+    model, *rest = (word.format(bad=bad) for word in words)
+    done = invoke("evaluate", model, dataset, "--strength-sweep", *rest, "--out", tmp_path / "o")
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
+    with pytest.raises(Refused, match=r"is not promoted .* is worse than pypi:whisper-base by .* With --force"):
+        promote(bad)
+    assert not PromotionFolder(Path(bad)).complete
+    body = promote(good, over=bad).read()
+    assert body["promoted"]
+    assert not body["forced"]
+    assert body["weights_digest"] == RunFolder(Path(good)).read()["weights_digest"]
+    (row,) = body["trials"]
+    assert row["verdict"] == "better"
+    assert row["before"]["wer"] > row["after"]["wer"]
+    assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read()["dataset"]["split"] == "dev"
+    assert "No guard was named" in body["verdict"]
+    with pytest.raises(Refused, match="are not distinguishable"):
+        promote(good)
+    assert not PromotionFolder(Path(good)).complete  # a refusal takes an earlier promotion back
+
+
+def test_a_guard_that_gets_worse_refuses(bad, good, dataset, guard):
+    done = invoke("promote", good, "--over", bad, "--guard", guard)
+    assert done.exit_code == 1
+    assert "better: passes" in done.stdout
+    assert "worse: refused" in done.stdout
+    assert f"Guard {guard} changes by +" in done.stderr
+    assert "more than the 1.0 tolerated" in done.stderr
+    assert not PromotionFolder(Path(good)).complete
+    forced = promote(good, over=bad, guards=[guard], force=True).read()
+    assert forced["forced"]
+    assert "by force, against: Guard" in forced["verdict"]
+    assert len(forced["refusals"]) == 1
+    done = invoke("promote", good, "--over", bad, "--guard", guard, "--tolerance", "0.99", "--json")
+    assert done.exit_code == 0
+    body = json.loads(done.stdout)
+    assert not body["forced"]
+    assert [row["passed"] for row in body["trials"]] == [True, True]
+
+
+def test_guards_of_the_config_and_strengths(bad, good, dataset, guard, tmp_path):
+    copy = tmp_path / "good"
+    shutil.copytree(good, copy)
+    run = RunFolder(copy)
+    run.write({**run.read(), "config": {"data": {"dataset": str(dataset), "guards": [str(guard)]}}})
+    with pytest.raises(Refused) as error:
+        promote(f"{copy}@0.5", over=bad, guards=[guard])
+    assert [row["guard"] for row in error.value.facts["trials"]] == [False, True]  # named twice, scored once
+    assert error.value.facts["strength"] == 0.5
+
+
+def test_promote_says_what_is_wrong_before_it_scores(bad, dataset, place, tmp_path):
+    done = invoke("promote", tmp_path / "nowhere")
+    assert (done.exit_code, "no run at" in done.stderr) == (3, True)
+    with pytest.raises(ConfigError, match="are the same model"):
+        promote(bad, over=f"{bad}@1")
+    with pytest.raises(ConfigError, match="a share of WER"):
+        promote(bad, tolerance=1)
+    with pytest.raises(DataError, match="no dataset at"):
+        promote(bad, guards=[tmp_path / "nowhere"])
+    frisian = prepare(place / "release", language="fy", locale="it", out=tmp_path / "fy").root
+    with pytest.raises(ConfigError, match=r"guard .* is of 'fy', which Whisper has no token for"):
+        promote(bad, guards=[frisian])
+    undeveloped = tmp_path / "no-dev"
+    shutil.copytree(dataset, undeveloped)
+    manifest = json.loads((undeveloped / "dataset.json").read_text())
+    del manifest["splits"]["dev"]
+    (undeveloped / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="has no split 'dev'; it has train, test"):
+        promote(bad, guards=[undeveloped])
