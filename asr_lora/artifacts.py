@@ -193,10 +193,13 @@ class ReportFolder(Folder):
     def whole(self, _: dict[str, Any]) -> bool:
         return self.hypotheses.is_file()
 
+    def partial(self, rank: int) -> Path:
+        """What a process has transcribed so far, so that an interrupted evaluation goes on where it stopped."""
+        return self.root / f"hypotheses.partial-{rank}.jsonl"
+
     @property
-    def partial(self) -> Path:
-        """Hypotheses of an evaluation under way, so that an interrupted one goes on where it stopped."""
-        return self.root / "hypotheses.partial.jsonl"
+    def partials(self) -> list[Path]:
+        return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
 class ComparisonFolder(Folder):

@@ -435,6 +435,8 @@ def _options(
 
 def main() -> None:
     """Entry point of `asr-lora`."""
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files may be any bytes
     sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     app()

@@ -145,7 +145,7 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_p
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tmp_path):
     out = tmp_path / "report"
     words = ["-m", "asr_lora", "evaluate", BASE, str(demo_dataset), "--split", "dev", "--out", str(out)]
-    partial = out / "hypotheses.partial.jsonl"
+    partial = out / "hypotheses.partial-0.jsonl"
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (partial.is_file() and partial.read_text().count("\n") >= 2):
         time.sleep(0.02)

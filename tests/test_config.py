@@ -55,7 +55,7 @@ def test_defaults_and_overrides(tmp_path):
     [
         ({"adapter": {"rnk": 8}}, "unknown key adapter.rnk, did you mean rank?"),
         ({"trainning": {}}, "unknown key trainning, did you mean training?"),
-        ({"model": {"language": "nl", "quantise": "3bit"}}, "model.quantise: Input should be 'auto', 'none', '8bit' or '4bit'"),
+        ({"model": {"language": "nl", "quantise": "3bit"}}, "model.quantise: Input should be 'auto', 'none', '8bit'"),
         ({"training": {"steps": -1}}, "training.steps: Input should be greater than 0"),
         ({"training": {}}, "training.steps is missing"),
         ({"data": {}}, "data.dataset is missing"),

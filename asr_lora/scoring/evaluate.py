@@ -13,6 +13,7 @@ from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
 from asr_lora.model.system import System, language_to_tell, open_system, system_digest
+from asr_lora.processes import Team, join_team
 from asr_lora.scoring.intervals import rate_interval, resamples
 from asr_lora.scoring.normalize import NORMALISER, basic
 from asr_lora.scoring.wer import character_errors, corpus_scores, word_errors
@@ -48,7 +49,7 @@ def evaluate(
     """Transcribe a split and score it: report.json and hypotheses.jsonl in `out`.
 
     Language and task are forced. An interrupted evaluation goes on where it stopped; one with the same model, data
-    and settings is left as it is.
+    and settings is left as it is. Under `accelerate launch` each process transcribes its share.
 
     Args:
         model: see `asr_lora.model.system`.
@@ -72,37 +73,48 @@ def evaluate(
     if folder.reusable(stamp):
         _rename(folder, name or model)
         return folder
-    _check_free(folder, model, split)
+    team = join_team()
+    if team.main:
+        _check_free(folder, model, split)
 
     system = open_system(
         model, language=told.language, language_token=told.token, task=task, context=context, precision=precision
     )
-    folder.manifest.unlink(missing_ok=True)
-    hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams)
-    rows = _scored_rows(data, hypotheses)
-    write_jsonl(folder.hypotheses, rows)
-    folder.write(
-        {
-            "fingerprint": stamp,
-            "system": _system_facts(system, name or model, model),
-            "dataset": {
-                "folder": str(dataset),
-                "language": manifest["language"],
-                "split": split,
-                "sha256": manifest["splits"][split]["sha256"],
-                "utterances": len(data),
-                "seconds": round(sum(data.seconds), 1),
-                "speakers": len(set(data.speakers)),
-            },
-            "decoding": asdict(Decoding(told.language, told.token, system.whisper.task, beams)),
-            "normaliser": NORMALISER,
-            "scores": _scores(rows),
-            "inference_seconds": round(seconds, 2),
-            "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
-        }
-    )
-    folder.partial.unlink(missing_ok=True)
+    if team.main:
+        folder.manifest.unlink(missing_ok=True)
+    hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams, team)
+    if team.main:
+        rows = _scored_rows(data, hypotheses)
+        write_jsonl(folder.hypotheses, rows)
+        folder.write(
+            {
+                "fingerprint": stamp,
+                "system": _system_facts(system, name or model, model),
+                "dataset": _dataset_facts(dataset, manifest, split, data),
+                "decoding": asdict(Decoding(told.language, told.token, system.whisper.task, beams)),
+                "normaliser": NORMALISER,
+                "scores": _scores(rows),
+                "processes": team.size,
+                "inference_seconds": round(seconds, 2),
+                "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
+            }
+        )
+        for path in folder.partials:
+            path.unlink()
+    team.wait()
     return folder
+
+
+def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Split) -> dict[str, Any]:
+    return {
+        "folder": str(dataset),
+        "language": manifest["language"],
+        "split": split,
+        "sha256": manifest["splits"][split]["sha256"],
+        "utterances": len(data),
+        "seconds": round(sum(data.seconds), 1),
+        "speakers": len(set(data.speakers)),
+    }
 
 
 def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
@@ -134,45 +146,57 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
         if other != (model, split):
             raise ConfigError(f"{folder.root} holds the report of {other[0]} on {other[1]}: name another with --out")
         return
-    folder.require_ours(folder.partial.is_file() or folder.hypotheses.is_file())
+    folder.require_ours(bool(folder.partials) or folder.hypotheses.is_file())
 
 
 def _transcribe(
-    system: System, data: Split, folder: ReportFolder, stamp: str, beams: int
+    system: System, data: Split, folder: ReportFolder, stamp: str, beams: int, team: Team
 ) -> tuple[list[str], float, float]:
-    """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took."""
-    done = _partial(folder.partial, stamp)
-    todo = [index for index, clip in enumerate(data.ids) if clip not in done]
-    rest, whisper = data.select(todo), system.whisper
+    """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took.
+
+    Each process transcribes its share and keeps it in a file of its own, which any number of processes goes on from.
+    """
+    done = _kept(folder, stamp, team)
+    rest, whisper = data.select([index for index, clip in enumerate(data.ids) if clip not in done]), system.whisper
+    batches = decode_split(
+        whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams, rank=team.rank, team=team.size
+    )
     seconds, audio = 0.0, 0.0
-    folder.root.mkdir(parents=True, exist_ok=True)
+    fresh: list[tuple[str, str]] = []
     with (
-        folder.partial.open("a", encoding="utf-8") as partial,
-        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip") as bar,
+        folder.partial(team.rank).open("a", encoding="utf-8") as partial,
+        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip", disable=not team.main) as bar,
     ):
         if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
         started = time.perf_counter()
-        for indices, texts in decode_split(whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams):
+        for indices, texts in batches:
             seconds += time.perf_counter() - started
             audio += sum(rest.seconds[index] for index in indices)
             for index, text in zip(indices, texts, strict=True):
-                done[rest.ids[index]] = text
+                fresh.append((rest.ids[index], text))
                 partial.write(json.dumps({"id": rest.ids[index], "hypothesis": text}, ensure_ascii=False) + "\n")
             partial.flush()
             bar.update(len(indices))
             started = time.perf_counter()
-    return [done[clip] for clip in data.ids], seconds, audio
+    done |= dict(team.gather(fresh))
+    return [done[clip] for clip in data.ids], max(team.gather([seconds])), team.sum(audio)
 
 
-def _partial(path: Path, stamp: str) -> dict[str, str]:
+def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
     """Hypotheses of an interrupted evaluation of the same model, data and settings; a half-written line is ignored."""
-    rows = read_jsonl(path) if path.is_file() else []
-    if not rows or rows[0].get("fingerprint") != stamp:
-        path.unlink(missing_ok=True)
-        return {}
-    write_jsonl(path, rows)  # without a half-written last line
-    return {row["id"]: row["hypothesis"] for row in rows[1:]}
+    if team.main:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        for path in folder.partials:
+            rows = read_jsonl(path)
+            if rows and rows[0].get("fingerprint") == stamp:
+                write_jsonl(path, rows)  # without a half-written last line
+            else:
+                path.unlink()
+    team.wait()
+    kept = {row["id"]: row["hypothesis"] for path in folder.partials for row in read_jsonl(path)[1:]}
+    team.wait()  # before anybody writes on, so that all share out the same rest
+    return kept
 
 
 def _scored_rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
