@@ -159,6 +159,7 @@ class TrainingSettings(Section):
     batch_seconds: Positive = 40.0  # of audio in an optimiser step, its short silent tails included
     micro_batch_seconds: Positive | None = None  # of audio in memory at once; batch_seconds when not given
     gradient_checkpointing: bool = False
+    bf16_weights: bool = False  # full only: weights and gradients in 2 bytes, updates rounded up or down by chance
     label_smoothing: Share = 0.0
     evaluate_every_steps: Count = 100
     early_stopping: Annotated[int, Field(ge=0)] = 0  # dev evaluations without a better WER; 0: never
@@ -187,6 +188,8 @@ class RunConfig(Section):
             faults.append("model.quantise: full fine-tuning trains every weight, so none can be kept in 8 or 4 bits")
         if self.method is Method.FULL and self.adapter.continue_from:
             faults.append("adapter.continue_from: full fine-tuning has no adapter; name the model in model.name")
+        if self.training.bf16_weights and (self.method is not Method.FULL or self.optimiser.name is Optimiser.ADAMW):
+            faults.append("training.bf16_weights: is for method full with optimiser adam8bit")
         if sum(self.examples.model_dump().values()) >= 1:
             faults.append("examples: the shares leave no plain utterances; lower them to less than 1 in all")
         if self.adapter.layers and self.adapter.layers[0] > self.adapter.layers[1]:

@@ -34,7 +34,7 @@ def attach_adapter(
 ) -> Whisper:
     """Freeze the base and put an adapter on the target projections, or go on with an earlier adapter.
 
-    Only a quantised base is prepared by PEFT, which brings all that is not quantised to float32: on another base
+    Over a bf16 base it computes under autocast only. Only a quantised base is prepared by PEFT, which brings all that is not quantised to float32: on another base
     that would double the memory for nothing. `task_type` stays unset, as PEFT's wrapper for sequence-to-sequence
     models passes arguments that Whisper does not take.
 
@@ -63,6 +63,10 @@ def attach_adapter(
     config.base_model_name_or_path = whisper.source
     if not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)  # a set is saved in another order by each process
+    if whisper.dtype is torch.bfloat16:
+        # PEFT would bring every input to the adapter's float32, for autocast to bring it back to bf16 again.
+        for layer in _adapted_layers(model).values():
+            layer.cast_input_dtype_enabled = False
     return replace(whisper, model=model)
 
 

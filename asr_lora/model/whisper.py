@@ -241,6 +241,24 @@ def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: 
     return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden))
 
 
+def keep_layer_norms_in_bf16(model: nn.Module) -> None:
+    """Let the layer norms of a bf16 model answer in bf16 under autocast too.
+
+    Autocast brings them to float32, and each linear layer after them back to bf16 again: the same numbers for more
+    memory and time.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and module.weight.dtype is torch.bfloat16:
+            module.forward = MethodType(_layer_norm_forward, module)  # type: ignore[method-assign]
+
+
+def _layer_norm_forward(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return nn.functional.layer_norm(
+            hidden.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps
+        )
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run a block without gradients and without dropout, then go back to training where the model was."""

@@ -28,7 +28,42 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             manager.register_module_override(module, "weight", {"optim_bits": 32})
     optimiser: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
+    if any(value.dtype is torch.bfloat16 for group in groups for value in group["params"]):
+        _round_by_chance(optimiser)
     return optimiser
+
+
+def _round_by_chance(optimiser: Any) -> None:
+    """Update bf16 weights in float32, one matrix at a time, and round each weight up or down by chance.
+
+    A step of full fine-tuning is smaller than half of the distance between two bf16 numbers, so rounding to the nearest
+    would swallow it; rounded by chance it comes through on average (arXiv 2010.06192).
+    """
+    update = optimiser.update_step
+
+    def update_in_float32(group: dict[str, Any], value: nn.Parameter, gindex: int, pindex: int) -> None:
+        if value.dtype is not torch.bfloat16:
+            update(group, value, gindex, pindex)
+            return
+        gradient = value.grad
+        assert gradient is not None
+        value.data, value.grad = value.data.float(), None
+        value.grad = gradient.float()
+        update(group, value, gindex, pindex)
+        # The same on every machine of several, and when resumed: the step is the optimiser's own.
+        chance = torch.Generator(value.device).manual_seed(optimiser.state[value]["step"] << 32 | gindex << 24 | pindex)
+        value.grad = None
+        value.data = stochastic_bf16(value.data, chance)
+        value.grad = gradient
+
+    optimiser.update_step = update_in_float32
+
+
+def stochastic_bf16(values: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """Round float32 to one of the two nearest bf16 numbers, the nearer the likelier."""
+    bits = values.contiguous().view(torch.int32)  # the upper half of a float32 is a bf16
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=chance)
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]]:

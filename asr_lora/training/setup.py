@@ -8,7 +8,7 @@ from asr_lora.config import Method, Quantise, RunConfig
 from asr_lora.errors import DataError
 from asr_lora.model.adapters import attach_adapter, train_everything
 from asr_lora.model.system import system_digest
-from asr_lora.model.whisper import Whisper, load_whisper, resolve_quantise
+from asr_lora.model.whisper import Whisper, keep_layer_norms_in_bf16, load_whisper, resolve_quantise
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.cache import TensorCache
 from asr_lora.training.examples import Recipe
@@ -28,8 +28,8 @@ def run_fingerprint(config: RunConfig) -> str:
 def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
     """Load the base and make trainable what the method trains.
 
-    What trains is kept in float32 and computed in `dtype` under autocast, since bf16 weights swallow small updates. A
-    frozen base is kept in `dtype`.
+    What trains is kept in float32 and computed in `dtype` under autocast, since bf16 weights swallow small updates;
+    with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
     """
     frozen = config.method is not Method.FULL
     quantise = resolve_quantise(config.model.quantise, config.model.name, device) if frozen else Quantise.NONE
@@ -39,10 +39,11 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
         language_token=config.model.language_token,
         task=config.model.task,
         context=config.model.context,
-        dtype=dtype if frozen else torch.float32,
+        dtype=dtype if frozen else torch.bfloat16 if config.training.bf16_weights else torch.float32,
         quantise=quantise,
         device=device,
     )
+    keep_layer_norms_in_bf16(whisper.core)
     if config.training.gradient_checkpointing:
         # The reentrant kind leaves an encoder's adapter without gradients when its input has none.
         whisper.core.gradient_checkpointing_enable({"use_reentrant": False})

