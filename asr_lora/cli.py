@@ -20,7 +20,7 @@ from asr_lora import __version__
 from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS
 from asr_lora.config import Context, Precision, Task, load_config
-from asr_lora.errors import AsrLoraError, ConfigError, Refused
+from asr_lora.errors import AsrLoraError, ConfigError, ran_out_of_memory, Refused
 
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation
@@ -87,7 +87,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except ImportError as error:
             _fail(_import_sentence(error), 2)
         except (RuntimeError, MemoryError) as error:
-            if type(error).__name__ not in ("OutOfMemoryError", "MemoryError"):
+            if not ran_out_of_memory(error):
                 raise
             _fail(OUT_OF_MEMORY, 1)
 

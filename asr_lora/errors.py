@@ -44,3 +44,8 @@ class Interrupted(AsrLoraError):
     """Stopped by a signal after everything was saved."""
 
     exit_code = 130
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: of a GPU, or of a CPU whose limit the system enforces."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)

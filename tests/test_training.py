@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,3 +219,52 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     # A crash between the two renames leaves the one before, which is found.
     (tmp_path / "x").rename(tmp_path / ".x.before")
     assert find_checkpoint(tmp_path / "x") == tmp_path / ".x.before"
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import torch
+import asr_lora.training.train as job
+from asr_lora.cli import main
+limit, real = int(sys.argv[2]), job.build_schedule
+def build_schedule(*words):
+    # When all is loaded, the system is told to give this process little more.
+    used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
+    return real(*words)
+job.build_schedule = build_schedule
+torch.set_num_threads(1)
+sys.argv = ["asr-lora", "train", sys.argv[1]]
+main()
+"""
+
+
+def test_where_memory_does_not_suffice_micro_batches_shrink_and_the_step_stays(run_config, tmp_path):
+    """The system refuses memory in the middle of a step: half as much at once is tried, and so on."""
+    settings = dict(
+        method="full", training__steps=3, training__batch_seconds=480, data__subset="all", model__precision="fp32"
+    )
+    whole = train(run_config(out=tmp_path / "whole", **settings))
+    config = run_config(out=tmp_path / "short", **settings)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+
+    def run_with(more_bytes: int):
+        return subprocess.run(
+            [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "config.yaml"), str(more_bytes)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    hopeless = run_with(20_000_000)
+    assert hopeless.returncode == 1
+    assert "there is not enough memory" in hopeless.stderr
+    assert "Traceback" not in hopeless.stderr
+    shutil.rmtree(config.out)
+    done = run_with(700_000_000)
+    assert done.returncode == 0, done.stderr
+    assert "not enough memory for 480 s of audio at once: 240 s from here on" in done.stderr
+    body = json.loads((config.out / "run.json").read_text())
+    assert body["train"]["micro_batch_seconds"] <= 240
+    losses = [[row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row] for run in
+              (whole.root, config.out)]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -7,12 +7,12 @@ import torch
 from tqdm import tqdm
 
 from asr_lora.artifacts import fingerprint
+from asr_lora.errors import ran_out_of_memory
 from asr_lora.model.adapters import regularisation
 from asr_lora.model.whisper import Whisper
 from asr_lora.processes import Team
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet
 from asr_lora.training.examples import micro_batches, plain_examples
-from asr_lora.training.memory import ran_out_of_memory
 
 
 @dataclass(frozen=True)

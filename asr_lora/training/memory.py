@@ -27,8 +27,3 @@ def peak_memory_bytes(device: torch.device) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory did not suffice: on a GPU, or on a CPU whose limit the system enforces."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
