@@ -20,7 +20,7 @@ from asr_lora import __version__
 from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS
 from asr_lora.config import Context, Precision, Task, load_config
-from asr_lora.errors import AsrLoraError, ConfigError, ran_out_of_memory, Refused
+from asr_lora.errors import AsrLoraError, ConfigError, Refused, ran_out_of_memory
 
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation

@@ -34,9 +34,9 @@ def attach_adapter(
 ) -> Whisper:
     """Freeze the base and put an adapter on the target projections, or go on with an earlier adapter.
 
-    Over a bf16 base it computes under autocast only. Only a quantised base is prepared by PEFT, which brings all that is not quantised to float32: on another base
-    that would double the memory for nothing. `task_type` stays unset, as PEFT's wrapper for sequence-to-sequence
-    models passes arguments that Whisper does not take.
+    Over a bf16 base it computes under autocast only. Only a quantised base is prepared by PEFT, which brings all that
+    is not quantised to float32: on another base that would double the memory for nothing. `task_type` stays unset, as
+    PEFT's wrapper for sequence-to-sequence models passes arguments that Whisper does not take.
 
     Args:
         whisper: the base; its layers are wrapped in place.
