@@ -25,7 +25,8 @@ SHARES = st.builds(
 
 
 def recipe(**changes):
-    return Recipe(**{"batch_seconds": 30.0, "context": Context.TRUE_LENGTH, "seed": 0, **changes})
+    plain = {"examples": ExampleSettings(long_tails=0)}
+    return Recipe(**{"batch_seconds": 30.0, "context": Context.TRUE_LENGTH, "seed": 0, **plain, **changes})
 
 
 def plan(seconds, how, steps=None):

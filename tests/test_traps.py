@@ -36,17 +36,17 @@ def collate(whisper, texts, seconds=2.0, context=Context.TRUE_LENGTH):
     return Batch(features.expand(len(texts), -1, -1), None, *TrainingSet._collated(targets))
 
 
-def learner(whisper):
-    return Learner(whisper, Team(0, 1, CPU), torch.float32)
+def learner(whisper, **options):
+    return Learner(whisper, Team(0, 1, CPU), torch.float32, **options)
 
 
 def target_tokens(*batches):
     return sum(int((batch.labels != IGNORED).sum()) for batch in batches)
 
 
-def step_loss(whisper, *batches):
+def step_loss(whisper, *batches, **options):
     """Backward through a step; its mean loss."""
-    return learner(whisper).gradients(batches, tokens=target_tokens(*batches), seed=0, step=1)
+    return learner(whisper, **options).gradients(batches, tokens=target_tokens(*batches), seed=0, step=1)
 
 
 @pytest.fixture
@@ -124,11 +124,9 @@ def test_texts_over_the_target_length_are_left_out_and_named(base, demo_dataset)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("fc1",)])
 def test_every_adapter_has_a_gradient_at_the_first_step(tiny, checkpointing, targets):
-    if checkpointing:
-        tiny.core.gradient_checkpointing_enable({"use_reentrant": False})
     whisper = attach(tiny, AdapterSettings(rank=4, targets=targets))
-    whisper.model.train()
-    step_loss(whisper, collate(whisper, TEXTS))
+    step_loss(whisper, collate(whisper, TEXTS), always_checkpoint=checkpointing)
+    assert whisper.core.model.encoder.layers[0].gradient_checkpointing is checkpointing
     require_gradients(whisper.model)
     states = trainable_state(whisper.model)
     assert any(".encoder." in name for name in states)
@@ -141,10 +139,7 @@ def test_checkpointing_changes_no_gradient(tiny):
     gradients = []
     for checkpointing in (False, True):
         whisper = train_everything(load_whisper(tiny.source, "it"))
-        if checkpointing:
-            whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
-        whisper.core.train()
-        step_loss(whisper, collate(whisper, TEXTS))
+        step_loss(whisper, collate(whisper, TEXTS), always_checkpoint=checkpointing)
         gradients.append(torch.cat([value.grad.flatten() for value in trainable_state(whisper.core).values()]))
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 

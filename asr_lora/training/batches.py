@@ -29,6 +29,7 @@ class Batch:
     states: torch.Tensor | None  # (batch, frames / 2, width) in their place: outputs of an encoder that does not train
     decoder_inputs: torch.Tensor  # (batch, tokens): start token first, once
     labels: torch.Tensor  # (batch, tokens): what comes next; IGNORED within the prompt and in the padding
+    context_seconds: float = 0.0  # that the encoder sees of one row
 
 
 class TrainingSet(torch.utils.data.Dataset[Batch]):
@@ -74,7 +75,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, examples: Sequence[Example]) -> Batch:
         inputs, labels = self._collated([self.target(example) for example in examples])
         states = self.kept_states(examples)
-        return Batch(self.features(examples) if states is None else None, states, inputs, labels)
+        return Batch(self.features(examples) if states is None else None, states, inputs, labels, examples[0].context)
 
     def features(self, examples: Sequence[Example]) -> torch.Tensor:
         """Log-mels of examples of one context, shape (batch, mel, frames)."""

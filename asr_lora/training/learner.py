@@ -1,5 +1,6 @@
 """A model in training: its loss, and the gradient of a whole step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Learner:
     team: Team
     dtype: torch.dtype  # what it computes in
     label_smoothing: float = 0.0
+    always_checkpoint: bool = False  # compute activations twice rather than keep them
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -31,7 +33,9 @@ class Learner:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
-    def gradients(self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int) -> float | None:
+    def gradients(
+        self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int, memory_seconds: float = math.inf
+    ) -> float | None:
         """Backward through all micro-batches of a step; return the loss, or None when memory did not suffice.
 
         Each micro-batch counts by its tokens, in every process, so 8 batches of 1 give the loss and gradient of 1
@@ -42,6 +46,8 @@ class Learner:
             tokens: that the whole step learns, in all processes.
             seed: of the run.
             step: counted from 1.
+            memory_seconds: activations of a longer example, such as one with a long tail, are not kept but computed
+                again.
         """
         torch.manual_seed(int(fingerprint(seed, step, self.team.rank), 16) % 2**63)
         self.whisper.model.train()
@@ -49,6 +55,7 @@ class Learner:
         failed = False
         try:
             for batch in batches:
+                self._checkpoint(self.always_checkpoint or batch.context_seconds > memory_seconds)
                 part = self.loss(batch) / tokens
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
@@ -64,6 +71,15 @@ class Learner:
             return None
         self.team.sum_gradients(self.parameters)
         return self.team.sum(loss)
+
+    def _checkpoint(self, wanted: bool) -> None:
+        core = self.whisper.core
+        now = core.model.encoder.layers[0].gradient_checkpointing
+        if wanted and not now:
+            # The reentrant kind leaves an encoder's adapter without gradients when its input has none.
+            core.gradient_checkpointing_enable({"use_reentrant": False})
+        elif now and not wanted:
+            core.gradient_checkpointing_disable()
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed (not averaged) over the target tokens of a batch: a scalar."""

@@ -44,9 +44,6 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
         device=device,
     )
     keep_layer_norms_in_bf16(whisper.core)
-    if config.training.gradient_checkpointing:
-        # The reentrant kind leaves an encoder's adapter without gradients when its input has none.
-        whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
     if not frozen:
         return train_everything(whisper, config.adapter.part, config.adapter.layers)
     return attach_adapter(

@@ -74,7 +74,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     reset_peak_memory(team.device)
     torch.manual_seed(settings.seed)
     whisper = load_for_training(config, team.device, dtype)
-    learner = Learner(whisper, team, dtype, settings.label_smoothing)
+    learner = Learner(whisper, team, dtype, settings.label_smoothing, settings.gradient_checkpointing)
     data = load_training_set(config, whisper)
     dev = dev_split(config)
     recipe = make_recipe(config, whisper)
@@ -122,7 +122,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             examples, batches = next(steps)
             waited = time.perf_counter() - begun
             tokens = sum(data.target_tokens(example) for example in examples)
-            loss = learner.gradients(batches, tokens=tokens, seed=settings.seed, step=step)
+            memory = progress.micro_batch_seconds
+            loss = learner.gradients(batches, tokens=tokens, seed=settings.seed, step=step, memory_seconds=memory)
             if loss is None:
                 progress = _halved(progress, examples, config)
                 steps = _steps(data, recipe, team, progress, config)
