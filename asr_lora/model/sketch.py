@@ -1,13 +1,11 @@
 """A Whisper of shapes alone: what a model takes, without taking it."""
 
-from torch import nn
-
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from asr_lora.config import Quantise
 
-BLOCK_8BIT = 0  # of int8 weights each row has a scale
 BLOCK_4BIT = 64  # weights that share a scale, bitsandbytes' default
 SCALE_BYTES = 4
 
@@ -47,7 +45,7 @@ def weights_bytes(core: nn.Module, quantise: Quantise) -> int:
     packed: dict[int, int] = {}
     if quantise is not Quantise.NONE:
         for layer in packed_linears(core).values():
-            packed[id(layer.weight)] = packed_bytes(*layer.weight.shape, quantise)
+            packed[id(layer.weight)] = packed_bytes(layer.out_features, layer.in_features, quantise)
     values = {id(value): value for value in [*core.parameters(), *core.buffers()]}
     return sum(packed.get(key, value.numel() * value.element_size()) for key, value in values.items())
 

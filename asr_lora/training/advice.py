@@ -37,7 +37,17 @@ class Facts:
 
 def warnings_of(config: RunConfig, facts: Facts) -> list[str]:
     """Every trap in sight, the costliest first."""
-    groups = (_of_place, _of_memory, _of_rate, _of_adapter, _of_length, _of_evaluations, _of_context, _of_cache, _of_data)
+    groups = (
+        _of_place,
+        _of_memory,
+        _of_rate,
+        _of_adapter,
+        _of_length,
+        _of_evaluations,
+        _of_context,
+        _of_cache,
+        _of_data,
+    )
     return [sentence for group in groups for sentence in group(config, facts)]
 
 
@@ -48,11 +58,11 @@ def _of_place(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
 
 def _of_memory(config: RunConfig, facts: Facts) -> Iterator[str]:
     memory, training = facts.memory, config.training
-    if memory.available is not None and memory.wanted > memory.available:
+    if memory.available is not None and not memory.fits:
         yield (
-            f"the run wants {memory.wanted / 1e9:.1f} GB more than is taken now and {memory.available / 1e9:.1f} GB "
-            "are available: lower training.micro_batch_seconds, or set training.gradient_checkpointing=true, or take "
-            "a smaller model"
+            f"the run wants {memory.wanted / 1e9:.1f} GB and {memory.available / 1e9:.1f} GB are available, so it was "
+            "not timed: lower training.micro_batch_seconds, or set training.gradient_checkpointing=true, or take a "
+            "smaller model"
         )
     roomy = ROOMY * memory.available if memory.available is not None else math.inf
     without = facts.peak_without_checkpointing

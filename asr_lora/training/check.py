@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -106,12 +105,13 @@ def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None
     Raises:
         ConfigError: the settings do not fit the model.
         DataError: the dataset or model cannot be used.
-        torch.OutOfMemoryError: memory does not suffice for the probe's steps.
+        torch.OutOfMemoryError: memory does not suffice for the probe's steps, against all prediction.
     """
     subject = _subject(config)
-    memory = _memory(subject)
     plan = _plan(subject)
-    measured = _time(subject, plan) if probe else None
+    memory = _memory(subject, plan)
+    # What does not fit is not tried: a machine out of memory may end more than this process.
+    measured = _time(subject, plan) if probe and memory.fits else None
     facts = _facts(subject, plan, memory, measured)
     trainable, total = count_parameters(subject.whisper.model)
     return Forecast(
@@ -151,7 +151,7 @@ def _plan(subject: Subject) -> Plan:
 # Memory.
 
 
-def _memory(subject: Subject) -> Memory:
+def _memory(subject: Subject, plan: Plan) -> Memory:
     config, model = subject.config, subject.whisper.model
     cpu = subject.device.type == "cpu"
     weights = weights_bytes(model, subject.quantise)
@@ -161,7 +161,7 @@ def _memory(subject: Subject) -> Memory:
     activations, step = _largest_step(subject)
     # A GPU's allocator counts tensors alone; of a process's memory all is counted.
     other = subject.libraries if cpu else 0
-    data = _data_bytes(subject) if cpu else 0
+    data = _data_bytes(subject, plan.epochs) if cpu else 0
     kept = kept_bytes(step, config.training.steps) if cpu else 0
     always = other + data + kept + weights + optimiser
     return Memory(
@@ -200,16 +200,15 @@ def _decoding(subject: Subject) -> int:
     return decoding_footprint(subject.learner, len(most), cost[most[0]], MAX_NEW_TOKENS)
 
 
-def _data_bytes(subject: Subject) -> int:
+def _data_bytes(subject: Subject, epochs: float) -> int:
     """Bytes of the dataset that a run reads: mapped into memory, they stay there while there is room."""
     splits = DatasetFolder(subject.config.data.dataset).read()["splits"]
-    read = {"train": (sum(subject.data.seconds), _plan(subject).epochs), "dev": (sum(subject.dev.seconds), 1.0)}
-    return round(
-        sum(
-            splits[name]["bytes"] * min(1.0, epochs) * min(1.0, seconds / max(1.0, 3600 * splits[name]["hours"]))
-            for name, (seconds, epochs) in read.items()
-        )
-    )
+
+    def read(name: str, seconds: float, times: float) -> float:
+        whole = max(seconds, 3600 * float(splits[name]["hours"]), 1.0)
+        return float(splits[name]["bytes"]) * seconds / whole * min(1.0, times)
+
+    return round(read("train", sum(subject.data.seconds), epochs) + read("dev", sum(subject.dev.seconds), 1.0))
 
 
 # Time.
@@ -271,18 +270,18 @@ def _facts(subject: Subject, plan: Plan, memory: Memory, measured: Time | None) 
         encoder_frozen=encoder_is_frozen(subject.whisper),
         changes_sound=data.changes_sound,
         shared_speakers=shared.get("train and dev", {}).get("speakers", 0),
-        peak_without_checkpointing=_peak_without_checkpointing(subject),
+        peak_without_checkpointing=_peak_without_checkpointing(subject, plan),
         place=_refusal(config),
     )
 
 
-def _peak_without_checkpointing(subject: Subject) -> int | None:
+def _peak_without_checkpointing(subject: Subject, plan: Plan) -> int | None:
     if not subject.config.training.gradient_checkpointing:
         return None
     without = {"gradient_checkpointing": False}
     config = subject.config.model_copy(update={"training": subject.config.training.model_copy(update=without)})
     sketch = sketch_for_training(config, subject.device, subject.learner.dtype)
-    return _memory(replace(subject, config=config, learner=replace(subject.learner, whisper=sketch))).peak
+    return _memory(replace(subject, config=config, learner=replace(subject.learner, whisper=sketch)), plan).peak
 
 
 def _refusal(config: RunConfig) -> str | None:

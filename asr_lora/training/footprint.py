@@ -32,11 +32,11 @@ class StepFootprint:
     peak: int  # most at once, gradients included
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that live, and the most there were at once."""
 
     def __init__(self, uncounted: Sequence[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._seen: dict[int, Any] = {}
         for tensor in uncounted:
@@ -47,7 +47,7 @@ class Meter(TorchDispatchMode):
         for tensor in tensors:
             self._watch(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -86,7 +86,8 @@ def step_footprint(
         activations = _saved_bytes(lambda: learner.loss(batch), list(model.parameters()))
         if accumulates:
             learner.loss(batch).backward()  # type: ignore[no-untyped-call]
-        with Meter([*model.parameters(), *model.buffers()]) as meter:
+        meter = Meter([*model.parameters(), *model.buffers()])
+        with meter:
             meter.add([value.grad for value in learner.parameters if value.grad is not None])
             learner.loss(batch).backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
@@ -106,7 +107,8 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
     prompt = len(whisper.prompt)
     with _faked(learner) as mode, mode, evaluating(whisper.model), learner.autocast():
         features = torch.zeros(rows, whisper.mel_bins, frames_of(context))
-        with Meter([*whisper.model.parameters(), *whisper.model.buffers()]) as meter:
+        meter = Meter([*whisper.model.parameters(), *whisper.model.buffers()])
+        with meter:
             states = whisper.encode(features)  # (rows, frames / 2, width)
             encoding = meter.peak
             meter.peak = meter.live
@@ -114,8 +116,8 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
             kept = whisper.core(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=given, use_cache=True
             ).past_key_values.self_attention_cache
-            a_token = sum(value.nbytes for layer in kept.layers for value in (layer.keys, layer.values)) // prompt
-    return max(encoding, meter.peak + a_token * new_tokens)
+            remembered = sum(int(value.nbytes) for layer in kept.layers for value in (layer.keys, layer.values))
+    return max(encoding, meter.peak + remembered // prompt * new_tokens)
 
 
 @contextmanager

@@ -95,7 +95,9 @@ def _encoded(learner: Learner, batches: list[Batch]) -> tuple[list[Batch], float
         states = [learner.whisper.encode(batch.features) for batch in batches if batch.features is not None]
     _finish(learner.team.device)
     took = time.perf_counter() - begun
-    return [replace(batch, features=None, states=kept.clone()) for batch, kept in zip(batches, states, strict=True)], took
+    return [
+        replace(batch, features=None, states=kept.clone()) for batch, kept in zip(batches, states, strict=True)
+    ], took
 
 
 def _evaluation_seconds(learner: Learner, dev: Split) -> float:
