@@ -53,9 +53,9 @@ def base_config(demo_dataset, tmp_path):
         body = {
             "out": tmp_path / "run",
             "model": {"name": BASE, "language": "it"},
-            "data": {"dataset": demo_dataset, "dev_utterances": 8},
+            "data": {"dataset": demo_dataset, "dev_utterances": 4},
             "optimiser": {"warmup_steps": 1},
-            "training": {"steps": 6, "batch_seconds": 30, "evaluate_every_steps": 3},
+            "training": {"steps": 4, "batch_seconds": 30, "evaluate_every_steps": 2},
         }
         for key, value in changes.items():
             section, _, name = key.partition("__")
@@ -206,7 +206,7 @@ def test_a_real_run_is_as_it_was_foretold(base_config, changes, tmp_path):
         ({"training__evaluate_every_steps": 20}, "dev is scored once"),
         ({"training__early_stopping": 5}, "can never stop a run of 2 evaluations"),
         ({"training__average_last": 3}, "more than the 2 evaluations"),
-        ({"adapter__part": "decoder"}, "hears every clip anew"),
+        ({"adapter__part": "decoder", "training__steps": 30}, "hears every clip anew"),
         ({"data__cache_gb": 1, "augmentation__speeds": [0.9, 1.1]}, "useless with augmentation.speeds"),
         (
             {"data__cache_gb": 1, "augmentation__speeds": [0.9, 1.1], "adapter__part": "decoder"},
@@ -219,7 +219,7 @@ def test_a_real_run_is_as_it_was_foretold(base_config, changes, tmp_path):
 def test_each_trap_is_warned_of(run_config, changes, sentence):
     said = check(run_config(**changes), probe=False)
     assert any(sentence in warning for warning in said.warnings), said.warnings
-    assert all(re.search(r": (set|lower|raise|begin|give|prepare)", warning) for warning in said.warnings)
+    assert all(re.search(r"[:;] (set|lower|raise|begin|give|prepare)", warning) for warning in said.warnings)
 
 
 def test_speakers_shared_with_dev_are_warned_of(run_config, demo_dataset, tmp_path):
@@ -309,7 +309,7 @@ def test_an_english_only_model_is_refused_without_its_weights(run_config, tiny_f
     with pytest.raises(ConfigError, match="is English-only and cannot be told 'it'"):
         check(run_config(model__name=str(folder)), probe=False)
     (folder / "generation_config.json").unlink()
-    with pytest.raises(DataError, match="copy generation_config.json beside it"):
+    with pytest.raises(DataError, match=r"copy generation_config\.json beside it"):
         check(run_config(model__name=str(folder)), probe=False)
 
 

@@ -59,6 +59,9 @@ def attach_adapter(
         model = _continue(whisper, settings, method, names)
     else:
         model = _begin(whisper, _peft_config(settings, method, steps), method)
+    for name, value in model.named_parameters():
+        if ".ranknum." in name:
+            value.requires_grad_(False)  # a count that AdaLoRA divides by: PEFT lets it train over a bf16 base
     config = model.peft_config[NAME]
     config.base_model_name_or_path = whisper.source
     if not isinstance(config.target_modules, str):

@@ -1,5 +1,7 @@
 """A config -> what a run works with. `train` and `check` both begin here."""
 
+import warnings
+
 import torch
 
 from asr_lora.artifacts import DatasetFolder, RunFolder, fingerprint
@@ -85,7 +87,8 @@ def sketch_for_training(config: RunConfig, device: torch.device, dtype: torch.dt
         whisper.core.is_loaded_in_8bit = quantise is Quantise.INT8
         require_quantisable(whisper, config.method, device)
         keep_the_rest_in_float32(whisper.core)
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*non-meta parameter in the checkpoint to a meta")  # as it should
         return _made_trainable(whisper, config)
 
 
