@@ -154,6 +154,29 @@ def train_command(
 
 
 @command
+def check_command(
+    config: Annotated[Path, typer.Argument(help="YAML file, as for train.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the file.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, to reckon the cost.")] = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time a few real steps.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Predict what train will take: parameters, memory, epochs, time and cost; warn of known traps."""
+    settings = load_config(config, overrides)
+    from asr_lora.training.check import check
+
+    forecast = check(settings, probe=probe, price_per_hour=price_per_hour)
+    if as_json:
+        _print_json(forecast.to_dict())
+    else:
+        from asr_lora.training.forecast import table
+
+        print(table(forecast))
+    for sentence in forecast.warnings:
+        _say(f"warning: {sentence}")
+
+
+@command
 def evaluate_command(
     model: Model,
     dataset: Annotated[Path, typer.Argument(help="Folder made by prepare.")],

@@ -15,6 +15,7 @@ MODULES = {
 }
 JOBS = {
     "asr_lora.audio.prepare",
+    "asr_lora.training.check",
     "asr_lora.training.train",
     "asr_lora.scoring.evaluate",
     "asr_lora.scoring.compare",
@@ -103,7 +104,9 @@ def test_functions_stay_short():
 def test_the_api_is_what_is_promised():
     import asr_lora
 
-    for name in ("prepare", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt"):
+    for name in (
+        "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
+    ):  # fmt: skip
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):
         asr_lora.nothing  # noqa: B018

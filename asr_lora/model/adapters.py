@@ -51,7 +51,7 @@ def attach_adapter(
     """
     names = target_names(whisper.core, settings)
     if quantised:
-        _require_quantisable(whisper, method)
+        require_quantisable(whisper, method, whisper.device)
         prepare_model_for_kbit_training(whisper.core, use_gradient_checkpointing=False)
     if method is Method.PISSA:
         _require_directions(whisper.core, names, settings.rank)
@@ -59,6 +59,9 @@ def attach_adapter(
         model = _continue(whisper, settings, method, names)
     else:
         model = _begin(whisper, _peft_config(settings, method, steps), method)
+    for name, value in model.named_parameters():
+        if ".ranknum." in name:
+            value.requires_grad_(False)  # a count that AdaLoRA divides by: PEFT lets it train over a bf16 base
     config = model.peft_config[NAME]
     config.base_model_name_or_path = whisper.source
     if not isinstance(config.target_modules, str):
@@ -118,13 +121,18 @@ def _rank_schedule(steps: int) -> dict[str, int]:
     }
 
 
-def _require_quantisable(whisper: Whisper, method: Method) -> None:
+def require_quantisable(whisper: Whisper, method: Method, device: torch.device) -> None:
+    """Check that a method can train over the quantised base.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     if method is Method.PISSA:
         raise ConfigError(
             "method: pissa moves the base's principal directions out of its weights, which 8 or 4 bits cannot follow; "
             "set model.quantise=none, or another method"
         )
-    if method is Method.DORA and whisper.device.type == "cpu" and getattr(whisper.core, "is_loaded_in_8bit", False):
+    if method is Method.DORA and device.type == "cpu" and getattr(whisper.core, "is_loaded_in_8bit", False):
         # PEFT reads the norms of W anew at each forward, and on a CPU that loses the scales of the 8 bits.
         raise ConfigError("method: dora cannot train over 8-bit weights on a CPU; set model.quantise=none or 4bit")
 
@@ -312,6 +320,14 @@ def extra_state(whisper: Whisper) -> dict[str, torch.Tensor]:
     kept = _peft(whisper).peft_config[NAME].rank_pattern or {}
     state = {f"{kind}/{name}": value for kind in IMPORTANCES for name, value in getattr(allocator, kind).items()}
     return state | {f"kept/{name}": torch.tensor(flags) for name, flags in kept.items()}
+
+
+def extra_bytes(whisper: Whisper) -> int:
+    """Bytes of what AdaLoRA's allocator remembers once it has seen a step; 0 with other methods."""
+    if _allocator(whisper.model) is None:
+        return 0
+    values = trainable_state(whisper.model).items()
+    return len(IMPORTANCES) * sum(value.numel() * value.element_size() for name, value in values if "lora_" in name)
 
 
 def load_extra_state(whisper: Whisper, state: dict[str, torch.Tensor]) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import (
+    AutoModelForSpeechSeq2Seq,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from asr_lora.audio.decode import first_line
@@ -115,6 +122,50 @@ def load_whisper(
         raise _unloadable(source, error) from error
     if quantise is Quantise.NONE:
         model.to(device)
+    return _as_told(model, tokenizer, source, (code, token), task, context)
+
+
+def sketch_whisper(
+    source: str,
+    language: str,
+    *,
+    language_token: str | None = None,
+    task: Task = Task.TRANSCRIBE,
+    context: Context = Context.FULL,
+    dtype: torch.dtype = torch.float32,
+) -> Whisper:
+    """The same Whisper without weights, on the meta device: shapes, tokenizer and settings, from its small files alone.
+
+    Raises:
+        ConfigError: Whisper, or this Whisper, does not know the language; a package is missing.
+        DataError: the model is not there or is not a Whisper.
+    """
+    code = spoken_language(language)
+    token = borrowed_token(code, language_token)
+    path = resolve_source(source)
+    try:
+        tokenizer = WhisperTokenizer.from_pretrained(path)
+        with torch.device("meta"):
+            model = AutoModelForSpeechSeq2Seq.from_config(
+                WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation="sdpa"
+            )
+        with suppress(OSError):  # a model may come without, which is said below
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    except Exception as error:  # transformers and tokenizers each raise their own kinds
+        raise _unloadable(source, error) from error
+    return _as_told(model, tokenizer, source, (code, token), task, context)
+
+
+def _as_told(
+    model: WhisperForConditionalGeneration,
+    tokenizer: WhisperTokenizer,
+    source: str,
+    told: tuple[str, str | None],
+    task: Task,
+    context: Context,
+) -> Whisper:
+    """A model that is there, checked and told its language, whose token, and task."""
+    code, token = told
     if not getattr(model.generation_config, "no_timestamps_token_id", None):
         raise DataError(f"model {source!r} has no Whisper generation settings: copy generation_config.json beside it")
     run_at_any_length(model)

@@ -55,7 +55,7 @@ class Learner:
         failed = False
         try:
             for batch in batches:
-                self._checkpoint(self.always_checkpoint or batch.context_seconds > memory_seconds)
+                self.checkpoint(batch.context_seconds, memory_seconds)
                 part = self.loss(batch) / tokens
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
@@ -72,7 +72,9 @@ class Learner:
         self.team.sum_gradients(self.parameters)
         return self.team.sum(loss)
 
-    def _checkpoint(self, wanted: bool) -> None:
+    def checkpoint(self, context_seconds: float, memory_seconds: float) -> None:
+        """Compute activations twice from now on, or keep them again."""
+        wanted = self.always_checkpoint or context_seconds > memory_seconds
         core = self.whisper.core
         now = core.model.encoder.layers[0].gradient_checkpointing
         if wanted and not now:

@@ -10,6 +10,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from asr_lora.config import Decay, Optimiser, OptimiserSettings
 
+PACKED_FROM = 4096  # elements: bitsandbytes' least for 8 bits
+BLOCK = 256  # elements that share a scale
+CODES_BYTES = 4 * 256  # a table of what 8 bits stand for, shared by all weights
+STEP_BYTES = 4  # torch's AdamW counts its steps for each weight
+
 
 def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
     """Build the optimiser over what is trainable; biases and norms are not decayed.
@@ -64,6 +69,22 @@ def stochastic_bf16(values: torch.Tensor, chance: torch.Generator) -> torch.Tens
     bits = values.contiguous().view(torch.int32)  # the upper half of a float32 is a bf16
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=chance)
     return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+
+def optimiser_bytes(model: nn.Module, settings: OptimiserSettings) -> int:
+    """Bytes of the optimiser's state over what is trainable, counted without building it.
+
+    AdamW keeps two moments in the weight's precision and a step. The 8-bit one keeps a byte a moment, a float32 scale
+    for every 256 of them and two tables of codes; small weights and embeddings stay in 32 bits (bitsandbytes).
+    """
+    values = {id(value): value for value in model.parameters() if value.requires_grad and value.numel()}
+    if settings.name is Optimiser.ADAMW:
+        return sum(2 * value.numel() * value.element_size() + STEP_BYTES for value in values.values())
+    whole = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    packed = [value.numel() for key, value in values.items() if value.numel() >= PACKED_FROM and key not in whole]
+    full = sum(value.numel() for value in values.values()) - sum(packed)
+    codes = 2 * CODES_BYTES if packed else 0
+    return 8 * full + codes + sum(2 * (size + 4 * math.ceil(size / BLOCK)) for size in packed)
 
 
 def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]]:

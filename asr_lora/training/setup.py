@@ -1,16 +1,26 @@
 """A config -> what a run works with. `train` and `check` both begin here."""
 
+import warnings
+
 import torch
 
-from asr_lora.artifacts import DatasetFolder, fingerprint
+from asr_lora.artifacts import DatasetFolder, RunFolder, fingerprint
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Method, Quantise, RunConfig
-from asr_lora.errors import DataError
-from asr_lora.model.adapters import attach_adapter, train_everything
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.adapters import attach_adapter, require_quantisable, train_everything
+from asr_lora.model.sketch import keep_the_rest_in_float32
 from asr_lora.model.system import system_digest
-from asr_lora.model.whisper import Whisper, keep_layer_norms_in_bf16, load_whisper, resolve_quantise
+from asr_lora.model.whisper import (
+    Whisper,
+    keep_layer_norms_in_bf16,
+    load_whisper,
+    resolve_quantise,
+    sketch_whisper,
+)
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.cache import TensorCache
+from asr_lora.training.checkpoint import find_checkpoint, read_progress
 from asr_lora.training.examples import Recipe
 from asr_lora.training.learner import Learner, keep_encoder_outputs
 
@@ -25,33 +35,91 @@ def run_fingerprint(config: RunConfig) -> str:
     return fingerprint(settings, files, system_digest(config.model.name), earlier and system_digest(str(earlier)))
 
 
+def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
+    """Check that a run may be written to a folder, or go on there.
+
+    Raises:
+        ConfigError: it holds another run, or something else, or an unfinished run that is not to be resumed.
+    """
+    if folder.complete and folder.read().get("fingerprint") != stamp:
+        raise ConfigError(
+            f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
+        )
+    if found := find_checkpoint(folder.checkpoint):
+        if read_progress(found).fingerprint != stamp:
+            raise ConfigError(
+                f"{folder.root} holds an unfinished run with other settings or data: name another folder in `out`"
+            )
+        if not resume:
+            raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {resume_with(folder)}")
+    else:
+        folder.require_ours(folder.config.is_file() or folder.complete, "in `out`")
+
+
+def resume_with(folder: RunFolder) -> str:
+    return f"asr-lora train {folder.config} --resume"
+
+
 def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
     """Load the base and make trainable what the method trains.
 
     What trains is kept in float32 and computed in `dtype` under autocast, since bf16 weights swallow small updates;
     with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
     """
-    frozen = config.method is not Method.FULL
-    quantise = resolve_quantise(config.model.quantise, config.model.name, device) if frozen else Quantise.NONE
+    quantise = base_quantise(config, device)
     whisper = load_whisper(
         config.model.name,
         config.model.language,
         language_token=config.model.language_token,
         task=config.model.task,
         context=config.model.context,
-        dtype=dtype if frozen else torch.bfloat16 if config.training.bf16_weights else torch.float32,
+        dtype=weights_dtype(config, dtype),
         quantise=quantise,
         device=device,
     )
+    return _made_trainable(whisper, config, quantised=quantise is not Quantise.NONE)
+
+
+def sketch_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
+    """The same model without weights, on the meta device; of a quantised base, before it is packed."""
+    quantise = base_quantise(config, device)
+    whisper = sketch_whisper(
+        config.model.name,
+        config.model.language,
+        language_token=config.model.language_token,
+        task=config.model.task,
+        context=config.model.context,
+        dtype=weights_dtype(config, dtype),
+    )
+    if quantise is not Quantise.NONE:
+        whisper.core.is_loaded_in_8bit = quantise is Quantise.INT8
+        require_quantisable(whisper, config.method, device)
+        keep_the_rest_in_float32(whisper.core)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*non-meta parameter in the checkpoint to a meta")  # as it should
+        return _made_trainable(whisper, config)
+
+
+def weights_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
+    """In what the model's weights are kept, beside an adapter's."""
+    if config.method is not Method.FULL:
+        return dtype
+    return torch.bfloat16 if config.training.bf16_weights else torch.float32
+
+
+def base_quantise(config: RunConfig, device: torch.device) -> Quantise:
+    """How the base of a run is kept."""
+    if config.method is Method.FULL:
+        return Quantise.NONE
+    return resolve_quantise(config.model.quantise, config.model.name, device)
+
+
+def _made_trainable(whisper: Whisper, config: RunConfig, *, quantised: bool = False) -> Whisper:
     keep_layer_norms_in_bf16(whisper.core)
-    if not frozen:
+    if config.method is Method.FULL:
         return train_everything(whisper, config.adapter.part, config.adapter.layers)
     return attach_adapter(
-        whisper,
-        config.adapter,
-        method=config.method,
-        steps=config.training.steps,
-        quantised=quantise is not Quantise.NONE,
+        whisper, config.adapter, method=config.method, steps=config.training.steps, quantised=quantised
     )
 
 
@@ -81,11 +149,11 @@ def make_recipe(config: RunConfig, whisper: Whisper) -> Recipe:
         seed=config.training.seed,
         examples=config.examples,
         augmentation=config.augmentation,
-        own_context=_encoder_is_frozen(whisper),
+        own_context=encoder_is_frozen(whisper),
     )
 
 
-def _encoder_is_frozen(whisper: Whisper) -> bool:
+def encoder_is_frozen(whisper: Whisper) -> bool:
     return not any(value.requires_grad for value in whisper.core.model.encoder.parameters())
 
 
@@ -95,12 +163,17 @@ def open_caches(config: RunConfig, data: TrainingSet, recipe: Recipe, learner: L
         return
     source = (DatasetFolder(config.data.dataset).read()["splits"]["train"]["sha256"], data.mel_bins)
     limit, team = config.data.cache_gb * 1e9, learner.team
-    if recipe.own_context and not data.changes_sound and not data.masks:
+    if keeps_encoder_outputs(config, data, recipe):
         base = (system_digest(config.model.name), str(learner.dtype))
         data.states_cache = TensorCache(limit, "encoder", source, base, writers=team.size)
         keep_encoder_outputs(data, learner, batch_seconds=config.training.batch_seconds)
     else:
         data.features_cache = TensorCache(limit, "log-mel", source, writers=team.size * max(1, config.data.workers))
+
+
+def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, recipe: Recipe) -> bool:
+    """Whether a cache holds what a frozen encoder says, which must be the same each time."""
+    return config.data.cache_gb > 0 and recipe.own_context and not data.changes_sound and not data.masks
 
 
 def dev_split(config: RunConfig) -> Split:

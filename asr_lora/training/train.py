@@ -14,7 +14,7 @@ from tqdm import tqdm
 from asr_lora.artifacts import RunFolder, folder_bytes, folder_digest, replacing_folder, write_text
 from asr_lora.audio.dataset import Split
 from asr_lora.config import RunConfig
-from asr_lora.errors import ConfigError, DataError, Interrupted
+from asr_lora.errors import DataError, Interrupted
 from asr_lora.model.adapters import allocate_rank, count_parameters, require_gradients, save_weights
 from asr_lora.model.whisper import compute_dtype
 from asr_lora.processes import Team, join_team
@@ -26,7 +26,6 @@ from asr_lora.training.checkpoint import (
     find_checkpoint,
     keep_snapshot,
     load_checkpoint,
-    read_progress,
     remove_checkpoint,
     save_checkpoint,
 )
@@ -41,6 +40,8 @@ from asr_lora.training.setup import (
     load_training_set,
     make_recipe,
     open_caches,
+    require_place,
+    resume_with,
     run_fingerprint,
 )
 from asr_lora.training.stopping import Stop, stop_signals
@@ -113,7 +114,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                     save_checkpoint(folder.checkpoint, whisper, optimiser, rates, progress)
                 saved = progress
             if stopping:
-                raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {_resume_with(folder)}")
+                raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {resume_with(folder)}")
             if last:
                 break
 
@@ -253,27 +254,10 @@ def _try_average(
 
 def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool) -> None:
     """Write config.yaml first; refuse a folder that holds another run, or an unfinished one without `resume`."""
-    if folder.complete:
-        if folder.read().get("fingerprint") != stamp:
-            raise ConfigError(
-                f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
-            )
-        folder.manifest.unlink()  # it has lost its weights
-    if found := find_checkpoint(folder.checkpoint):
-        if read_progress(found).fingerprint != stamp:
-            raise ConfigError(
-                f"{folder.root} holds an unfinished run with other settings or data: name another folder in `out`"
-            )
-        if not resume:
-            raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {_resume_with(folder)}")
-    else:
-        folder.require_ours(folder.config.is_file(), "in `out`")
+    require_place(folder, stamp, resume=resume)
+    folder.manifest.unlink(missing_ok=True)  # it has lost its weights
     folder.root.mkdir(parents=True, exist_ok=True)
     write_text(folder.config, config.to_yaml())
-
-
-def _resume_with(folder: RunFolder) -> str:
-    return f"asr-lora train {folder.config} --resume"
 
 
 def _percent(share: float | None) -> str:

@@ -45,7 +45,9 @@ class EndLoops:
         return torch.where(looping[:, None], only_end, scores)
 
 
-def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: int = 1) -> list[str]:
+def decode_batch(
+    whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[str]:
     """Transcribe clips of at most 30 s.
 
     The decoder is given the prompt (language and task forced) and nothing of any reference. The encoder sees 30 s,
@@ -54,6 +56,7 @@ def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: in
     Args:
         waveforms: samples, each of shape (samples,), float32, 16 kHz.
         beams: width of the beam search; 1 is greedy.
+        max_new_tokens: that a clip is given.
 
     Returns:
         One text a clip, without surrounding blanks.
@@ -71,7 +74,7 @@ def decode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], *, beams: in
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
             decoder_input_ids=prompt,
             decoder_attention_mask=torch.ones_like(prompt),
-            generation_config=_generation(whisper, beams),
+            generation_config=_generation(whisper, beams, max_new_tokens),
             logits_processor=LogitsProcessorList([EndLoops(prompt.shape[1], whisper.end_token)]),
         )
     texts = whisper.tokenizer.batch_decode(tokens[:, prompt.shape[1] :], skip_special_tokens=True)
@@ -105,10 +108,10 @@ def default_batch_seconds(whisper: Whisper) -> float:
     return 120.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (16.0 if whisper.device.type == "cuda" else 1.0)
 
 
-def _generation(whisper: Whisper, beams: int) -> GenerationConfig:
+def _generation(whisper: Whisper, beams: int, max_new_tokens: int) -> GenerationConfig:
     settings = whisper.core.generation_config
     return GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens,
         num_beams=beams,
         do_sample=False,
         # What is not said here comes from the model's own settings, which a fine-tune on the hub may have changed.

@@ -1,0 +1,257 @@
+"""What a run will take, as numbers: arithmetic over its schedule, its model's sizes and what a probe measured."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from asr_lora.training.examples import Example, micro_batches
+
+KEPT_BYTES, KEPT_SHARE, KEPT_STEPS = 1.7e8, 0.9, 5  # see `kept_bytes`
+FRAMES_A_SECOND = 50  # that the encoder's blocks see
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a model, as far as work depends on it."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the schedule holds."""
+
+    steps: int
+    epochs: float
+    utterances: int  # that are learnt from
+    left_out: dict[str, int]  # by reason
+    hours: float  # of the utterances
+    padding: float  # share of what the encoder sees that is no speech
+    micro_batches: int  # most in one step
+    evaluations: int  # of dev, by decoding; with the average's, where there is one
+    dev_utterances: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, by part. Not all parts are there at once, so the peaks are less than their sum."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int  # saved by the largest micro-batch's forward for its backward
+    other: int  # interpreter and libraries
+    data: int  # pages of the dataset that reading leaves in memory
+    kept: int  # freed, but not given back by the C library and the kernels' caches
+    loading: int  # the four peaks
+    step: int
+    decoding: int
+    saving: int
+    available: int | None = None
+
+    @property
+    def peak(self) -> int:
+        return max(self.loading, self.step, self.decoding, self.saving)
+
+    @property
+    def wanted(self) -> int:
+        """What the run takes beyond the interpreter and libraries, which are in memory already."""
+        return self.peak - self.other
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is available, as far as anybody says."""
+        return self.available is None or self.wanted <= self.available
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds."""
+
+    load: float
+    encode: float  # of a frozen encoder's outputs, before the first step
+    step: float  # mean over the schedule
+    evaluation: float  # one, of all dev utterances
+    final: float
+    steps: int
+    evaluations: int
+
+    @property
+    def total(self) -> float:
+        return self.load + self.encode + self.steps * self.step + self.evaluations * self.evaluation + self.final
+
+    @property
+    def dev_share(self) -> float:
+        """Share of the time that goes to decoding dev."""
+        return self.evaluations * self.evaluation / self.total
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `asr-lora train` will take."""
+
+    method: str
+    trainable: int  # parameters
+    total: int
+    plan: Plan
+    memory: Memory
+    time: Time | None  # None: not probed, or it would not fit
+    price_per_hour: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def cost(self) -> float | None:
+        """In the price's currency; None without a price or a probe."""
+        if self.time is None or self.price_per_hour is None:
+            return None
+        return self.time.total / 3600 * self.price_per_hour
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON has it: bytes and seconds."""
+        body = asdict(self)
+        body["memory"] |= {"peak": self.memory.peak}
+        if self.time is not None:
+            body["time"] |= {"total": self.time.total}
+        return body | {"cost": self.cost}
+
+
+def evaluations(steps: int, every: int, average_last: int) -> int:
+    """How often dev is decoded: every so many steps, after the last one, and for an average of weights."""
+    return math.ceil(steps / every) + (1 if average_last > 1 else 0)
+
+
+def padding(schedule: Sequence[Sequence[Example]]) -> float:
+    """Share of the seconds that the encoder sees which is no sound of an example."""
+    seen = sum(example.context for step in schedule for example in step)
+    return 1.0 - sum(example.seconds for step in schedule for example in step) / seen
+
+
+def utterances(schedule: Sequence[Sequence[Example]]) -> int:
+    """How many utterances are heard, repeats counted."""
+    return sum(len(example.utterances) for step in schedule for example in step)
+
+
+def step_work(step: Sequence[Example], tokens: Sequence[int], size: Size, *, encoded: bool = False) -> float:
+    """Multiplications of a forward, in the layers' products alone: what steps are held against each other by.
+
+    Args:
+        step: its examples.
+        tokens: that the decoder is given for each of them.
+        size: of the model.
+        encoded: whether the encoder's outputs come from a cache.
+    """
+    frames = FRAMES_A_SECOND * sum(example.context for example in step)
+    a_frame = (0 if encoded else 12 * size.encoder_layers) + 2 * size.decoder_layers  # and keys and values of it
+    square = size.width**2
+    return frames * a_frame * square + sum(tokens) * (14 * size.decoder_layers * square + size.width * size.vocabulary)
+
+
+def largest(
+    schedule: Sequence[Sequence[Example]], tokens: Sequence[Sequence[int]], seconds: float
+) -> list[list[Example]]:
+    """The micro-batches that may take the most memory: most audio, most tokens, and most of both.
+
+    Args:
+        schedule: the examples of each step.
+        tokens: that the decoder is given for each of them.
+        seconds: of audio in memory at once.
+    """
+    given = {
+        id(example): count
+        for step, counts in zip(schedule, tokens, strict=True)
+        for example, count in zip(step, counts, strict=True)
+    }
+    batches = [batch for step in schedule for batch in micro_batches(step, seconds)]
+    audio = [sum(example.context for example in batch) for batch in batches]
+    text = [len(batch) * max(given[id(example)] for example in batch) for batch in batches]
+    both = [a / max(audio) + t / max(text) for a, t in zip(audio, text, strict=True)]
+    # What is longer than `seconds` alone is computed with checkpointing, so it may need less.
+    kinds = [[place for place, heard in enumerate(audio) if (heard > seconds + 1e-6) is long] for long in (False, True)]
+    places = {max(kind, key=measure.__getitem__) for kind in kinds if kind for measure in (audio, text, both)}
+    return [batches[place] for place in sorted(places)]
+
+
+def representative(work: Sequence[float], count: int) -> list[int]:
+    """Places of `count` steps spread evenly over the schedule's steps in order of their work, the middle one first."""
+    order = sorted(range(len(work)), key=work.__getitem__)
+    picked = [order[(2 * place + 1) * len(order) // (2 * count)] for place in range(count)]
+    middle = count // 2
+    return [picked[middle], *picked[:middle], *picked[middle + 1 :]]
+
+
+def mean_step_seconds(seconds: Sequence[float], work: Sequence[float], mean_work: float) -> float:
+    """Seconds of the mean step of a schedule, from some steps' seconds and work."""
+    return sum(seconds) / sum(work) * mean_work
+
+
+def kept_bytes(step_bytes: int, steps: int) -> int:
+    """What a process keeps of freed memory on a CPU, where batches come in ever new shapes.
+
+    The C library cannot give back holes between blocks, and kernels made for a shape are kept for the next time. Fitted
+    to runs of whisper-base of 5 to 400 steps (LoRA at 20 and 40 s a step, full at 40 s; within 10 % of their peaks); a
+    rule of thumb elsewhere.
+
+    Args:
+        step_bytes: most that a step has in memory at once, weights left out.
+        steps: of the run.
+    """
+    return round((KEPT_BYTES + KEPT_SHARE * step_bytes) * math.log1p(steps / KEPT_STEPS))
+
+
+def table(forecast: Forecast) -> str:
+    """What a forecast says, in lines."""
+    plan, memory = forecast.plan, forecast.memory
+    rows = [
+        (
+            "parameters",
+            f"{forecast.trainable:,} of {forecast.total:,} train ({forecast.trainable / forecast.total:.1%})",
+        ),
+        ("utterances", f"{plan.utterances:,}, {plan.hours:.2f} hours"),
+        *[("  left out", f"{count:,}: {reason}") for reason, count in plan.left_out.items()],
+        ("steps", f"{plan.steps:,}, {plan.epochs:.2f} epochs, {plan.padding:.1%} padding"),
+        ("evaluations", f"{plan.evaluations}, of {plan.dev_utterances:,} dev utterances"),
+        ("memory", f"{_gigabytes(memory.peak)} at most{_of(memory)}"),
+        *[(f"  {name}", _gigabytes(size)) for name, size in _parts(memory)],
+        *_time_rows(forecast),
+    ]
+    return "\n".join(f"{name:20}{text}" for name, text in rows)
+
+
+def _parts(memory: Memory) -> list[tuple[str, int]]:
+    return [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimiser", memory.optimiser),
+        ("activations", memory.activations),
+        ("libraries", memory.other),
+        ("data", memory.data),
+        ("kept when freed", memory.kept),
+        ("peak of a step", memory.step),
+        ("peak of decoding", memory.decoding),
+    ]
+
+
+def _of(memory: Memory) -> str:
+    return "" if memory.available is None else f" ({_gigabytes(memory.available)} available)"
+
+
+def _time_rows(forecast: Forecast) -> list[tuple[str, str]]:
+    time = forecast.time
+    if time is None:
+        return [("time", "not measured")]
+    rows = [
+        ("time", f"{time.total / 60:.1f} minutes"),
+        ("  a step", f"{time.step:.2f} s"),
+        ("  an evaluation", f"{time.evaluation:.1f} s"),
+    ]
+    if time.encode:
+        rows.append(("  encoding once", f"{time.encode:.1f} s"))
+    return rows if forecast.cost is None else [*rows, ("cost", f"{forecast.cost:.2f}")]
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
