@@ -129,9 +129,7 @@ def _subject(config: RunConfig) -> Subject:
     tokens = [len(text) for text in data.tokens]
     steps = list(islice(schedule(data.seconds, tokens, recipe), config.training.steps))
     given = [[len(data.target(example)[0]) for example in step] for step in steps]
-    learner = Learner(
-        whisper, Team(0, 1, device), dtype, always_checkpoint=config.training.gradient_checkpointing
-    )
+    learner = Learner(whisper, Team(0, 1, device), dtype, always_checkpoint=config.training.gradient_checkpointing)
     return Subject(config, learner, data, dev, recipe, steps, given, resident_memory_bytes())
 
 
@@ -285,7 +283,9 @@ def _peak_without_checkpointing(subject: Subject, plan: Plan) -> int | None:
     without = {"gradient_checkpointing": False}
     config = subject.config.model_copy(update={"training": subject.config.training.model_copy(update=without)})
     sketch = sketch_for_training(config, subject.device, subject.learner.dtype)
-    return _memory(replace(subject, config=config, learner=replace(subject.learner, whisper=sketch, always_checkpoint=False)), plan).peak
+    return _memory(
+        replace(subject, config=config, learner=replace(subject.learner, whisper=sketch, always_checkpoint=False)), plan
+    ).peak
 
 
 def _refusal(config: RunConfig) -> str | None:
