@@ -2,8 +2,8 @@
 
     python tests/benchmarks/ablation.py DATASET --work ablation --out reports/ablation-cs-1h
 
-Two epochs of LoRA r=32 on q_proj and v_proj of whisper-base, the checkpoint after each scored on half of dev, the better
-one on all of it. Test is never read. A variant whose report is in the work folder is not run again.
+Two epochs of LoRA r=32 on q_proj and v_proj of whisper-base, the checkpoint after each scored on half of dev, the
+better one on all of it. Test is never read. A variant whose report is in the work folder is not run again.
 """
 
 import argparse

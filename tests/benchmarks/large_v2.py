@@ -140,9 +140,8 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         sizes = " | ".join(f"{result[f'{name}_bytes'] / 1e9:.2f}" for name in columns)
-        lines.append(
-            f"| {result['row']} | {result['trainable']:,} | {sizes} | {result['minutes_an_hour']:.0f} | {result['minutes_without_tails']:.0f} |"
-        )
+        minutes = f"{result['minutes_an_hour']:.0f} | {result['minutes_without_tails']:.0f}"
+        lines.append(f"| {result['row']} | {result['trainable']:,} | {sizes} | {minutes} |")
     return "\n".join(lines) + "\n"
 
 
