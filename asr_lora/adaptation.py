@@ -16,6 +16,7 @@ from asr_lora.audio.features import context_seconds
 from asr_lora.audio.prepare import prepare
 from asr_lora.config import (
     AdapterSettings,
+    AugmentationSettings,
     Context,
     DataSettings,
     Method,
@@ -35,6 +36,7 @@ from asr_lora.transcription.transcribe import Transcript, transcribe
 
 BATCH_SECONDS = 40.0  # about eight Common Voice clips, the batch of the published recipe
 MOST_STEPS = 5000  # of the published large-v2 experiment on all of Dutch
+LITTLE_HOURS = (0.2, 2.0)  # of speech: where speeds were measured to help (reports/ablation-cs-1h)
 CPU_HOURS = 1.5  # beyond this much speech, a machine without GPU trains on the 1 h subset
 DEV_UTTERANCES = 128  # decoded at each dev evaluation
 EVALUATIONS = 5  # during a run
@@ -51,6 +53,7 @@ class Plan:
     subset: str
     width: int  # of the model, which decides the learning rate of full fine-tuning
     steps: int
+    speeds: tuple[float, ...]
     reasons: tuple[str, ...]
 
 
@@ -159,7 +162,12 @@ def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None, lan
     steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
     reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs} epochs")
     reasons.append("context true_length: the encoder sees each batch's longest clip, not 30 s")
-    return Plan(name, manifest["language"], language_token, subset, model_width(name), steps, tuple(reasons))
+    speeds: tuple[float, ...] = (1.0,)
+    if LITTLE_HOURS[0] <= hours <= LITTLE_HOURS[1]:
+        speeds = (0.9, 1.0, 1.1)
+        reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
+    width = model_width(name)
+    return Plan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
 
 
 def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
@@ -174,6 +182,7 @@ def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
         optimiser=OptimiserSettings(
             learning_rate=1e-3 if method is Method.LORA else full_rate, warmup_steps=min(50, plan.steps // 10)
         ),
+        augmentation=AugmentationSettings(speeds=plan.speeds),
         training=TrainingSettings(
             steps=plan.steps,
             batch_seconds=BATCH_SECONDS,

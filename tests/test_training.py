@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from asr_lora import train
@@ -22,7 +23,7 @@ from asr_lora.artifacts import read_jsonl, replacing_folder
 from asr_lora.config import Decay, Optimiser, OptimiserSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.training.checkpoint import find_checkpoint
-from asr_lora.training.optim import build_optimiser, share_of_peak
+from asr_lora.training.optim import build_optimiser, share_of_peak, stochastic_bf16
 
 
 @given(st.integers(0, 50), st.integers(51, 500), st.sampled_from(list(Decay)))
@@ -49,6 +50,63 @@ def test_eight_bit_adam_keeps_embeddings_in_32_bits():
     assert decays[id(model["linear"].weight)] == 0.1
     assert decays[id(model["linear"].bias)] == 0.0
     assert isinstance(build_optimiser(model, OptimiserSettings(name=Optimiser.ADAMW)), torch.optim.AdamW)
+
+
+def test_rounding_by_chance_is_right_on_average():
+    values = torch.full((200_000,), 1.0 + 2**-10)  # an eighth of the way between two bf16 numbers
+    rounded = stochastic_bf16(values, torch.Generator().manual_seed(0)).float()
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
+    assert rounded.mean().item() == pytest.approx(values[0].item(), abs=1e-4)
+    exact = torch.tensor([1.0, -2.5, 0.0, 3e-5]).bfloat16().float()
+    assert torch.equal(stochastic_bf16(exact, torch.Generator().manual_seed(1)).float(), exact)
+
+
+def test_small_updates_reach_bf16_weights():
+    """A step of a thousandth of the weight, which rounding to the nearest would swallow each time."""
+    weights = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = nn.Linear(128, 128, bias=False).to(dtype)
+        model.weight.data.fill_(1.0)
+        optimiser = build_optimiser(model, OptimiserSettings(learning_rate=1e-3))
+        for _ in range(50):
+            model.weight.grad = torch.ones_like(model.weight)
+            optimiser.step()
+        weights.append(model.weight.detach().float().mean().item())
+    assert weights[0] == pytest.approx(0.95, abs=2e-3)
+    assert weights[1] == pytest.approx(weights[0], abs=2e-3)
+
+
+def test_a_run_that_gets_no_better_stops_early(run_config):
+    folder = train(
+        run_config(
+            training__steps=40,
+            training__evaluate_every_steps=2,
+            training__early_stopping=3,
+            optimiser__learning_rate=1e-12,
+        )  # fmt: skip
+    )
+    body = folder.read()
+    assert body["best"]["step"] == 2
+    assert body["train"]["steps"] == 8
+    assert [row["step"] for row in read_jsonl(folder.metrics) if "dev_wer" in row] == [2, 4, 6, 8]
+
+
+def test_a_run_in_bf16_weights_and_one_with_a_frozen_encoder(run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path / "cache"))
+    small = train(
+        run_config(out=tmp_path / "bf16", method="full", training__bf16_weights=True, model__precision="bf16")
+    )
+    weights = load_file(small.weights("full") / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+    decoder = {"adapter__part": "decoder", "training__steps": 12, "adapter__dropout": 0.0, "model__precision": "fp32"}
+    cached, plain = (
+        train(run_config(out=tmp_path / name, data__cache_gb=size, **decoder))
+        for name, size in (("cached", 1.0), ("plain", 0.0))
+    )
+    losses = [[row["loss"] for row in read_jsonl(run.metrics) if "loss" in row] for run in (cached, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
