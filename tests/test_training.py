@@ -84,7 +84,7 @@ def test_a_run_that_gets_no_better_stops_early(run_config):
             training__evaluate_every_steps=2,
             training__early_stopping=3,
             optimiser__learning_rate=1e-12,
-        )  # fmt: skip
+        )
     )
     body = folder.read()
     assert body["best"]["step"] == 2
