@@ -1,10 +1,14 @@
 """Peak memory of a stretch of work, measured by the operating system or the GPU's allocator."""
 
+import ctypes
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+MMAP_THRESHOLD = -3  # malloc.h: M_MMAP_THRESHOLD
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -45,3 +49,13 @@ def available_memory_bytes(device: torch.device) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def return_freed_memory() -> None:
+    """Give freed matrices back to the system at once; glibc keeps blocks of up to 32 MB, in a heap full of holes.
+
+    It costs time, so it is for runs that would not fit otherwise.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)

@@ -23,6 +23,7 @@ from asr_lora.training.cache import TensorCache
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
 from asr_lora.training.examples import Recipe
 from asr_lora.training.learner import Learner, keep_encoder_outputs
+from asr_lora.training.memory import return_freed_memory
 
 
 def run_fingerprint(config: RunConfig) -> str:
@@ -77,6 +78,11 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
         quantise=quantise,
         device=device,
     )
+    if config.training.bf16_weights:
+        # Each is replaced by what it is updated to, while the file that it was mapped from would stay in memory.
+        for value in whisper.core.parameters():
+            value.data = value.data.clone()
+        return_freed_memory()
     return _made_trainable(whisper, config, quantised=quantise is not Quantise.NONE)
 
 
