@@ -39,7 +39,7 @@ ADAPTERS = [method for method in Method if method is not Method.FULL]
 
 def inputs(whisper):
     """One clip and its reference, as the model takes them; the labels that the decoder should give."""
-    target = torch.tensor([whisper.target(TEXT)])
+    target = torch.tensor([[*whisper.prompt, *whisper.text_tokens(TEXT), whisper.end_token]])
     features = log_mel(speech(2.0), whisper.mel_bins, 300)[None].to(whisper.dtype)
     return {"input_features": features, "decoder_input_ids": target[:, :-1]}, target[:, 1:]
 

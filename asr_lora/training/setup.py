@@ -23,7 +23,7 @@ from asr_lora.training.cache import TensorCache
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
 from asr_lora.training.examples import Recipe
 from asr_lora.training.learner import Learner, keep_encoder_outputs
-from asr_lora.training.memory import return_freed_memory
+from asr_lora.training.memory import keep_little
 
 
 def run_fingerprint(config: RunConfig) -> str:
@@ -68,6 +68,7 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
     """
     quantise = base_quantise(config, device)
+    keep_little(at_once=config.training.bf16_weights)
     whisper = load_whisper(
         config.model.name,
         config.model.language,
@@ -82,7 +83,6 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
         # Each is replaced by what it is updated to, while the file that it was mapped from would stay in memory.
         for value in whisper.core.parameters():
             value.data = value.data.clone()
-        return_freed_memory()
     return _made_trainable(whisper, config, quantised=quantise is not Quantise.NONE)
 
 

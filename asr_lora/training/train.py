@@ -31,7 +31,7 @@ from asr_lora.training.checkpoint import (
 )
 from asr_lora.training.examples import Example, Recipe, micro_batches, schedule
 from asr_lora.training.learner import Learner
-from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
+from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.training.metrics import Metrics, Silent
 from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.training.setup import (
@@ -46,6 +46,8 @@ from asr_lora.training.setup import (
 )
 from asr_lora.training.stopping import Stop, stop_signals
 from asr_lora.transcription.decode import decode_split, default_batch_seconds
+
+TRIM_STEPS = 5  # between two times that freed memory is given back
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
@@ -162,6 +164,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 padding=1.0 - speech / sum(example.context for example in examples),
                 peak_memory=progress.peak_memory_bytes,
             )
+            if step % TRIM_STEPS == 0:
+                return_freed_memory()
             bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
             bar.update()
 
