@@ -8,7 +8,6 @@ better one on all of it. Test is never read. A variant whose report is in the wo
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def scored(name: str, dataset: Path, work: Path, padded: bool) -> Path:
     return report
 
 
-def row(report: Path, base: Path, runs: Path) -> str:
+def row(report: Path, base: Path) -> str:
     from asr_lora.scoring.compare import read_comparison
 
     body = json.loads((report / "report.json").read_text())
@@ -77,9 +76,6 @@ def row(report: Path, base: Path, runs: Path) -> str:
         pair = read_comparison([base, report]).pairs[0]
         low, high = 100 * pair.wer.low, 100 * pair.wer.high
         cells.append(f"{100 * pair.wer.value:+.1f} ({low:+.1f} to {high:+.1f})")
-    metrics = [json.loads(line) for line in (runs / report.name.removesuffix("-padded") / "metrics.jsonl").open()]
-    speed = statistics.harmonic_mean([step["audio_seconds_per_second"] for step in metrics if "loss" in step])
-    cells.append("" if report.name.endswith("-padded") else f"{speed:.1f}")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -96,9 +92,9 @@ def main() -> None:
         for name in names
         for padded in ([False, True] if name in PADDED else [False])
     ]
-    rows = [row(report, reports[0], options.work / "runs") for report in reports]
+    rows = [row(report, reports[0]) for report in reports]
     head = (
-        "| variant | WER % | CER % | against the first (95 %) | speech s per s |\n| --- | ---: | ---: | ---: | ---: |\n"
+        "| variant | WER % | CER % | against the first (95 %) |\n| --- | ---: | ---: | ---: |\n"
     )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(head + "\n".join(rows) + "\n")
