@@ -133,7 +133,7 @@ def test_a_step_takes_what_was_said(base_config, changes):
     sketch, real = both(config)
     data = load_training_set(config, sketch.whisper)
     examples = [Example((index,), data.seconds[index], context=5.0, seed=0) for index in range(4)]
-    said = step_footprint(sketch, data, examples, encoded=False, accumulates=False)
+    said = step_footprint(sketch, data, examples, 40.0, encoded=False, accumulates=False)
     real.whisper.model.train()
     batch = data[examples]
     weights = [*real.whisper.model.parameters(), *real.whisper.model.buffers()]
@@ -151,7 +151,7 @@ def test_gradients_of_an_earlier_micro_batch_are_there_already(base_config):
     data = load_training_set(config, sketch.whisper)
     examples = [Example((0,), data.seconds[0], context=5.0, seed=0)]
     first, later = (
-        step_footprint(sketch, data, examples, encoded=False, accumulates=accumulates).peak
+        step_footprint(sketch, data, examples, 40.0, encoded=False, accumulates=accumulates).peak
         for accumulates in (False, True)
     )
     assert later > first
@@ -240,7 +240,11 @@ def test_too_little_memory_is_warned_of_and_not_tried(run_config, monkeypatch):
 
 
 def test_a_dev_split_that_takes_most_of_the_time_is_warned_of(run_config):
-    said = check(run_config(training__steps=2, training__evaluate_every_steps=1, data__dev_utterances=16))
+    said = check(
+        run_config(
+            training__steps=8, training__evaluate_every_steps=1, data__dev_utterances=16, training__batch_seconds=4
+        )
+    )
     assert said.time.dev_share > 0.5
     assert any("decoding dev takes" in warning for warning in said.warnings)
 

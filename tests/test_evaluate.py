@@ -125,7 +125,7 @@ def test_an_evaluation_stopped_at_any_byte_goes_on(dev, tmp_path, tail):
         out = ReportFolder(tmp_path / f"stopped{done}")
         out.root.mkdir()
         lines = [{"fingerprint": stamp}, *({"id": row["id"], "hypothesis": "as before"} for row in rows[:done])]
-        out.partial.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines) + tail)
+        out.partial(0).write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines) + tail)
         found = read_jsonl(dev(out=out.root).hypotheses)
         assert [row["hypothesis"] for row in found] == ["as before"] * done + [row["hypothesis"] for row in rows[done:]]
 

@@ -93,9 +93,7 @@ def main() -> None:
         for padded in ([False, True] if name in PADDED else [False])
     ]
     rows = [row(report, reports[0]) for report in reports]
-    head = (
-        "| variant | WER % | CER % | against the first (95 %) |\n| --- | ---: | ---: | ---: |\n"
-    )
+    head = "| variant | WER % | CER % | against the first (95 %) |\n| --- | ---: | ---: | ---: |\n"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(head + "\n".join(rows) + "\n")
     print((options.out / "table.md").read_text(), file=sys.stdout)
