@@ -173,6 +173,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
         _write_manifest(folder, config, data, progress, learner)
         remove_checkpoint(folder)
     team.wait()
+    return_freed_memory()  # what comes next in this process begins small
     return folder
 
 
