@@ -167,6 +167,11 @@ class TrainingSettings(Section):
     checkpoint_every_steps: Count = 50
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    @property
+    def at_once(self) -> float:
+        """Seconds of audio in memory at once, to begin with."""
+        return self.micro_batch_seconds or self.batch_seconds
+
 
 class RunConfig(Section):
     """Everything that `asr-lora train` needs; `config.yaml` in a run folder is one, and re-runs as it is."""

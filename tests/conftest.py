@@ -62,7 +62,6 @@ def release(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_config(demo_dataset: Path, tiny_folder: Path, tmp_path: Path):
     """A function: settings of a run of a few steps on the tiny model."""
-    from asr_lora.config import RunConfig
 
     def make(**changes):
         body = {
@@ -72,15 +71,22 @@ def run_config(demo_dataset: Path, tiny_folder: Path, tmp_path: Path):
             "optimiser": {"warmup_steps": 1},
             "training": {"steps": 6, "batch_seconds": 12, "evaluate_every_steps": 3, "checkpoint_every_steps": 2},
         }
-        for key, value in changes.items():
-            section, _, name = key.partition("__")
-            if name:
-                body.setdefault(section, {})[name] = value
-            else:
-                body[section] = value
-        return RunConfig.model_validate(body)
+        return changed(body, changes)
 
     return make
+
+
+def changed(body, changes):
+    """Settings of a run with changes laid over them, a key within a section written section__key."""
+    from asr_lora.config import RunConfig
+
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            body.setdefault(section, {})[name] = value
+        else:
+            body[section] = value
+    return RunConfig.model_validate(body)
 
 
 def attach(whisper, settings, method="lora", steps=10, quantised=False):

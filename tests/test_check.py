@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from conftest import BASE, ROOT, attach
+from conftest import BASE, ROOT, attach, changed
 from typer.testing import CliRunner
 
 from asr_lora import check, load_config
 from asr_lora.artifacts import DatasetFolder, read_jsonl
 from asr_lora.cli import app
-from asr_lora.config import Method, Quantise, RunConfig
+from asr_lora.config import Method, Quantise
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters import count_parameters, extra_state
 from asr_lora.model.sketch import weights_bytes
@@ -37,9 +37,8 @@ from asr_lora.training.forecast import (
     step_work,
     table,
 )
-from asr_lora.training.learner import Learner
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
-from asr_lora.training.setup import load_for_training, load_training_set, sketch_for_training
+from asr_lora.training.setup import load_for_training, load_training_set, make_learner, sketch_for_training
 
 CPU = torch.device("cpu")
 TEAM = Team(0, 1, CPU)
@@ -57,13 +56,7 @@ def base_config(demo_dataset, tmp_path):
             "optimiser": {"warmup_steps": 1},
             "training": {"steps": 4, "batch_seconds": 30, "evaluate_every_steps": 2},
         }
-        for key, value in changes.items():
-            section, _, name = key.partition("__")
-            if name:
-                body.setdefault(section, {})[name] = value
-            else:
-                body[section] = value
-        return RunConfig.model_validate(body)
+        return changed(body, changes)
 
     return make
 
@@ -72,7 +65,7 @@ def both(config):
     """Learners of a sketch and of the real model."""
     dtype = compute_dtype(config.model.precision, CPU)
     return (
-        Learner(make(config, CPU, dtype), TEAM, dtype, 0.0) for make in (sketch_for_training, load_for_training)
+        make_learner(config, make(config, CPU, dtype), TEAM, dtype) for make in (sketch_for_training, load_for_training)
     )  # fmt: skip
 
 
@@ -135,6 +128,7 @@ def test_a_step_takes_what_was_said(base_config, changes):
     examples = [Example((index,), data.seconds[index], context=5.0, seed=0) for index in range(4)]
     said = step_footprint(sketch, data, examples, 40.0, encoded=False, accumulates=False)
     real.whisper.model.train()
+    real.checkpoint(5.0, 40.0)
     batch = data[examples]
     weights = [*real.whisper.model.parameters(), *real.whisper.model.buffers()]
     assert said.activations == pytest.approx(_saved_bytes(lambda: real.loss(batch), weights), rel=0.01)

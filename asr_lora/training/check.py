@@ -45,6 +45,7 @@ from asr_lora.training.setup import (
     encoder_is_frozen,
     keeps_encoder_outputs,
     load_training_set,
+    make_learner,
     make_recipe,
     require_place,
     run_fingerprint,
@@ -83,7 +84,7 @@ class Subject:
     @property
     def at_once(self) -> float:
         """Seconds of audio in memory at once."""
-        return self.config.training.micro_batch_seconds or self.config.training.batch_seconds
+        return self.config.training.at_once
 
     @property
     def encoded(self) -> bool:
@@ -129,7 +130,7 @@ def _subject(config: RunConfig) -> Subject:
     tokens = [len(text) for text in data.tokens]
     steps = list(islice(schedule(data.seconds, tokens, recipe), config.training.steps))
     given = [[len(data.target(example)[0]) for example in step] for step in steps]
-    learner = Learner(whisper, Team(0, 1, device), dtype, always_checkpoint=config.training.gradient_checkpointing)
+    learner = make_learner(config, whisper, Team(0, 1, device), dtype)
     return Subject(config, learner, data, dev, recipe, steps, given, resident_memory_bytes())
 
 
@@ -280,12 +281,8 @@ def _facts(subject: Subject, plan: Plan, memory: Memory, measured: Time | None) 
 def _peak_without_checkpointing(subject: Subject, plan: Plan) -> int | None:
     if not subject.config.training.gradient_checkpointing:
         return None
-    without = {"gradient_checkpointing": False}
-    config = subject.config.model_copy(update={"training": subject.config.training.model_copy(update=without)})
-    sketch = sketch_for_training(config, subject.device, subject.learner.dtype)
-    return _memory(
-        replace(subject, config=config, learner=replace(subject.learner, whisper=sketch, always_checkpoint=False)), plan
-    ).peak
+    learner = replace(subject.learner, always_checkpoint=False)
+    return _memory(replace(subject, learner=learner), plan).peak
 
 
 def _refusal(config: RunConfig) -> str | None:

@@ -15,7 +15,7 @@ from asr_lora.training.batches import Batch, TrainingSet
 from asr_lora.training.examples import Example, micro_batches
 from asr_lora.training.learner import Learner
 from asr_lora.training.optim import build_optimiser
-from asr_lora.training.setup import load_for_training
+from asr_lora.training.setup import load_for_training, make_learner
 from asr_lora.transcription.decode import batches_by_length, decode_batch, default_batch_seconds
 
 
@@ -49,13 +49,13 @@ def run_probe(
     """
     begun = time.perf_counter()
     torch.manual_seed(config.training.seed)
-    learner = _learner(config, team, dtype)
+    learner = make_learner(config, load_for_training(config, team.device, dtype), team, dtype)
     optimiser = build_optimiser(learner.whisper.model, config.optimiser)
     load = time.perf_counter() - begun
     encoding, took = [], []
     for number, examples in enumerate([steps[0], *steps], 1):
         begun = time.perf_counter()
-        batches = [data[group] for group in micro_batches(examples, _at_once(config))]
+        batches = [data[group] for group in micro_batches(examples, config.training.at_once)]
         read = time.perf_counter() - begun
         if encoded:
             batches, seconds = _encoded(learner, batches)
@@ -68,22 +68,12 @@ def run_probe(
     return Probe(load, tuple(took[1:]), encode, _evaluation_seconds(learner, dev))
 
 
-def _learner(config: RunConfig, team: Team, dtype: torch.dtype) -> Learner:
-    training = config.training
-    whisper = load_for_training(config, team.device, dtype)
-    return Learner(whisper, team, dtype, training.label_smoothing, training.gradient_checkpointing)
-
-
-def _at_once(config: RunConfig) -> float:
-    return config.training.micro_batch_seconds or config.training.batch_seconds
-
-
 def _step(
     learner: Learner, optimiser: torch.optim.Optimizer, batches: list[Batch], tokens: int, step: int, config: RunConfig
 ) -> float:
     """Take one optimiser step as the training loop does, and say its seconds."""
     begun = time.perf_counter()
-    memory = _at_once(config)
+    memory = config.training.at_once
     loss = learner.gradients(batches, tokens=tokens, seed=config.training.seed, step=step, memory_seconds=memory)
     if loss is None:
         raise torch.OutOfMemoryError("not enough memory for a step")

@@ -18,6 +18,7 @@ from asr_lora.model.whisper import (
     resolve_quantise,
     sketch_whisper,
 )
+from asr_lora.processes import Team
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.cache import TensorCache
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
@@ -127,6 +128,11 @@ def _made_trainable(whisper: Whisper, config: RunConfig, *, quantised: bool = Fa
     return attach_adapter(
         whisper, config.adapter, method=config.method, steps=config.training.steps, quantised=quantised
     )
+
+
+def make_learner(config: RunConfig, whisper: Whisper, team: Team, dtype: torch.dtype) -> Learner:
+    """A model made trainable, or its sketch, with what the run's settings say of every pass through it."""
+    return Learner(whisper, team, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
 
 
 def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:

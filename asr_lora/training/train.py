@@ -38,6 +38,7 @@ from asr_lora.training.setup import (
     dev_split,
     load_for_training,
     load_training_set,
+    make_learner,
     make_recipe,
     open_caches,
     require_place,
@@ -77,13 +78,13 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     reset_peak_memory(team.device)
     torch.manual_seed(settings.seed)
     whisper = load_for_training(config, team.device, dtype)
-    learner = Learner(whisper, team, dtype, settings.label_smoothing, settings.gradient_checkpointing)
+    learner = make_learner(config, whisper, team, dtype)
     data = load_training_set(config, whisper)
     dev = dev_split(config)
     recipe = make_recipe(config, whisper)
     optimiser = build_optimiser(whisper.model, config.optimiser)
     rates = build_schedule(optimiser, config.optimiser, settings.steps)
-    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.micro_batch_seconds or settings.batch_seconds)
+    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.at_once)
     if found := find_checkpoint(folder.checkpoint):
         progress = load_checkpoint(found, whisper, optimiser, rates)
     open_caches(config, data, recipe, learner)
