@@ -138,7 +138,7 @@ class OptimiserSettings(Section):
 class ExampleSettings(Section):
     """What examples are made of the utterances, each by its share of all examples."""
 
-    long_tails: Share = 0.03  # true length only: silence up to 30 s follows, so that the model also works padded
+    long_tails: Share = 0.01  # true length only: silence up to 30 s follows, so that the model also works padded
     timestamps: Share = 0.0  # several utterances in a row with their times, so that timestamps survive
     no_speech: Share = 0.0  # noise or near silence, answered by the no-speech token alone
 

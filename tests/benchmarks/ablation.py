@@ -23,6 +23,7 @@ SPEEDS = [0.9, 1.0, 1.1]
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "seed1": {"training": {"seed": 1}},
+    "tails01": {"examples": {"long_tails": 0.01}},
     "tails03": {"examples": {"long_tails": 0.03}},
     "tails10": {"examples": {"long_tails": 0.1}},
     "speeds": {"augmentation": {"speeds": SPEEDS}},
@@ -35,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"adapter": {"targets": "linear"}, "optimiser": {"learning_rate": 5e-4}},
     "gain": {"augmentation": {"gain_db": 6}},
 }
-PADDED = ("base", "tails03", "tails10", "speeds-tails10")  # scored at 30 s too
+PADDED = ("base", "tails01", "tails03", "tails10", "speeds-tails10")  # scored at 30 s too
 
 
 def settings(name: str, dataset: Path, language: str, out: Path) -> dict[str, Any]:

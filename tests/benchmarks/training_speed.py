@@ -191,7 +191,7 @@ def compare_sides(options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(3):
         pair = {
             side: run(side, options, work / "short", "10min", steps)["speech_seconds_per_second"]
-            for side, steps in (("standard", 4), ("ours", 12))
+            for side, steps in (("standard", 4), ("ours", 30))
         }
         pairs.append({**pair, "ratio": pair["ours"] / pair["standard"]})
         print(pairs[-1], file=sys.stderr, flush=True)
