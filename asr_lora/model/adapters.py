@@ -19,6 +19,7 @@ from asr_lora.artifacts import RunFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.cpu import draw_dropout_quickly
 from asr_lora.model.targets import HALVES, blocks, target_names, target_pattern
 from asr_lora.model.whisper import Whisper, force_language, load_whisper
 
@@ -66,6 +67,7 @@ def attach_adapter(
     config.base_model_name_or_path = whisper.source
     if not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)  # a set is saved in another order by each process
+    draw_dropout_quickly(model)
     if whisper.dtype is torch.bfloat16:
         # PEFT would bring every input to the adapter's float32, for autocast to bring it back to bf16 again.
         for layer in _adapted_layers(model).values():

@@ -26,7 +26,8 @@ from asr_lora.audio.decode import first_line
 from asr_lora.config import Context, Precision, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model import attention, ctranslate2_import
+from asr_lora.model import ctranslate2_import
+from asr_lora.model.cpu import ATTENTION
 
 CPU = torch.device("cpu")
 MAX_TARGET_TOKENS = 448  # prompt and end included
@@ -112,7 +113,7 @@ def load_whisper(
     code = spoken_language(language)
     token = borrowed_token(code, language_token)
     path = resolve_source(source)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
     try:
@@ -147,7 +148,7 @@ def sketch_whisper(
         tokenizer = WhisperTokenizer.from_pretrained(path)
         with torch.device("meta"):
             model = AutoModelForSpeechSeq2Seq.from_config(
-                WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation=attention.NAME
+                WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation=ATTENTION
             )
         with suppress(OSError):  # a model may come without, which is said below
             model.generation_config = GenerationConfig.from_pretrained(path)

@@ -1,13 +1,15 @@
-"""Attention on a CPU in bf16: plain matrix products where PyTorch's fused kernel is the slower one."""
+"""What a CPU does faster than by PyTorch's own kernels: attention in bf16, and dropout."""
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sdpa_or_plain"
+ATTENTION = "sdpa_or_plain"  # its name in transformers
 PLAIN_POSITIONS = 768  # beyond, probabilities kept for the backward cost more memory than they save time
 
 
@@ -21,7 +23,7 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scaled dot-product attention in the way that is fastest where it runs; registered with transformers as `NAME`.
+    """Scaled dot-product attention in the way that is fastest where it runs; registered as `ATTENTION`.
 
     On a CPU the backward of the fused kernel takes several times what the products themselves do at the lengths of an
     utterance, and so does its forward for a single query. Scores are rounded to bf16 there, as transformers' own
@@ -58,5 +60,29 @@ def attention(
     return mixed.view(batch, heads, queries, width).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+class Dropout(torch.nn.Dropout):
+    """Dropout whose mask NumPy draws, in a third of the time; the chance is rounded to 1/65536.
+
+    The seed of each mask comes from torch's generator, so what makes a run repeatable makes this repeatable too.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not self.training or not 0 < self.p < 1 or values.device.type != "cpu" or isinstance(values, FakeTensor):
+            return super().forward(values)
+        count = values.numel()
+        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-count // 4))  # 64 of them at a time
+        draws = torch.from_numpy(bits.view(np.int16)[:count]).view(values.shape)
+        kept = (draws >= round(self.p * 2**16) - 2**15).to(values.dtype)
+        return values * kept.div_(1 - self.p)
+
+
+def draw_dropout_quickly(model: torch.nn.Module) -> None:
+    """Put `Dropout` in the place of every nn.Dropout under a model."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is torch.nn.Dropout:
+                parent._modules[name] = Dropout(child.p).train(child.training)
