@@ -109,6 +109,10 @@ class DatasetFolder(Folder):
     def subset(self, name: str) -> Path:
         return self.root / "subsets" / f"{name}.txt"
 
+    def missing_ids(self, name: str) -> Path:
+        """Ids of a given list that train lacks; not there when it has them all."""
+        return self.root / "subsets" / f"{name}.missing.txt"
+
     @property
     def dropped(self) -> Path:
         return self.root / "dropped.jsonl"
