@@ -148,6 +148,25 @@ class DatasetFolder(Folder):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
+class DownloadFolder(Folder):
+    """A dataset's archive as a platform has sent it."""
+
+    kind = "download"
+    manifest_name = "download.json"
+    remedy = "Remove the folder and run the same command again"
+
+    def archive(self, name: str) -> Path:
+        return self.root / name
+
+    def part(self, name: str) -> Path:
+        """What has come of an archive so far, as `datacollective` names it."""
+        return self.root / f"{name}.part"
+
+    def whole(self, body: dict[str, Any]) -> bool:
+        archive = self.archive(body["file"])
+        return archive.is_file() and archive.stat().st_size == body["bytes"]
+
+
 class RunFolder(Folder):
     kind = "run"
     manifest_name = "run.json"
@@ -276,6 +295,11 @@ class AdaptFolder(Folder):
 
     def report(self, system: str) -> Path:
         return self.root / "reports" / system
+
+
+def downloads_folder() -> Path:
+    """Where archives that were downloaded are kept: where the platform's own client is told to, or a cache."""
+    return Path(os.environ.get("MDC_DOWNLOAD_PATH") or "~/.cache/asr_lora/downloads").expanduser()
 
 
 class ReleaseFolder:

@@ -1,5 +1,6 @@
 """Nested low-data subsets: the same everywhere, within their length, no speaker and no gender favoured."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -161,16 +162,8 @@ def test_the_choice_of_today_is_that_of_tomorrow():
     """Published id lists depend on it: a change here is a change of every published subset."""
     clips = [Clip(f"clip_{n}", f"speaker_{n % 11}", 2.0 + n % 7, ("female", "male", "")[n % 3]) for n in range(400)]
     subsets = nested_subsets(clips, ["1min", "1min@1"]).ids
-    assert subsets == {
-        "1min": [],
-        "1min@1": [],
-    }
-
-
-def test_a_million_clips():
-    clips = (Clip(f"c{n:07}", f"s{n % 20_000}", 3.0 + n % 5, ("female", "male", "")[n % 3]) for n in range(100_000))
-    subsets = nested_subsets(clips, ["10min", "10h"], speaker_cap=30.0)
-    assert list(subsets.ids) == ["10min", "10h"]
+    digests = {name: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16] for name, ids in subsets.items()}
+    assert digests == {"1min": "633c1646fca27230", "1min@1": "1b0f8291496f3477"}
 
 
 @pytest.mark.parametrize("name", ["1", "h", "1 h", "-1h", "0min", "1hour", "", "1h@", "1h@-1", "1h@x", "١h", "1e3s"])

@@ -19,6 +19,7 @@ from asr_lora.artifacts import (
     SPLITS,
     DatasetFolder,
     ReleaseFolder,
+    downloads_folder,
     fingerprint,
     replacing,
     sha256_file,
@@ -28,6 +29,7 @@ from asr_lora.artifacts import (
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
+from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.audio.splits import (
     DEFAULT_SUBSETS,
     NAMED_IDS,
@@ -72,7 +74,8 @@ def prepare(
     Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is.
 
     Args:
-        source: an unpacked release, a folder with one inside, or a locale's folder.
+        source: an unpacked release, a folder with one inside, or a locale's folder; or `mdc:` and a dataset of Mozilla
+            Data Collective, which is downloaded.
         language: name or code of the language, such as "Dutch" or "nl"; by code also one that Whisper does not have.
         locale: the folder's name in the release where it differs from the code, such as "zh-CN".
         subsets: lengths of the nested low-data subsets, such as "1h", or "1h@2" for the hour drawn with seed 2; those
@@ -92,6 +95,8 @@ def prepare(
     for name in subsets:
         subset_seconds(name)
     lists = [read_id_list(path) for path in id_lists]
+    if dataset := dataset_of(source):
+        source = fetch(dataset, downloads_folder())
     home = find_locale(source, locale or code)
     tables = {split: list(read_table(home, split)) for split in SPLITS}
     for split, rows in tables.items():
