@@ -34,7 +34,7 @@ from asr_lora.audio.splits import (
     DEFAULT_SUBSETS,
     NAMED_IDS,
     Clip,
-    Subsets,
+    IdList,
     find_listed,
     nested_subsets,
     read_id_list,
@@ -126,22 +126,13 @@ def prepare(
             listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
             raise DataError(f"no utterance of {home / ReleaseFolder.table(split)} can be used ({listed})")
     write_jsonl(folder.dropped, [asdict(drop) for drop in dropped])
-    by_id = {row["id"]: row for row in kept["train"]}
-    clips = (Clip(row["id"], row["speaker"], row["seconds"], row["gender"]) for row in kept["train"])
-    drawn = nested_subsets(clips, subsets, seed=seed, speaker_cap=speaker_cap)
-    given = find_listed(lists, by_id)
     folder.write(
         {
             "fingerprint": stamp,
             "language": code,
             "source": {"name": f"{home.parent.name}/{home.name}", "tables_sha256": hashes},
             "splits": {split: {**summarise(kept[split]), **_file_facts(folder.split(split))} for split in SPLITS},
-            "subsets": {
-                **_write_subsets(folder, drawn, by_id, seed),
-                **_write_subsets(folder, given, by_id, None),
-            },
-            "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
-            "speaker_cap_seconds": speaker_cap,
+            **_write_subsets(folder, kept["train"], subsets, seed, speaker_cap, lists),
             "dropped": dict(Counter(drop.reason for drop in dropped).most_common()),
             "shared_between_splits": _shared(kept),
         }
@@ -150,19 +141,32 @@ def prepare(
 
 
 def _write_subsets(
-    folder: DatasetFolder, chosen: Subsets, by_id: dict[str, dict[str, Any]], seed: int | None
-) -> dict[str, dict[str, Any]]:
-    """Write the id lists; return what the manifest says of each. Lists of others have no seed."""
-    facts = {}
-    for name, ids in chosen.ids.items():
+    folder: DatasetFolder,
+    train: list[dict[str, Any]],
+    names: Sequence[str],
+    seed: int,
+    speaker_cap: float | None,
+    lists: Sequence[IdList],
+) -> dict[str, Any]:
+    """Choose subsets and write their ids; return what the manifest says of them."""
+    by_id = {row["id"]: row for row in train}
+    clips = (Clip(row["id"], row["speaker"], row["seconds"], row["gender"]) for row in train)
+    drawn = nested_subsets(clips, names, seed=seed, speaker_cap=speaker_cap)
+    given = find_listed(lists, by_id)
+    facts: dict[str, dict[str, Any]] = {}
+    for name, ids in (drawn.ids | given.ids).items():
         write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
         facts[name] = {**summarise(by_id[clip] for clip in ids), **_file_facts(folder.subset(name))}
-        if seed is not None:
+        if name in drawn.ids:
             facts[name]["seed"] = subset_seed(name, seed)
-        if missing := chosen.missing.get(name):
+        if missing := given.missing.get(name):
             write_text(folder.missing_ids(name), "".join(f"{clip}\n" for clip in missing))
             facts[name] |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
-    return facts
+    return {
+        "subsets": facts,
+        "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
+        "speaker_cap_seconds": speaker_cap,
+    }
 
 
 def _ours(folder: DatasetFolder) -> bool:
