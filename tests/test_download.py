@@ -20,6 +20,7 @@ from asr_lora.errors import AsrLoraError, ConfigError, DataError
 
 KEY = "key-that-nobody-may-see"
 CONTENT = os.urandom(300_000)
+PIECE = 1 << 16  # what the client writes at once
 NAME = "cv-corpus-25.0-2026-03-09-nl.tar.gz"
 
 
@@ -88,7 +89,7 @@ class Answers(BaseHTTPRequestHandler):
         if manner in ("whole", "ignores ranges"):
             self.wfile.write(rest)
             return
-        self.wfile.write(rest[: 100_000 if manner != "breaks at once" else 0])
+        self.wfile.write(rest[: PIECE if manner != "breaks at once" else 0])
         self.wfile.flush()
         if manner == "stalls":
             time.sleep(2.0)
@@ -147,7 +148,7 @@ def test_whole_checked_and_not_asked_for_again(platform, tmp_path, capfd):
 def test_goes_on_after_a_broken_connection(platform, tmp_path, manner, capfd):
     platform.files = [manner, manner, "whole"]
     assert fetch("nl25", tmp_path).read_bytes() == CONTENT
-    begins = [None, "bytes=100000-", "bytes=200000-"] if manner != 503 else [None, None, None]
+    begins = [None, f"bytes={PIECE}-", f"bytes={2 * PIECE}-"] if manner != 503 else [None, None, None]
     assert downloads(platform) == begins
     assert "going on" in capfd.readouterr().err
 
@@ -160,7 +161,7 @@ def test_a_later_call_goes_on_where_the_last_one_gave_up(platform, tmp_path):
     platform.requests.clear()
     platform.files = ["whole"]
     assert fetch("nl25", tmp_path).read_bytes() == CONTENT
-    assert downloads(platform) == ["bytes=100000-"]
+    assert downloads(platform) == [f"bytes={PIECE}-"]
 
 
 def test_stopped_after_the_last_byte(platform, tmp_path):

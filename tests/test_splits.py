@@ -236,7 +236,7 @@ def published(tmp_path_factory):
     one, two = (row.split("\t")[1] for row in rows)
     (folder / "theirs.txt").write_text(f"{two}\n{one.removesuffix('.mp3')}\ncommon_voice_it_0\n")
     made = prepare(
-        DEMO, language="it", out=folder / "out", subsets=["1min", "1min@5", "90s", "1h"], speaker_cap=25.0,
+        DEMO, language="it", out=folder / "out", subsets=["1min", "1min@5", "190s", "1h"], speaker_cap=5.0,
         id_lists=[folder / "theirs.txt"],
     )  # fmt: skip
     return made, folder, [two.removesuffix(".mp3"), one.removesuffix(".mp3")]
@@ -250,18 +250,19 @@ def test_what_prepare_says_of_subsets(published):
     assert folder.subset_ids("theirs") == theirs
     assert body["subsets"]["theirs"]["missing"] == 1
     assert folder.missing_ids("theirs").read_text() == "common_voice_it_0\n"
-    assert body["speaker_cap_seconds"] == 25.0
-    assert set(body["subsets_left_out"]) >= {"1h"}
+    assert body["speaker_cap_seconds"] == 5.0
+    assert set(body["subsets_left_out"]) == {"190s", "1h"}
     for name, facts in body["subsets"].items():
         assert facts["sha256"] == sha256_file(folder.subset(name))
         assert facts["characters_per_second"] == pytest.approx(facts["characters"] / facts["hours"] / 3600, rel=0.02)
         if name != "theirs":
-            assert facts["seconds_of_most_heard_speaker"] <= 25.0
+            assert facts["seconds_of_most_heard_speaker"] <= 5.0
     table = facts_table(body)
     assert all(name in table for name in ("train", "dev", "test", "1min@5", "theirs"))
     notices = " ".join(subset_notices(body))
     assert "1 ids of the list are not in train (common_voice_it_0)" in notices
-    assert "no subset 1h: train gives" in notices
+    assert "no subset 190s: train gives" in notices
+    assert "(train is too short for 1h)" in table
 
 
 def test_others_get_the_same_subset_from_the_published_list(published, tmp_path):

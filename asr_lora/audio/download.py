@@ -8,6 +8,7 @@ wherever it finds one, and reports on standard output.
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ def _download(client: Any, dataset: str, home: DownloadFolder, name: str) -> Non
                 f"{SCHEME}{dataset}: the connection broke {failures} times in a row; {kept / 1e6:.1f} MB are kept. "
                 "Run the same command again to go on"
             )
-        say(f"the connection broke after {kept / 1e6:.1f} MB: going on")
+        tqdm.write(f"the connection broke after {kept / 1e6:.1f} MB: going on", file=sys.stderr)
         time.sleep(PAUSES[failures - 1])
 
 

@@ -315,17 +315,24 @@ def facts_table(manifest: Mapping[str, Any]) -> str:
             f"{name:{width}} {facts['utterances']:10,} {facts['hours']:8.3f} {facts['speakers']:9,} {women:8.0f} "
             f"{men:6.0f} {100 - women - men:13.0f} {facts['characters_per_second']:13.1f}"
         )
+    if short := _too_long_for_train(manifest):
+        lines.append(f"(train is too short for {', '.join(short)})")
     return "\n".join(lines)
+
+
+def _too_long_for_train(manifest: Mapping[str, Any]) -> list[str]:
+    """Lengths that were left out, whatever the cap."""
+    have = manifest["splits"]["train"]["hours"]
+    return [name for name in manifest["subsets_left_out"] if subset_seconds(name) >= 3600 * have]
 
 
 def subset_notices(manifest: Mapping[str, Any]) -> list[str]:
     """What a user should know of a dataset's subsets: lengths left out, missing ids, uneven genders, one voice."""
     notices = []
-    cap = manifest.get("speaker_cap_seconds")
-    for name, hours in manifest.get("subsets_left_out", {}).items():
-        if cap:
-            remedy = f"with at most {cap:g} s of each speaker; raise --speaker-cap or ask for less"
-            notices.append(f"no subset {name}: train gives {60 * hours:.1f} min {remedy}")
+    for name, hours in manifest["subsets_left_out"].items():
+        if name not in _too_long_for_train(manifest):
+            given = f"{60 * hours:.1f} min with at most {manifest['speaker_cap_seconds']:g} s of each speaker"
+            notices.append(f"no subset {name}: train gives {given}; raise --speaker-cap or ask for less")
     for name, facts in manifest["subsets"].items():
         if facts.get("missing"):
             listed = ", ".join(facts["missing_ids"])
