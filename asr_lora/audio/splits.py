@@ -21,6 +21,7 @@ UNLABELLED = "unlabelled"
 TICKS = 1_000_000  # a second: whole numbers add up to the same in any order and on any machine
 UNEVEN = 0.05  # of the labelled speech: a shortfall of one gender beyond this is worth a sentence
 DOMINANT = 0.2  # of a subset's speech: one voice beyond this is, too
+UNKNOWN = -1  # number of nobody in particular
 NAMED_IDS = 5  # of an id list that train lacks, which the manifest and a sentence name
 
 
@@ -28,7 +29,7 @@ class Clip(NamedTuple):
     """What the choice of subsets looks at."""
 
     id: str
-    speaker: str
+    speaker: str  # "" where it is not known; the cap says nothing of such clips
     seconds: float
     gender: str = ""  # female, male, or anything else for unlabelled
 
@@ -138,7 +139,7 @@ class _Pool:
     ids: list[str]
     ticks: np.ndarray  # (clips,), int64
     queue: np.ndarray  # (clips,), int32: where a clip waits; there is a queue for each speaker and gender label
-    speakers: list[int]  # queue -> number of its speaker
+    speakers: list[int]  # queue -> number of its speaker; UNKNOWN where it is not known
     genders: list[str]  # queue -> female, male or unlabelled
 
     @classmethod
@@ -147,7 +148,8 @@ class _Pool:
         speakers: dict[str, int] = {}
         queues: dict[tuple[int, str], int] = {}
         for clip, speaker, length, gender in clips:
-            key = (speakers.setdefault(speaker, len(speakers)), gender if gender in BALANCED else UNLABELLED)
+            number = speakers.setdefault(speaker, len(speakers)) if speaker else UNKNOWN
+            key = (number, gender if gender in BALANCED else UNLABELLED)
             ids.append(clip)
             seconds.append(length)
             queue.append(queues.setdefault(key, len(queues)))
@@ -183,7 +185,7 @@ class _Pool:
                 continue
             clip = int(by_digest[place])
             ticks = int(self.ticks[clip])
-            if so_far + ticks > cap:
+            if so_far + ticks > cap and speaker != UNKNOWN:
                 continue  # this queue gives no more
             yield clip
             heard[speaker] += ticks
@@ -273,7 +275,7 @@ def summarise(utterances: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Say in numbers what some utterances are: hours, speakers, genders, pace.
 
     Args:
-        utterances: each with seconds, speaker (a pseudonym), gender and characters (of its text).
+        utterances: each with seconds, speaker (a pseudonym, "" where not known), gender, characters (of its text).
     """
     ticks_of_gender: dict[str, int] = defaultdict(int)
     ticks_of_speaker: dict[str, int] = defaultdict(int)
@@ -281,7 +283,8 @@ def summarise(utterances: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for row in utterances:
         ticks = round(row["seconds"] * TICKS)
         ticks_of_gender[row["gender"] or UNLABELLED] += ticks
-        ticks_of_speaker[row["speaker"]] += ticks
+        if row["speaker"]:
+            ticks_of_speaker[row["speaker"]] += ticks
         characters += row["characters"]
         count += 1
     seconds = sum(ticks_of_gender.values()) / TICKS
