@@ -36,10 +36,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from asr_lora.audio.commonvoice import BadRow, read_table
+from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import decode
 from asr_lora.audio.prepare import prepare
 from asr_lora.audio.splits import read_id_list, subset_seconds, subset_seed
 from asr_lora.errors import AsrLoraError, AudioError
+from asr_lora.language import spoken_language
 
 DEMO = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it"
 MOST_SECONDS = 10.0
@@ -293,7 +295,7 @@ def read_batch(name: str, batch: int, count: int, start: int, box: Path) -> None
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (progress bars; the process ends soon)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars, and what decoders in C complain of
     outcomes: Outcome = Counter()
     done = 0
 
@@ -397,6 +399,8 @@ def fuzz(
     inputs: int, out: Path, *, first: int = 0, only: list[str] | None = None
 ) -> tuple[dict[str, Outcome], list[str]]:
     """Read so many inputs; return outcomes by target, and the failures."""
+    row_schema()  # with spoken_language: imports that every child would else do for itself
+    spoken_language("it")
     outcomes: dict[str, Outcome] = {}
     failures: list[str] = []
     for name, batch, size in batches(inputs, first, only):
