@@ -8,9 +8,10 @@ The source is the folder of one locale in a Common Voice release. `compare` hand
 a process of its own: ours (MP3 -> 16 kHz -> FLAC in parquet), the standard recipe (`datasets.map` with Whisper's
 feature extractor, every clip padded to 30 s, written to arrow; decoded with libsndfile and resampled with soxr, as
 `datasets` did before it needed FFmpeg), and lhotse (its Common Voice recipe, then 16 kHz FLAC in Shar). Time is that of
-the work, imports left out; memory is the highest sum over the process and its children of what each does not share, and
-their share of the rest (PSS). `growth` repeats clips under new ids and fits a line. `profile` times the parts of the
-work on one thread, with other settings of each beside the present one.
+the work, imports left out, by the wall and in seconds of a core, which other work on the machine disturbs less. Memory
+is the highest sum, over the process and its children, of what each does not share and of its part of the rest (PSS).
+`growth` repeats clips under new ids and fits a line. `profile` times the parts of the work on one thread, with other
+settings of each beside the present one.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -81,15 +83,30 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def prepare_ours(home: Path, out: Path) -> float:
+class Clock:
+    """Seconds by the wall, and of all cores by this process and its children."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter(), self.of_cores()
+
+    @staticmethod
+    def of_cores() -> float:
+        both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(used.ru_utime + used.ru_stime for used in both)
+
+    def spent(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self.begun[0], "cpu_seconds": self.of_cores() - self.begun[1]}
+
+
+def prepare_ours(home: Path, out: Path) -> dict[str, float]:
     from asr_lora import prepare
 
-    from_here = time.perf_counter()
+    clock = Clock()
     prepare(home, language=home.name, out=out)
-    return time.perf_counter() - from_here
+    return clock.spent()
 
 
-def prepare_standard(home: Path, out: Path) -> float:
+def prepare_standard(home: Path, out: Path) -> dict[str, float]:
     """The recipe of the public notebooks: log-mels of 30 s and token ids for each clip, in arrow files."""
     import datasets
     import librosa
@@ -108,7 +125,7 @@ def prepare_standard(home: Path, out: Path) -> float:
         return {"input_features": features, "labels": tokenizer(row["sentence"]).input_ids}
 
     librosa.resample(np.zeros(48_000, np.float32), orig_sr=48_000, target_sr=SAMPLE_RATE, res_type="soxr_hq")
-    from_here = time.perf_counter()
+    clock = Clock()
     for split in ("train", "dev", "test"):
         rows = list(
             csv.DictReader((home / f"{split}.tsv").open(encoding="utf-8"), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -120,21 +137,21 @@ def prepare_standard(home: Path, out: Path) -> float:
             to_features, remove_columns=columns, num_proc=processes, cache_file_name=str(out / f"{split}.arrow")
         )
         assert len(mapped) == len(rows)
-    return time.perf_counter() - from_here
+    return clock.spent()
 
 
-def prepare_lhotse(home: Path, out: Path) -> float:
+def prepare_lhotse(home: Path, out: Path) -> dict[str, float]:
     """lhotse's own recipe, then what it recommends for training: Shar, here with 16 kHz FLAC."""
     from lhotse import CutSet
     from lhotse.recipes.commonvoice import prepare_commonvoice
 
-    from_here = time.perf_counter()
+    clock = Clock()
     manifests = prepare_commonvoice(home.parent, out / "manifests", languages=home.name, num_jobs=cores())
     for split, parts in manifests[home.name].items():
         cuts = CutSet.from_manifests(**parts).resample(SAMPLE_RATE)
         (out / split).mkdir(parents=True, exist_ok=True)
         cuts.to_shar(out / split, fields={"recording": "flac"}, num_jobs=cores())
-    return time.perf_counter() - from_here
+    return clock.spent()
 
 
 def cores() -> int:
@@ -159,10 +176,12 @@ def measure(system: str, home: Path, seconds: float, work: Path) -> dict[str, An
             time.sleep(0.1)
     if child.returncode:
         raise SystemExit(f"{system} failed, see {work / f'{system}.log'}")
-    worked = json.loads(result.read_text())["seconds"]
+    spent = json.loads(result.read_text())
     return {
-        "seconds": round(worked, 2),
-        "speech_seconds_per_second_per_core": round(seconds / worked / cores(), 1),
+        "seconds": round(spent["seconds"], 2),
+        "cpu_seconds": round(spent["cpu_seconds"], 2),
+        "speech_seconds_per_second_per_core": round(seconds / spent["seconds"] / cores(), 1),
+        "speech_seconds_per_cpu_second": round(seconds / spent["cpu_seconds"], 1),
         "peak_memory_mb": round(peak / 1e6),
         "disk_mb_per_hour": round(
             sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6 / seconds * 3600, 1
@@ -202,6 +221,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         ours, theirs = medians["ours"], medians[system]
         ratios[system] = {
             "faster": round(theirs["seconds"] / ours["seconds"], 2),
+            "less_cpu": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
             "less_memory": round(theirs["peak_memory_mb"] / ours["peak_memory_mb"], 2),
             "less_disk": round(theirs["disk_mb_per_hour"] / ours["disk_mb_per_hour"], 2),
         }
@@ -222,7 +242,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     fits = {}
     if len(rows) > 1:
-        for key in ("seconds", "peak_memory_mb"):
+        for key in ("seconds", "cpu_seconds", "peak_memory_mb"):
             slope, start = np.polyfit([row["hours"] for row in rows], [row[key] for row in rows], 1)
             at = start + slope * EXTRAPOLATED_HOURS
             fits[key] = {"at_0_h": round(start, 1), "each_h": round(slope, 2), f"at_{EXTRAPOLATED_HOURS}_h": round(at)}
@@ -231,7 +251,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:
-    """Time each part of the work on one thread: milliseconds for each second of speech."""
+    """Time each part of the work on one thread: milliseconds of a core for each second of speech."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import soundfile
@@ -275,9 +295,9 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
     for name, part in parts.items():
         spent = []
         for _ in range(options.rounds):
-            begun = time.perf_counter()
+            begun = time.process_time()  # whatever else the machine does
             part()
-            spent.append(time.perf_counter() - begun)
+            spent.append(time.process_time() - begun)
         times[name] = round(1000 * min(spent) / seconds, 3)
     sizes = {
         f"level {8 * level:g}": [written(wave, SAMPLE_RATE, "FLAC", "PCM_16", level) for wave in waves]
@@ -331,7 +351,7 @@ def workers(paths: list[Path], seconds: float) -> dict[str, float]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     systems = {"ours": prepare_ours, "standard": prepare_standard, "lhotse": prepare_lhotse}
-    result = {"seconds": systems[options.system](options.source, options.out)}
+    result = systems[options.system](options.source, options.out)
     options.result.write_text(json.dumps(result))
     return result
 
