@@ -1,14 +1,14 @@
-"""A few hundred broken inputs, each used, left out or refused in words; `benchmarks/fuzz.py` reads as many as asked."""
+"""Some hundred broken inputs, each used, left out or refused in words; `benchmarks/fuzz.py` reads as many as asked."""
 
 import pytest
 from benchmarks import fuzz
 
 
 def test_no_input_ends_in_a_traceback(tmp_path):
-    outcomes, failures = fuzz.fuzz(300, tmp_path / "failures", first=1_000_000)
+    outcomes, failures = fuzz.fuzz(200, tmp_path / "failures", first=1_000_000)
     assert failures == []
     assert set(outcomes) == set(fuzz.TARGETS)
-    assert sum(found["inputs"] for found in outcomes.values()) >= 300
+    assert sum(found["inputs"] for found in outcomes.values()) >= 200
     assert all(found["used"] for name, found in outcomes.items() if name in ("table", "audio", "id list"))
 
 
@@ -19,7 +19,8 @@ def test_no_input_ends_in_a_traceback(tmp_path):
     (lambda _: fuzz.os.abort(), "SIGABRT"),
 ])  # fmt: skip
 def test_what_should_not_happen_is_noticed(deed, reason, tmp_path, monkeypatch):
-    monkeypatch.setattr(fuzz, "MOST_SECONDS", 0.5)
+    if "0.5" in reason:
+        monkeypatch.setattr(fuzz, "MOST_SECONDS", 0.5)
     monkeypatch.setitem(fuzz.TARGETS, "bad", fuzz.Target(lambda: [b"x"], fuzz.as_file(".x"), deed))
     _, failures = fuzz.fuzz(2, tmp_path / "failures", only=["bad"])
     assert len(failures) == 2
