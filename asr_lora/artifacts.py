@@ -109,6 +109,10 @@ class DatasetFolder(Folder):
     def subset(self, name: str) -> Path:
         return self.root / "subsets" / f"{name}.txt"
 
+    def missing_ids(self, name: str) -> Path:
+        """Ids of a given list that train lacks; not there when it has them all."""
+        return self.root / "subsets" / f"{name}.missing.txt"
+
     @property
     def dropped(self) -> Path:
         return self.root / "dropped.jsonl"
@@ -142,6 +146,25 @@ class DatasetFolder(Folder):
             known = ["all", *self.read()["subsets"]]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
         return self.subset(name).read_text(encoding="utf-8").splitlines()
+
+
+class DownloadFolder(Folder):
+    """A dataset's archive as a platform has sent it."""
+
+    kind = "download"
+    manifest_name = "download.json"
+    remedy = "Remove the folder and run the same command again"
+
+    def archive(self, name: str) -> Path:
+        return self.root / name
+
+    def part(self, name: str) -> Path:
+        """What has come of an archive so far, as `datacollective` names it."""
+        return self.root / f"{name}.part"
+
+    def whole(self, body: dict[str, Any]) -> bool:
+        archive = self.archive(body["file"])
+        return archive.is_file() and archive.stat().st_size == body["bytes"]
 
 
 class RunFolder(Folder):
@@ -272,6 +295,11 @@ class AdaptFolder(Folder):
 
     def report(self, system: str) -> Path:
         return self.root / "reports" / system
+
+
+def downloads_folder() -> Path:
+    """Where archives that were downloaded are kept: where the platform's own client is told to, or a cache."""
+    return Path(os.environ.get("MDC_DOWNLOAD_PATH") or "~/.cache/asr_lora/downloads").expanduser()
 
 
 class ReleaseFolder:

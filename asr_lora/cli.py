@@ -18,7 +18,7 @@ import typer
 
 from asr_lora import __version__
 from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
-from asr_lora.audio.splits import DEFAULT_SUBSETS
+from asr_lora.audio.splits import DEFAULT_SUBSETS, facts_table, subset_notices
 from asr_lora.config import Context, Precision, Task, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Refused, ran_out_of_memory
 
@@ -101,28 +101,35 @@ def prepare_command(
     language: Language,
     out: Out,
     locale: Locale = None,
-    subsets: Annotated[str, typer.Option(help="Lengths of the nested low-data subsets of train.")] = ",".join(
-        DEFAULT_SUBSETS
-    ),
+    subsets: Annotated[
+        str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
+    ] = ",".join(DEFAULT_SUBSETS),
+    hours: Annotated[list[float] | None, typer.Option(help="One more length; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of subsets.")] = 0,
+    speaker_cap: Annotated[float | None, typer.Option(help="Seconds that one speaker may fill of a subset.")] = None,
+    ids: Annotated[
+        list[Path] | None, typer.Option(help="Text file of ids, one a line, to be a subset; may be repeated.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Common Voice release -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
     from asr_lora.language import missing_token
 
-    names = [name for name in subsets.split(",") if name]
-    folder = prepare(source, language=language, out=out, locale=locale, subsets=names, seed=seed)
+    names = [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())]
+    folder = prepare(
+        source, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
+        id_lists=ids or (),
+    )  # fmt: skip
     body = folder.read()
     if notice := missing_token(body["language"]):
         _say(f"warning: {notice}")
     if as_json:
         _print_json(body)
         return
-    for part in ("splits", "subsets"):
-        for name, facts in body[part].items():
-            minutes = 60 * facts["hours"]
-            print(f"{name:8} {facts['utterances']:7,} utterances {minutes:9.1f} min {facts['speakers']:6,} speakers")
+    print(facts_table(body))
+    for sentence in subset_notices(body):
+        _say(f"warning: {sentence}")
     for reason, count in body["dropped"].items():
         print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
     for pair, shared in body["shared_between_splits"].items():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from conftest import DEMO, speech
+from conftest import DEMO, speech, write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +88,21 @@ def test_bad_clips_are_left_out_counted_and_listed(release, tmp_path):
         for place in places:
             assert (reason, clips[place].stem) in listed
     assert body["splits"]["train"]["utterances"] == 59 - 8
+
+
+@pytest.mark.parametrize(("at", "value"), [(24, 0xFFFFFFF0), (24, 1), (22, 1024)])  # rate, rate, channels
+def test_a_header_that_promises_too_much_takes_no_memory(at, value, tmp_path):
+    path = write_wav(tmp_path / "x.wav", speech(1.0), 16_000)
+    content = bytearray(path.read_bytes())
+    content[at : at + (4 if at == 24 else 2)] = value.to_bytes(4 if at == 24 else 2, "little")
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        decode(bytes(content))
+
+
+def test_a_name_that_no_disk_takes(tmp_path):
+    with pytest.raises(AudioError, match="cannot be opened") as refusal:
+        decode(tmp_path / ("a" * 5000 + ".mp3"))
+    assert refusal.value.reason == "unreadable"
 
 
 def test_an_unchanged_source_is_recognised_and_a_changed_one_is_not(release, tmp_path):

@@ -14,6 +14,8 @@ from asr_lora.errors import AudioError
 SAMPLE_RATE = 16_000  # Hz, what Whisper's log-mel is defined on
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: nothing can be heard
 BLOCK_SECONDS = 30.0
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+MAX_SAMPLES_A_SECOND = 3_072_000  # of all channels: 16 of them at 192 kHz
 
 
 def decode(source: Path | bytes, *, max_seconds: float | None = None) -> np.ndarray:
@@ -47,17 +49,29 @@ def decode_blocks(source: Path | bytes) -> Iterator[np.ndarray]:
         AudioError: as for `decode`.
     """
     if isinstance(source, Path):
-        if not source.is_file():
+        try:
+            size = source.stat().st_size if source.is_file() else None
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise AudioError("unreadable", f"{source} cannot be opened ({error.strerror})") from error
+        if size is None:
             raise AudioError("missing", f"{source} does not exist")
-        if source.stat().st_size == 0:
+        if size == 0:
             raise AudioError("empty file", f"{source} is empty")
     elif not source:
         raise AudioError("empty file", "the audio is empty")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)) as audio:
+            _require_possible(audio)
             yield from _resampled(audio)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError("not audio", f"{describe(source)} cannot be decoded ({first_line(error)})") from error
+
+
+def _require_possible(audio: soundfile.SoundFile) -> None:
+    """Refuse what only a broken header says, before memory is taken for it."""
+    rate, channels = audio.samplerate, audio.channels
+    if not MIN_RATE <= rate <= MAX_RATE or rate * channels > MAX_SAMPLES_A_SECOND:
+        raise ValueError(f"{rate} Hz and {channels} channels")
 
 
 def _resampled(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from asr_lora.artifacts import (
     SPLITS,
     DatasetFolder,
     ReleaseFolder,
+    downloads_folder,
     fingerprint,
     replacing,
     sha256_file,
@@ -28,7 +29,19 @@ from asr_lora.artifacts import (
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.audio.splits import DEFAULT_SUBSETS, nested_subsets, subset_seconds, summarise
+from asr_lora.audio.download import dataset_of, fetch
+from asr_lora.audio.splits import (
+    DEFAULT_SUBSETS,
+    NAMED_IDS,
+    Clip,
+    IdList,
+    find_listed,
+    nested_subsets,
+    read_id_list,
+    subset_seconds,
+    subset_seed,
+    summarise,
+)
 from asr_lora.errors import AudioError, ConfigError, DataError
 
 MIN_SECONDS = 0.1
@@ -53,20 +66,27 @@ def prepare(
     locale: str | None = None,
     subsets: Sequence[str] = DEFAULT_SUBSETS,
     seed: int = 0,
+    speaker_cap: float | None = None,
+    id_lists: Sequence[Path] = (),
 ) -> DatasetFolder:
     """Decode a release's train, dev and test splits into `out`; an unchanged source is recognised at once.
 
     Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is.
 
     Args:
-        source: an unpacked release, a folder with one inside, or a locale's folder.
+        source: an unpacked release, a folder with one inside, or a locale's folder; or `mdc:` and a dataset of Mozilla
+            Data Collective, which is downloaded.
         language: name or code of the language, such as "Dutch" or "nl"; by code also one that Whisper does not have.
         locale: the folder's name in the release where it differs from the code, such as "zh-CN".
-        subsets: lengths of the nested low-data subsets; those that train cannot fill are left out.
+        subsets: lengths of the nested low-data subsets, such as "1h", or "1h@2" for the hour drawn with seed 2; those
+            that train cannot fill are left out.
         seed: of the choice of subsets.
+        speaker_cap: seconds, the most that one speaker gives to a subset.
+        id_lists: text files of ids, one a line, each to become the subset that it is named for.
 
     Raises:
-        ConfigError: an unknown language or a subset that is no length; `out` holds another language or something else.
+        ConfigError: an unknown language, a subset that is no length, an id list that cannot be read; `out` holds
+            another language or something else.
         DataError: the release lacks something, or nothing in a split can be used.
     """
     from asr_lora.language import spoken_language
@@ -74,6 +94,9 @@ def prepare(
     code = spoken_language(language)
     for name in subsets:
         subset_seconds(name)
+    lists = [read_id_list(path) for path in id_lists]
+    if dataset := dataset_of(source):
+        source = fetch(dataset, downloads_folder())
     home = find_locale(source, locale or code)
     tables = {split: list(read_table(home, split)) for split in SPLITS}
     for split, rows in tables.items():
@@ -82,7 +105,9 @@ def prepare(
                 f"{home / ReleaseFolder.table(split)} has a header and no rows: take a release that has {split}"
             )
     hashes = {ReleaseFolder.table(split): sha256_file(home / ReleaseFolder.table(split)) for split in SPLITS}
-    stamp = fingerprint(hashes, _clips_digest(home), code, list(subsets), seed, MIN_SECONDS, MAX_SECONDS)
+    stamp = fingerprint(
+        hashes, _clips_digest(home), code, list(subsets), seed, speaker_cap, lists, MIN_SECONDS, MAX_SECONDS
+    )
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -101,25 +126,47 @@ def prepare(
             listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
             raise DataError(f"no utterance of {home / ReleaseFolder.table(split)} can be used ({listed})")
     write_jsonl(folder.dropped, [asdict(drop) for drop in dropped])
-    chosen = nested_subsets([(row["id"], row["speaker"], row["seconds"]) for row in kept["train"]], subsets, seed=seed)
-    for name, ids in chosen.items():
-        write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
-    by_id = {row["id"]: row for row in kept["train"]}
     folder.write(
         {
             "fingerprint": stamp,
             "language": code,
             "source": {"name": f"{home.parent.name}/{home.name}", "tables_sha256": hashes},
             "splits": {split: {**summarise(kept[split]), **_file_facts(folder.split(split))} for split in SPLITS},
-            "subsets": {
-                name: {**summarise(by_id[clip] for clip in ids), **_file_facts(folder.subset(name)), "seed": seed}
-                for name, ids in chosen.items()
-            },
+            **_write_subsets(folder, kept["train"], subsets, seed, speaker_cap, lists),
             "dropped": dict(Counter(drop.reason for drop in dropped).most_common()),
             "shared_between_splits": _shared(kept),
         }
     )
     return folder
+
+
+def _write_subsets(
+    folder: DatasetFolder,
+    train: list[dict[str, Any]],
+    names: Sequence[str],
+    seed: int,
+    speaker_cap: float | None,
+    lists: Sequence[IdList],
+) -> dict[str, Any]:
+    """Choose subsets and write their ids; return what the manifest says of them."""
+    by_id = {row["id"]: row for row in train}
+    clips = (Clip(row["id"], row["speaker"], row["seconds"], row["gender"]) for row in train)
+    drawn = nested_subsets(clips, names, seed=seed, speaker_cap=speaker_cap)
+    given = find_listed(lists, by_id)
+    facts: dict[str, dict[str, Any]] = {}
+    for name, ids in (drawn.ids | given.ids).items():
+        write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
+        facts[name] = {**summarise(by_id[clip] for clip in ids), **_file_facts(folder.subset(name))}
+        if name in drawn.ids:
+            facts[name]["seed"] = subset_seed(name, seed)
+        if missing := given.missing.get(name):
+            write_text(folder.missing_ids(name), "".join(f"{clip}\n" for clip in missing))
+            facts[name] |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
+    return {
+        "subsets": facts,
+        "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
+        "speaker_cap_seconds": speaker_cap,
+    }
 
 
 def _ours(folder: DatasetFolder) -> bool:
@@ -177,7 +224,9 @@ def _write_split(
             bar.update(len(group))
             if rows:
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            kept += [{name: value for name, value in row.items() if name != "audio"} for row in rows]
+            for row in rows:
+                del row["audio"]
+                kept.append({**row, "characters": len(row["text"])})
     return kept
 
 

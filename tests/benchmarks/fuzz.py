@@ -1,0 +1,437 @@
+"""Feeds broken inputs to everything that reads what others have written, and counts what becomes of them.
+
+    python tests/benchmarks/fuzz.py --inputs 12000 --out fuzz
+
+Half of the inputs come from byte mutation of good ones, half from hypothesis. Each must be used, left out for a stated
+reason, or refused with a sentence (an AsrLoraError); a traceback, a crash of the process, more than ten seconds or more
+than two gigabytes is a failure, and the input is saved. Inputs are read in a child process that has a memory limit,
+while the parent watches the clock. The same seed gives the same inputs. `TARGETS` is the list of what is read.
+"""
+
+import argparse
+import contextlib
+import csv
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from asr_lora.audio.commonvoice import BadRow, read_table
+from asr_lora.audio.dataset import row_schema
+from asr_lora.audio.decode import decode
+from asr_lora.audio.prepare import prepare
+from asr_lora.audio.splits import read_id_list, subset_seconds, subset_seed
+from asr_lora.errors import AsrLoraError, AudioError
+from asr_lora.language import spoken_language
+
+DEMO = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it"
+MOST_SECONDS = 10.0
+START_SECONDS = 60.0  # until the first input is read
+MOST_BYTES = 2_000_000_000  # beyond what the process has before the first input
+BATCH = 100  # inputs a child reads before the next one is made
+SPLICES = (
+    b"\t", b"\n", b"\r\n", b'"', b"'", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"../", b"/etc/passwd", b"nan",
+    b"1e400", b"-1", b"9" * 40, b"a" * 5000, b"{", b"}", b"[" * 2000, b"|", b"cat wav |", b"\\", b"\xe2\x80\xae",
+    "e\u0301\u200b".encode(), b".mp3",
+    b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00",
+)  # fmt: skip
+
+Outcome = Counter[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads what others have written."""
+
+    good: Callable[[], list[bytes]]  # inputs that are in order, to be mutated
+    lay_out: Callable[[bytes, Path], Path]  # an input -> what is named to the reader, within an empty folder
+    read: Callable[[Path], Outcome]
+    texts: bool = True  # whether hypothesis makes lines of cells, or plain bytes
+    share: int = 1  # of the inputs, relative to other targets
+
+
+def rows(count: int = 6) -> list[list[str]]:
+    lines = (DEMO / "train.tsv").read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines[: count + 1]]
+
+
+def speech(container: str, subtype: str, rate: int = 16_000, seconds: float = 0.4) -> bytes:
+    wave = 0.1 * np.sin(np.arange(int(seconds * rate)) * 0.05).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=container, subtype=subtype)
+    return buffer.getvalue()
+
+
+def good_tables() -> list[bytes]:
+    written = [as_lines(rows()), as_lines(rows()).replace(b"\n", b"\r\n")]
+    old = [[row[0], row[1], row[3], "2", "0", "twenties", "male", "x"] for row in rows()]
+    old[0] = ["client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent"]
+    return [*written, as_lines(old)]
+
+
+def as_lines(table: list[list[str]]) -> bytes:
+    return "".join("\t".join(row) + "\n" for row in table).encode()
+
+
+def good_sounds() -> list[bytes]:
+    kinds = [
+        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
+        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("CAF", "ALAC_16"),
+        ("AU", "PCM_16"), ("W64", "PCM_16"),
+    ]  # fmt: skip
+    return [speech(*kind) for kind in kinds] + [speech("MP3", "MPEG_LAYER_III", 32_000)]
+
+
+def clips_of(table: list[list[str]]) -> list[str]:
+    return [row[1] for row in table[1:]]
+
+
+def good_archives() -> list[bytes]:
+    """Small releases as uncompressed archives."""
+    members = {f"{split}.tsv": as_lines(rows()) for split in ("train", "dev", "test", "validated")}
+    members |= {f"clips/{name}": speech("MP3", "MPEG_LAYER_III") for name in clips_of(rows())}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"cv-corpus-25.0-2026-03-09/it/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return [buffer.getvalue()]
+
+
+def good_jsonl() -> list[bytes]:
+    nemo = [{"audio_filepath": "a.wav", "duration": 0.4, "text": f"word {n}", "speaker": f"s{n}"} for n in range(6)]
+    timed = [{"audio": {"path": "a.wav", "start_time": 0, "end_time": 0.3}, "sentence": f"x {n}"} for n in range(6)]
+    return ["".join(json.dumps(row) + "\n" for row in lines).encode() for lines in (nemo, timed)]
+
+
+def good_csv() -> list[bytes]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerows([["path", "text", "speaker"], *(["a.wav", f'word, "{n}"', f"s{n}"] for n in range(6))])
+    return [buffer.getvalue().encode()]
+
+
+def good_kaldi() -> list[bytes]:
+    """The four files one after the other, between form feeds."""
+    scp = "".join(f"rec{n} a.wav\n" for n in range(6))
+    text = "".join(f"utt{n} some words\n" for n in range(6))
+    segments = "".join(f"utt{n} rec{n} 0.0 0.3\n" for n in range(6))
+    speakers = "".join(f"utt{n} spk{n}\n" for n in range(6))
+    return ["\f".join([scp, text, segments, speakers]).encode()]
+
+
+def as_table(content: bytes, folder: Path) -> Path:
+    (folder / "clips").mkdir()
+    (folder / "train.tsv").write_bytes(content)
+    return folder
+
+
+def as_release(content: bytes, folder: Path) -> Path:
+    """A release whose train table is the input; dev and test are in order."""
+    as_table(content, folder)
+    for split in ("dev", "test"):
+        (folder / f"{split}.tsv").write_bytes(as_lines(rows(1)).replace(b"common_voice", split.encode()))
+    for name in clips_of(rows()):
+        (folder / "clips" / name).write_bytes(SOUND)
+        for split in ("dev", "test"):
+            (folder / "clips" / name.replace("common_voice", split)).write_bytes(SOUND)
+    return folder
+
+
+def as_clip(content: bytes, folder: Path) -> Path:
+    """A release in which the first clip of train is the input."""
+    as_release(as_lines(rows()), folder)
+    (folder / "clips" / clips_of(rows())[0]).write_bytes(content)
+    return folder
+
+
+def as_file(suffix: str, *, packed: bool = False) -> Callable[[bytes, Path], Path]:
+    def lay_out(content: bytes, folder: Path) -> Path:
+        (folder / "a.wav").write_bytes(speech("WAV", "PCM_16"))
+        path = folder / f"input{suffix}"
+        path.write_bytes(gzip.compress(content, 1) if packed else content)
+        return path
+
+    return lay_out
+
+
+def as_kaldi(content: bytes, folder: Path) -> Path:
+    (folder / "a.wav").write_bytes(speech("WAV", "PCM_16"))
+    for name, part in zip(("wav.scp", "text", "segments", "utt2spk"), content.split(b"\f", 3), strict=False):
+        (folder / name).write_bytes(part)
+    return folder
+
+
+def read_rows(locale: Path) -> Outcome:
+    outcome: Outcome = Counter()
+    for row in read_table(locale, "train"):
+        outcome[f"left out: {row.reason}" if isinstance(row, BadRow) else "used"] += 1
+    return outcome
+
+
+def read_sound(path: Path) -> Outcome:
+    decode(path.read_bytes(), max_seconds=30.0)
+    return Counter(used=1)
+
+
+def read_ids(path: Path) -> Outcome:
+    return Counter(used=len(read_id_list(path).ids))
+
+
+def read_name(path: Path) -> Outcome:
+    name = path.read_bytes().decode("utf-8", "replace")
+    assert subset_seconds(name) > 0
+    assert subset_seed(name) >= 0
+    return Counter(used=1)
+
+
+def prepared(source: Path) -> Outcome:
+    """The whole job, through the one door that every kind of source has."""
+    out = source.parent / "prepared"
+    body = prepare(source, language="it", out=out).read()
+    shutil.rmtree(out)
+    used = sum(facts["utterances"] for facts in body["splits"].values())
+    return Counter(used=used, **{f"left out: {reason}": count for reason, count in body["dropped"].items()})
+
+
+TARGETS = {
+    "table": Target(good_tables, as_table, read_rows, share=6),
+    "audio": Target(good_sounds, as_file(".audio"), read_sound, texts=False, share=8),
+    "id list": Target(lambda: [b"common_voice_it_1\ncommon_voice_it_2\n"], as_file(".txt"), read_ids),
+    "subset name": Target(lambda: [b"10min", b"1h@2", b"0.5h"], as_file(".name"), read_name),
+    "release": Target(good_tables, as_release, prepared, share=2),
+    "clip in a release": Target(good_sounds, as_clip, prepared, texts=False, share=2),
+    "archive, packed after": Target(good_archives, as_file(".tar.gz", packed=True), prepared, texts=False),
+    "archive, as it is": Target(
+        lambda: [gzip.compress(each, 1) for each in good_archives()], as_file(".tar.gz"), prepared, texts=False
+    ),
+    "JSONL": Target(good_jsonl, as_file(".jsonl"), prepared),
+    "CSV": Target(good_csv, as_file(".csv"), prepared),
+    "Kaldi": Target(good_kaldi, as_kaldi, prepared),
+}
+SOUND = speech("MP3", "MPEG_LAYER_III")
+
+
+def mutated(good: list[bytes], chance: random.Random) -> bytes:
+    """A good input with one to eight things done to it."""
+    content = bytearray(chance.choice(good))
+    for _ in range(chance.randint(1, 8)):
+        here = chance.randrange(len(content) + 1)
+        there = min(len(content), here + chance.randint(1, max(1, len(content) // 4)))
+        match chance.randrange(8):
+            case 0:
+                content[here : here + 1] = bytes([chance.randrange(256)])
+            case 1:
+                if here < len(content):
+                    content[here] ^= 1 << chance.randrange(8)
+            case 2:
+                del content[here:there]
+            case 3:
+                content[here:here] = content[here:there]
+            case 4:
+                del content[here:]
+            case 5:
+                content[here:here] = chance.choice(SPLICES)
+            case 6:
+                splice = chance.choice(SPLICES)
+                content[here : here + len(splice)] = splice
+            case _:
+                other = chance.choice(good)
+                content[here:] = other[chance.randrange(len(other) + 1) :]
+    return bytes(content)
+
+
+def cells(good: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Lines of the first good input, in which cells are any text, or lines of nothing else."""
+    lines = good[0].decode().splitlines()
+    cell = st.text(max_size=20) | st.sampled_from([part for line in lines for part in line.split("\t")])
+    loose = st.lists(cell, max_size=14).map("\t".join)
+    body = st.lists(st.sampled_from(lines) | loose, max_size=8)
+    return st.tuples(st.just(lines[0]) | loose, body).map(
+        lambda both: "\n".join([both[0], *both[1]]).encode("utf-8", "replace")
+    )
+
+
+def generated(target: Target, number: int, count: int, feed: Callable[[bytes], None]) -> None:
+    """Feed what hypothesis makes."""
+    good = target.good()
+    made = st.one_of(st.sampled_from(good), st.binary(max_size=4000), *([cells(good)] if target.texts else []))
+    if not target.texts:  # a good beginning and any end: headers that promise what does not follow
+        cut = st.tuples(st.sampled_from(good), st.integers(0, 400), st.binary(max_size=2000))
+        made |= cut.map(lambda parts: parts[0][: parts[1]] + parts[2])
+
+    @seed(number)
+    @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(made)
+    def each(content: bytes) -> None:
+        feed(content)
+
+    each()
+
+
+def read_batch(name: str, batch: int, count: int, start: int, box: Path) -> None:
+    """In a child process: read a batch of inputs, and keep what is being read on disk for the parent."""
+    target = TARGETS[name]
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MOST_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars, and what decoders in C complain of
+    outcomes: Outcome = Counter()
+    done = 0
+
+    def feed(content: bytes) -> None:
+        nonlocal done
+        done += 1
+        if done <= start:
+            return
+        (box / "input").write_bytes(content)
+        (box / "done").write_text(str(done))
+        try:
+            outcomes.update(one(target, content, box))
+        except BaseException:  # noqa: BLE001 (whatever it is, it is a failure; hypothesis would try to shrink it)
+            (box / "traceback").write_text(traceback.format_exc())
+            os._exit(1)
+        (box / "outcomes").write_text(json.dumps(outcomes))
+
+    if batch % 2:
+        generated(target, batch, count, feed)
+    else:
+        good = target.good()
+        for place in range(count):
+            feed(mutated(good, random.Random(f"{name}:{batch}:{place}")))
+
+
+def one(target: Target, content: bytes, box: Path) -> Outcome:
+    """Read one input."""
+    folder = Path(tempfile.mkdtemp(dir=box))
+    source = folder / "source"
+    source.mkdir()
+    outcome: Outcome = Counter(inputs=1)
+    try:
+        read = target.read(target.lay_out(content, source))
+        outcome.update({"used": 1, **{f"rows {kind}": count for kind, count in read.items()}})
+    except AsrLoraError as error:
+        assert str(error).strip(), "refused without a sentence"
+        outcome[f"refused: {error.reason if isinstance(error, AudioError) else type(error).__name__}"] += 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+def watch(name: str, batch: int, count: int, out: Path) -> tuple[Outcome, list[str]]:
+    """Have a batch read by as many children as it takes; save each input that made one fail."""
+    total: Outcome = Counter()
+    failures: list[str] = []
+    start = 0
+    while start < count:
+        with tempfile.TemporaryDirectory() as folder:
+            box = Path(folder)
+            child = multiprocessing.get_context("fork").Process(
+                target=read_batch, args=(name, batch, count, start, box)
+            )
+            child.start()
+            reason = supervised(child, box)
+            total.update(json.loads((box / "outcomes").read_text()) if (box / "outcomes").is_file() else {})
+            if not reason:
+                break
+            start = int((box / "done").read_text()) if (box / "done").is_file() else count
+            failures.append(f"{name}, batch {batch}, input {start}: {reason}")
+            saved = out / f"{name.replace(' ', '-').replace(',', '')}-{batch}-{start}"
+            out.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(box / "input", saved)
+                shutil.copyfile(box / "traceback", saved.with_name(saved.name + ".txt"))
+    return total, failures
+
+
+def supervised(child: multiprocessing.process.BaseProcess, box: Path) -> str:
+    """Wait for a child; say what was wrong with it, or nothing."""
+    progress, since = "", time.monotonic()
+    while child.is_alive():
+        child.join(0.1)
+        with contextlib.suppress(FileNotFoundError):
+            now = (box / "done").read_text()
+            if now != progress:
+                progress, since = now, time.monotonic()
+        if time.monotonic() - since > (MOST_SECONDS if progress else START_SECONDS):
+            child.kill()
+            child.join()
+            return f"took more than {MOST_SECONDS:g} s"
+    if child.exitcode == 0:
+        return ""
+    if (box / "traceback").is_file():
+        return (box / "traceback").read_text().strip().splitlines()[-1]
+    code = child.exitcode or 0
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def batches(inputs: int, first: int, only: list[str] | None) -> Iterator[tuple[str, int, int]]:
+    """Share the inputs among the targets, half of each by mutation (even batches), half by hypothesis (odd ones)."""
+    chosen = {name: target for name, target in TARGETS.items() if not only or name in only}
+    for name, target in chosen.items():
+        many = max(2, round(inputs * target.share / sum(each.share for each in chosen.values())))
+        size = min(BATCH, -(-many // 2))
+        for number in range(-(-many // size)):
+            yield name, first + number, size
+
+
+def fuzz(
+    inputs: int, out: Path, *, first: int = 0, only: list[str] | None = None
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Read so many inputs; return outcomes by target, and the failures."""
+    row_schema()  # with spoken_language: imports that every child would else do for itself
+    spoken_language("it")
+    outcomes: dict[str, Outcome] = {}
+    failures: list[str] = []
+    for name, batch, size in batches(inputs, first, only):
+        found, failed = watch(name, batch, size, out)
+        outcomes.setdefault(name, Counter()).update(found)
+        failures += failed
+        for failure in failed:
+            print(failure, file=sys.stderr, flush=True)
+    return outcomes, failures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=12_000)
+    parser.add_argument(
+        "--first", type=int, default=0, help="batch to begin with: another, other inputs (an even number)"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS))
+    parser.add_argument("--out", type=Path, default=Path("fuzz"), help="inputs that failed go here")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    outcomes, failures = fuzz(options.inputs, options.out, first=options.first, only=options.only)
+    total = sum(found["inputs"] for found in outcomes.values())
+    for name, found in outcomes.items():
+        print(f"{name}: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(found.items())))
+    print(f"{total:,} inputs in {time.monotonic() - begun:.0f} s, {len(failures)} failures")
+    for failure in failures:
+        print(failure)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
