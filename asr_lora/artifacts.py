@@ -113,6 +113,10 @@ class DatasetFolder(Folder):
     def dropped(self) -> Path:
         return self.root / "dropped.jsonl"
 
+    @property
+    def diagnosis(self) -> "DiagnosisFolder":
+        return DiagnosisFolder(self.root / "doctor")
+
     def whole(self, body: dict[str, Any]) -> bool:
         files = {self.split(name): facts for name, facts in body["splits"].items()}
         files |= {self.subset(name): facts for name, facts in body["subsets"].items()}
@@ -142,6 +146,26 @@ class DatasetFolder(Folder):
             known = ["all", *self.read()["subsets"]]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
         return self.subset(name).read_text(encoding="utf-8").splitlines()
+
+
+class DiagnosisFolder(Folder):
+    """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
+
+    kind = "diagnosis"
+    manifest_name = "doctor.json"
+    remedy = "Make it with: asr-lora check DATASET"
+
+    @property
+    def findings(self) -> Path:
+        return self.root / "findings.jsonl"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "index.html"
+
+    def opinions(self, stamp: str) -> Path:
+        """What a model thinks of each utterance, kept while it goes through them, so that it goes on after a stop."""
+        return self.root / f"opinions-{stamp}.jsonl"
 
 
 class RunFolder(Folder):
