@@ -167,6 +167,10 @@ class DiagnosisFolder(Folder):
         """What a model thinks of each utterance, kept while it goes through them, so that it goes on after a stop."""
         return self.root / f"opinions-{stamp}.jsonl"
 
+    @property
+    def all_opinions(self) -> list[Path]:
+        return sorted(self.root.glob("opinions-*.jsonl"))
+
 
 class RunFolder(Folder):
     kind = "run"

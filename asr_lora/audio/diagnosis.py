@@ -1,4 +1,4 @@
-"""A prepared dataset -> findings about its labels, on disk beside it. No model, and no audio where prepare measured it."""
+"""A prepared dataset -> findings about its labels, on disk beside it. Without a model."""
 
 import os
 from collections import Counter
@@ -36,6 +36,11 @@ class Diagnosis:
         counts = Counter(finding.rule for finding in self.findings)
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
+    @property
+    def suspicious(self) -> int:
+        """How many utterances of the splits something was found in."""
+        return len({(found.split, found.id) for found in self.findings if found.rule != "left-out"})
+
     def examples(self) -> dict[str, Finding]:
         """Rule -> one finding."""
         return {finding.rule: finding for finding in reversed(self.findings)}
@@ -70,14 +75,23 @@ def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] 
     )
 
 
+def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
+    """Write the findings about splits that were just written, and remove what was found in those before."""
+    folder = dataset.diagnosis
+    for path in (folder.manifest, folder.page, *folder.all_opinions):
+        path.unlink(missing_ok=True)
+    write_diagnosis(folder, diagnose(dataset, language))
+
+
 def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) -> None:
     """Write findings.jsonl, then doctor.json with the counts and whatever `more` there is to say."""
     write_jsonl(folder.findings, [asdict(finding) for finding in diagnosis.findings])
     folder.write(
         {
             "utterances": len(diagnosis.labels),
-            "suspicious": len({(finding.split, finding.id) for finding in diagnosis.findings}),
+            "suspicious": diagnosis.suspicious,
             "counts": diagnosis.counts,
+            "examples": {rule: asdict(example) for rule, example in diagnosis.examples().items()},
             "left_out": diagnosis.left_out,
             "without": list(diagnosis.without),
             **diagnosis.facts,

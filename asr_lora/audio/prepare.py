@@ -28,6 +28,7 @@ from asr_lora.artifacts import (
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
+from asr_lora.audio.diagnosis import diagnose_fresh
 from asr_lora.audio.splits import DEFAULT_SUBSETS, nested_subsets, subset_seconds, summarise
 from asr_lora.errors import AudioError, ConfigError, DataError
 
@@ -104,6 +105,7 @@ def prepare(
     chosen = nested_subsets([(row["id"], row["speaker"], row["seconds"]) for row in kept["train"]], subsets, seed=seed)
     for name, ids in chosen.items():
         write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
+    diagnose_fresh(folder, code)
     by_id = {row["id"]: row for row in kept["train"]}
     folder.write(
         {
@@ -128,6 +130,7 @@ def _ours(folder: DatasetFolder) -> bool:
         return True
     names = {path.name for path in folder.root.iterdir() if not path.name.startswith(".")}
     known = {folder.split(split).name for split in SPLITS} | {folder.dropped.name, "subsets", folder.manifest_name}
+    known.add(folder.diagnosis.root.name)
     return names <= known
 
 

@@ -3,11 +3,11 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 
 _LANGUAGES_OF = {  # every language that Whisper has a token for; those under two scripts are written in both
-    "Latin": "en de es fr pt tr pl ca nl sv it id fi vi ms cs ro da hu no hr lt la mi cy sk lv sl et br eu is bs sq sw gl"
-    " yo so af oc uz fo ht tk nn mt lb mg tl haw ln ha jw su sr az tt kk",
+    "Latin": "en de es fr pt tr pl ca nl sv it id fi vi ms cs ro da hu no hr lt la mi cy sk lv sl et br eu is bs sq sw"
+    " gl yo so af oc uz fo ht tk nn mt lb mg tl haw ln ha jw su sr az tt kk",
     "Cyrillic": "ru uk bg sr mk be kk mn tg tt ba uz az bs tk",
     "Arabic": "ar fa ur ps sd pa",
     "Devanagari": "hi mr ne sa sd",
@@ -58,7 +58,7 @@ def scripts_of(language: str, texts: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(script for script, count in counts.items() if count >= counts.total() / 10)
 
 
-@lru_cache(maxsize=None)
+@cache
 def script_of(char: str) -> str:
     """Script of a letter by its Unicode name, such as "Latin"; "" for what is no letter or of no one script."""
     if not unicodedata.category(char).startswith("L"):

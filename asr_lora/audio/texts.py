@@ -24,6 +24,7 @@ _STRAY_MARK = re.compile(r"(?:^|\s)(?=\S)(.)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 _UTF8 = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _MISREAD_AS = {"cp1252": 1, "cp1250": 1, "cp1251": 3}  # code page -> letters in a row that leave no doubt
+_PUNCTUATION = "‘’‚“”„…–—"
 _OTHER_LATIN = "ƏəƠơƯưȘșȚțẞ"  # of languages with many readers; besides, Latin up to U+017F and Vietnamese
 
 TextRule = Callable[[str, frozenset[str]], str]
@@ -45,7 +46,7 @@ def wrong_script(text: str, scripts: frozenset[str]) -> str:
 
     Latin words within other scripts are normal (names, borrowed words) up to half of the letters.
     """
-    if not scripts or text.isascii() and "Latin" in scripts:
+    if not scripts or (text.isascii() and "Latin" in scripts):
         return ""
     letters = Counter(script for char in text if (script := script_of(char)))
     strange = {script: count for script, count in letters.items() if script not in scripts}
@@ -110,20 +111,12 @@ def mojibake(text: str, scripts: frozenset[str]) -> str:
 def repeated(text: str, scripts: frozenset[str]) -> str:
     """A word four times in a row, or several words said over at once."""
     words = text.casefold().split()[:COMPARED]
-    least = REPEATED_WORDS
-    if len(words) < 4 and any(script_of(char) in UNSPACED for char in text):
-        words, least = [char for char in text if char.isalnum()][:COMPARED], REPEATED_LETTERS
-    whole = len(words) // 2 if len(words) > 3 and len(words) % 2 == 0 else 0
-    if whole and words[:whole] == words[whole:] and len(set(words)) > 1 and (whole >= least or not scripts & UNSPACED):
-        return f"{shown(' '.join(words[:whole]))}, twice"
-    for length in (1, *range(least, len(words) // 2 + 1)):
-        wanted = (MAX_REPEATS - 1) if length == 1 else length
-        run = 0
-        for place in range(len(words) - length):
-            run = run + 1 if words[place] == words[place + length] else 0
-            if run >= wanted and (least == REPEATED_WORDS or length > 1):
-                return f"{shown(' '.join(words[place - run + 1 : place - run + 1 + length]))}, again and again"
-    return ""
+    if len(words) < 4 and scripts & UNSPACED:
+        return _said_over([char for char in text if char.isalnum()][:COMPARED], REPEATED_LETTERS, "")
+    for place in range(len(words) - MAX_REPEATS + 1):
+        if len(set(words[place : place + MAX_REPEATS])) == 1:
+            return f"{shown(words[place])}, {MAX_REPEATS} times or more"
+    return _said_over(words, 2 if len(words) == 4 else REPEATED_WORDS, " ")
 
 
 TEXT_RULES: dict[str, TextRule] = {
@@ -151,6 +144,17 @@ def _some(found: object) -> str:
     return shown(" ".join(dict.fromkeys(found)))  # type: ignore[call-overload]
 
 
+def _said_over(items: list[str], least: int, blank: str) -> str:
+    """So many items, or more, that come twice in a row."""
+    for length in range(least, len(items) // 2 + 1):
+        run = 0
+        for place in range(len(items) - length):
+            run = run + 1 if items[place] == items[place + length] else 0
+            if run == length:
+                return f"{shown(blank.join(items[place + 1 : place + 1 + length]))}, twice"
+    return ""
+
+
 @lru_cache(maxsize=50_000)
 def _scripts_in(word: str) -> frozenset[str]:
     return frozenset(script for char in word if (script := script_of(char)))
@@ -169,18 +173,20 @@ def _misread(text: str, scripts: frozenset[str]) -> str:
     for codec, least in _MISREAD_AS.items():
         table = _bytes_of(codec)
         as_bytes = "".join(table.get(ord(char), "\0") for char in text)
-        meant, end, run = "", 0, 0
+        start = end = run = 0
         for match in _UTF8.finditer(as_bytes):
             try:
-                char = match[0].encode("latin-1").decode()
+                meant = match[0].encode("latin-1").decode()
             except UnicodeDecodeError:  # an overlong or surrogate form
                 continue
-            if not _plausible(char, scripts):
+            if not _plausible(meant, scripts):
                 continue
-            run = run + 1 if match.start() == end else 1
-            meant, end = (meant + char if run > 1 else char), match.end()
-            if run >= least:
-                return f"UTF-8 read as {codec}: {shown(text[match.start() : match.end()])} was {meant[-1]}"
+            adjoins = match.start() == end and run > 0
+            start, end, run = (start if adjoins else match.start()), match.end(), (run + 1 if adjoins else 1)
+            chance = len(match[0]) == 2 and text[end - 1] in _PUNCTUATION  # a capital, then a quotation mark
+            if run >= least + chance:
+                was = as_bytes[start:end].encode("latin-1").decode()
+                return f"UTF-8 read as {codec}: {shown(text[start:end])} was {shown(was)}"
     return ""
 
 

@@ -1,0 +1,85 @@
+"""What a model, best an untouched one, thinks of labels: how likely each text is with the sound, and what it hears."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from asr_lora.audio.dataset import Split
+from asr_lora.audio.features import context_frames, context_seconds, log_mel
+from asr_lora.audio.opinions import Opinion
+from asr_lora.model.whisper import Whisper, evaluating
+from asr_lora.scoring.normalize import basic
+from asr_lora.scoring.wer import character_errors
+from asr_lora.training.batches import IGNORED, TrainingSet, collated
+from asr_lora.training.examples import plain_examples
+from asr_lora.transcription.decode import batches_by_length, decode_states, default_batch_seconds, encode_batch
+
+
+def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]]:
+    """Yield opinions on a split's utterances, a batch at a time, longest first.
+
+    Encoder once, decoder three times: the text with the sound, the text with silence, and free.
+
+    Args:
+        data: the utterances; those whose text is too long for the decoder are passed over.
+        name: of the split.
+    """
+    known = TrainingSet(data, whisper)
+    seconds = known.seconds
+    cost = [context_seconds(length, whisper.context) for length in seconds]
+    targets = [known.target(example) for example in plain_examples(seconds)]
+    silence = functools.lru_cache(maxsize=None)(functools.partial(_silence, whisper))
+    for batch in batches_by_length(seconds, cost, batch_seconds=default_batch_seconds(whisper)):
+        inputs, labels = collated([targets[index] for index in batch])
+        with evaluating(whisper.model):
+            states = encode_batch(whisper, [known.split.waveform(index) for index in batch])
+            heard = token_losses(whisper, states, inputs, labels)
+            nothing = silence(context_frames(max(seconds[index] for index in batch), whisper.context))
+            unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
+            texts = decode_states(whisper, states)
+        errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
+        yield [
+            Opinion(
+                split=name,
+                id=known.split.ids[index],
+                tokens=len(loss) - 1,
+                loss=_mean(loss[:-1]),
+                silent_loss=_mean(silent[:-1]),
+                end_loss=round(loss[-1], 4),
+                hypothesis=text,
+                cer=round(error.rate, 4),
+            )
+            for index, loss, silent, text, error in zip(batch, heard, unheard, texts, errors, strict=True)
+        ]
+
+
+def token_losses(
+    whisper: Whisper, states: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+) -> list[list[float]]:
+    """Cross-entropy of each token that is learnt, in nats, row by row.
+
+    Args:
+        states: of the encoder, shape (batch, frames / 2, width).
+        inputs: what the decoder is given, shape (batch, tokens).
+        labels: what comes next, of the same shape, IGNORED where nothing is asked.
+    """
+    inputs, labels = inputs.to(whisper.device), labels.to(whisper.device)
+    logits = whisper.model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=inputs, use_cache=False
+    ).logits  # (batch, tokens, vocabulary)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    return [row[asked].tolist() for row, asked in zip(losses, labels != IGNORED, strict=True)]
+
+
+def _silence(whisper: Whisper, frames: int) -> torch.Tensor:
+    nothing = np.zeros(1, dtype=np.float32)
+    return whisper.encode(log_mel(nothing, whisper.mel_bins, frames)[None])
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4) if values else 0.0
