@@ -139,9 +139,8 @@ def _warn_of_labels(folder: DatasetFolder) -> None:
     if body["suspicious"]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule != "left-out")
         share = f"{body['suspicious']:,} of {body['utterances']:,}"
-        _say(
-            f"warning: {share} utterances have suspicious labels ({rules}); see them with: asr-lora check {folder.root}"
-        )
+        see = f"see them with: asr-lora check {folder.root}"
+        _say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
 
 
 @command
