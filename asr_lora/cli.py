@@ -430,9 +430,8 @@ def _print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
         for rule, count in body["counts"].items():
             example = body["examples"][rule]
             print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
-        _say(
-            f"warning: {body['suspicious']:,} of {body['utterances']:,} utterances are suspicious; nothing was left out"
-        )
+        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
+        _say(f"warning: {share} are suspicious; nothing was left out for it")
     else:
         print(f"nothing suspicious in {body['utterances']:,} utterances")
     for path in (folder.findings, folder.page):

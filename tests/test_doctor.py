@@ -43,6 +43,15 @@ def copied(faulty, tmp_path):
     return shutil.copytree(faulty, tmp_path / "data")
 
 
+@pytest.fixture
+def few(release, tmp_path):
+    """A dataset of a few utterances."""
+    for split, count in (("train", 6), ("dev", 2), ("test", 2)):
+        table = release / f"{split}.tsv"
+        table.write_text("".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[: count + 1]), "utf-8")
+    return prepare(release, language="it", out=tmp_path / "few").root
+
+
 def findings(folder):
     return read_jsonl(DatasetFolder(folder).diagnosis.findings)
 
@@ -68,10 +77,13 @@ def test_prepare_writes_findings_without_being_asked(faulty):
 
 
 def test_prepare_says_that_labels_are_suspicious(release, tmp_path):
+    table = release / "train.tsv"
+    text = table.read_text(encoding="utf-8")
+    sentence = text.splitlines()[1].split("\t")[3]
+    table.write_text(text.replace(f"\t{sentence}\t", "\tpremere 4 & %\t"), encoding="utf-8")
     done = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")
     assert done.exit_code == 0
-    counts = DatasetFolder(tmp_path / "o").diagnosis.read()["counts"]
-    assert counts
+    assert "digits 1" in done.stderr
     assert f"see them with: asr-lora check {tmp_path / 'o'}" in done.stderr
     again = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")  # the folder is still ours
     assert again.exit_code == 0
@@ -227,16 +239,17 @@ def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
         assert row.hypothesis == wrong[clip].hypothesis
 
 
-def test_asking_a_model_goes_on_where_it_stopped(copied, tiny_folder):
-    folder = doctor(copied, model=str(tiny_folder))
+def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
+    folder = doctor(few, model=str(tiny_folder))
     kept = folder.all_opinions
     assert len(kept) == 1
     rows = kept[0].read_text(encoding="utf-8").splitlines()
-    whole = findings(copied)
-    kept[0].write_text("\n".join([*rows[:20], rows[20][:30]]), encoding="utf-8")  # as a killed process leaves it
-    assert doctor(copied, model=str(tiny_folder)).all_opinions == kept
+    whole = findings(few)
+    kept[0].write_text("\n".join([*rows[:3], rows[3][:30]]), encoding="utf-8")  # as a killed process leaves it
+    assert doctor(few, model=str(tiny_folder)).all_opinions == kept
     assert sorted(kept[0].read_text(encoding="utf-8").splitlines()) == sorted(rows)
-    assert findings(copied) == whole
+    assert len(rows) == 10
+    assert findings(few) == whole
     assert folder.read()["model"] == str(tiny_folder)
 
 

@@ -57,6 +57,7 @@ RULES: dict[str, str] = {
     "text-ends-early": "with --model: the sound goes on where the text ends",
     "misheard": "with --model: the model hears far more of it otherwise than of the other utterances",
 }
+MODEL_RULES = tuple(rule for rule, meaning in RULES.items() if meaning.startswith("with --model"))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cache
 
 _LANGUAGES_OF = {  # every language that Whisper has a token for; those under two scripts are written in both
     "Latin": "en de es fr pt tr pl ca nl sv it id fi vi ms cs ro da hu no hr lt la mi cy sk lv sl et br eu is bs sq sw"
-    " gl yo so af oc uz fo ht tk nn mt lb mg tl haw ln ha jw su sr az tt kk",
+    " gl sn yo so af oc uz fo ht tk nn mt lb mg tl haw ln ha jw su sr az tt kk",
     "Cyrillic": "ru uk bg sr mk be kk mn tg tt ba uz az bs tk",
     "Arabic": "ar fa ur ps sd pa",
     "Devanagari": "hi mr ne sa sd",

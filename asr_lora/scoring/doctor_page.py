@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asr_lora.audio.checks import RULES, Finding, Label
+from asr_lora.audio.checks import MODEL_RULES, RULES, Finding, Label
 from asr_lora.audio.diagnosis import Diagnosis
 from asr_lora.audio.opinions import Opinion, doubt
 from asr_lora.scoring.charts import histogram
@@ -21,13 +21,17 @@ Sounds = dict[tuple[str, str], bytes]  # (split, id) -> FLAC
 
 
 def worst(diagnosis: Diagnosis, thought: Sequence[Opinion]) -> list[tuple[str, str]]:
-    """(split, id) of the utterances most worth listening to: most rules first, then what the model doubts most."""
-    rules: Counter[tuple[str, str]] = Counter()
+    """(split, id) of the utterances most worth listening to: most rules first, then what the model doubts most.
+
+    Without a model, rules on sound come before those on text, as they stand in RULES.
+    """
+    rules: dict[tuple[str, str], list[int]] = defaultdict(list)
+    places = {rule: place for place, rule in enumerate(RULES)}
     for finding in diagnosis.findings:
         if finding.rule not in SPARE:
-            rules[finding.split, finding.id] += 1
+            rules[finding.split, finding.id].append(places[finding.rule])
     doubts = {(opinion.split, opinion.id): doubt(opinion) for opinion in thought}
-    return sorted(rules, key=lambda key: (-rules[key], -doubts.get(key, 0.0), key))[:WORST_SHOWN]
+    return sorted(rules, key=lambda key: (-len(rules[key]), -doubts.get(key, 0.0), min(rules[key]), key))[:WORST_SHOWN]
 
 
 def render_doctor_page(
@@ -59,7 +63,11 @@ def render_doctor_page(
         hours=sum(label.sound.seconds for label in diagnosis.labels if label.sound) / 3600,
         suspicious=diagnosis.suspicious,
         rules=[(rule, RULES[rule], count, examples[rule]) for rule, count in diagnosis.counts.items()],
-        silent_rules=[rule for rule in RULES if rule not in diagnosis.counts and rule not in diagnosis.without],
+        silent_rules=[
+            rule
+            for rule in RULES
+            if rule not in {*diagnosis.counts, *diagnosis.without} and (thought or rule not in MODEL_RULES)
+        ],
         without=diagnosis.without,
         left_out=diagnosis.left_out,
         facts=diagnosis.facts,

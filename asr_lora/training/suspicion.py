@@ -1,6 +1,7 @@
 """What a model, best an untouched one, thinks of labels: how likely each text is with the sound, and what it hears."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,14 +9,26 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from asr_lora.audio.dataset import Split
-from asr_lora.audio.features import context_frames, context_seconds, log_mel
+from asr_lora.audio.features import FULL_SECONDS, context_seconds, frames_of
 from asr_lora.audio.opinions import Opinion
+from asr_lora.config import Context
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.scoring.normalize import basic
 from asr_lora.scoring.wer import character_errors
 from asr_lora.training.batches import IGNORED, TrainingSet, collated
 from asr_lora.training.examples import plain_examples
-from asr_lora.transcription.decode import batches_by_length, decode_states, default_batch_seconds, encode_batch
+from asr_lora.transcription.decode import (
+    MAX_NEW_TOKENS,
+    batches_by_length,
+    decode_states,
+    default_batch_seconds,
+    encode_batch,
+)
+
+# An untouched Whisper repeats itself where a second of silence follows the speech, but not after three (whisper-base:
+# the same WER as at 30 s); a third of 30 s costs a third.
+SILENT_TAIL_SECONDS = 5.0
+SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
 
 
 def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]]:
@@ -29,17 +42,19 @@ def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]
     """
     known = TrainingSet(data, whisper)
     seconds = known.seconds
-    cost = [context_seconds(length, whisper.context) for length in seconds]
+    contexts = [_context_seconds(length, whisper.context) for length in seconds]
     targets = [known.target(example) for example in plain_examples(seconds)]
-    silence = functools.lru_cache(maxsize=None)(functools.partial(_silence, whisper))
-    for batch in batches_by_length(seconds, cost, batch_seconds=default_batch_seconds(whisper)):
+    silence = functools.cache(functools.partial(_silence, whisper))
+    for batch in batches_by_length(seconds, contexts, batch_seconds=default_batch_seconds(whisper)):
         inputs, labels = collated([targets[index] for index in batch])
         with evaluating(whisper.model):
-            states = encode_batch(whisper, [known.split.waveform(index) for index in batch])
+            frames = frames_of(max(contexts[index] for index in batch))
+            states = encode_batch(whisper, [known.split.waveform(index) for index in batch], frames)
             heard = token_losses(whisper, states, inputs, labels)
-            nothing = silence(context_frames(max(seconds[index] for index in batch), whisper.context))
+            nothing = silence(frames)
             unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
-            texts = decode_states(whisper, states)
+            longest = max(len(known.tokens[index]) for index in batch)
+            texts = decode_states(whisper, states, max_new_tokens=min(MAX_NEW_TOKENS, 2 * longest + SPARE_TOKENS))
         errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
         yield [
             Opinion(
@@ -76,9 +91,15 @@ def token_losses(
     return [row[asked].tolist() for row, asked in zip(losses, labels != IGNORED, strict=True)]
 
 
+def _context_seconds(seconds: float, context: Context) -> float:
+    """Seconds that the encoder sees: what the model was trained on, or enough silence for an untouched one."""
+    if context is Context.TRUE_LENGTH:
+        return context_seconds(seconds, context)
+    return min(float(math.ceil(seconds + SILENT_TAIL_SECONDS)), FULL_SECONDS)
+
+
 def _silence(whisper: Whisper, frames: int) -> torch.Tensor:
-    nothing = np.zeros(1, dtype=np.float32)
-    return whisper.encode(log_mel(nothing, whisper.mel_bins, frames)[None])
+    return encode_batch(whisper, [np.zeros(1, dtype=np.float32)], frames)
 
 
 def _mean(values: list[float]) -> float:

@@ -61,14 +61,14 @@ def decode_batch(
     Returns:
         One text a clip, without surrounding blanks.
     """
-    with evaluating(whisper.model):
-        return decode_states(whisper, encode_batch(whisper, waveforms), beams=beams, max_new_tokens=max_new_tokens)
-
-
-def encode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
-    """What the encoder says of clips, see `decode_batch`: shape (batch, frames / 2, width)."""
     longest = max(len(waveform) for waveform in waveforms) / SAMPLE_RATE
-    frames = context_frames(longest, whisper.context)
+    with evaluating(whisper.model):
+        states = encode_batch(whisper, waveforms, context_frames(longest, whisper.context))
+        return decode_states(whisper, states, beams=beams, max_new_tokens=max_new_tokens)
+
+
+def encode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], frames: int) -> torch.Tensor:
+    """What the encoder says of clips, seeing so many frames of each: shape (batch, frames / 2, width)."""
     return whisper.encode(torch.stack([log_mel(waveform, whisper.mel_bins, frames) for waveform in waveforms]))
 
 
