@@ -62,7 +62,8 @@ def doctor(
     folder = place.diagnosis
     folder.manifest.unlink(missing_ok=True)
     if model:
-        thought = _opinions(folder, manifest, data, model, language_token, precision)
+        readable = {split: _readable(data[split], split, diagnosis) for split in data}
+        thought = _opinions(folder, manifest, readable, model, language_token, precision)
         diagnosis = _with_opinions(diagnosis, thought, without)
         more["model"] = model
     sounds = _sounds(data, worst(diagnosis, thought)) if audio else {}
@@ -71,6 +72,12 @@ def doctor(
     )
     write_diagnosis(folder, diagnosis, **more)
     return folder
+
+
+def _readable(data: Split, split: str, diagnosis: Diagnosis) -> Split:
+    """What can be heard of a split."""
+    unreadable = {label.id for label in diagnosis.labels if label.split == split and label.sound is None}
+    return data.select([index for index, clip in enumerate(data.ids) if clip not in unreadable]) if unreadable else data
 
 
 def _with_opinions(diagnosis: Diagnosis, thought: Sequence[Opinion], without: Collection[str]) -> Diagnosis:
@@ -105,14 +112,10 @@ def _opinions(
     rows = read_jsonl(kept) if kept.is_file() else []
     write_jsonl(kept, rows)  # without a half-written last line
     thought = {(row["split"], row["id"]): Opinion(**row) for row in rows}
-    rest = {
-        name: split.select([index for index, clip in enumerate(split.ids) if (name, clip) not in thought])
-        for name, split in data.items()
-    }
-    if any(map(len, rest.values())):
+    if any((name, clip) not in thought for name, split in data.items() for clip in split.ids):
         system = open_system(model, language=told.language, language_token=told.token, precision=precision)
         with kept.open("a", encoding="utf-8") as handle:
-            for name, split in rest.items():
+            for name, split in data.items():
                 _ask(system.whisper, split, name, thought, handle)
     return [thought[name, clip] for name, split in data.items() for clip in split.ids if (name, clip) in thought]
 
@@ -120,13 +123,14 @@ def _opinions(
 def _ask(whisper: "Whisper", split: Split, name: str, thought: dict[tuple[str, str], Opinion], handle: Any) -> None:
     from asr_lora.training.suspicion import opinions
 
-    with tqdm(total=len(split), desc=f"ask about {name}", unit="clip") as bar:
-        for batch in opinions(whisper, split, name):
+    done = {clip for asked, clip in thought if asked == name}
+    with tqdm(total=len(split), initial=len(done), desc=f"ask about {name}", unit="clip") as bar:
+        for batch in opinions(whisper, split, name, done=done):
             for opinion in batch:
                 thought[opinion.split, opinion.id] = opinion
                 handle.write(json.dumps(asdict(opinion), ensure_ascii=False) + "\n")
             handle.flush()
-            bar.update(len(batch))
+            bar.update(sum(opinion.id not in done for opinion in batch))
 
 
 def _sounds(data: dict[str, Split], wanted: Sequence[tuple[str, str]]) -> Sounds:

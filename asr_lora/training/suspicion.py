@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ SILENT_TAIL_SECONDS = 5.0
 SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
 
 
-def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]]:
+def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[Opinion]]:
     """Yield opinions on a split's utterances, a batch at a time, longest first.
 
     Encoder once, decoder three times: the text with the sound, the text with silence, and free.
@@ -39,6 +39,8 @@ def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]
     Args:
         data: the utterances; those whose text is too long for the decoder are passed over.
         name: of the split.
+        done: ids that need no opinion. Batches of none but these are passed over, and no other batch changes by it, so
+            that opinions are the same after a stop: what an utterance is batched with tells in the last digits.
     """
     known = TrainingSet(data, whisper)
     seconds = known.seconds
@@ -46,6 +48,8 @@ def opinions(whisper: Whisper, data: Split, name: str) -> Iterator[list[Opinion]
     targets = [known.target(example) for example in plain_examples(seconds)]
     silence = functools.cache(functools.partial(_silence, whisper))
     for batch in batches_by_length(seconds, contexts, batch_seconds=default_batch_seconds(whisper)):
+        if all(known.split.ids[index] in done for index in batch):
+            continue
         inputs, labels = collated([targets[index] for index in batch])
         with evaluating(whisper.model):
             frames = frames_of(max(contexts[index] for index in batch))
