@@ -7,7 +7,7 @@ import numpy as np
 
 from asr_lora.audio.checks import ENOUGH, Finding, Label, finding, median_and_spread
 
-HARDLY = 0.3  # nats a token: with the sound a text should be likelier than this above its likelihood with silence
+HARDLY = 0.5  # nats a token: a sound that says the text adds more to its likelihood than this
 FEW_TOKENS = 3  # a shorter text says too little for a verdict
 ENDS_LATE = 4.6  # nats: the model gives the end of the text less than one in a hundred
 FAR = 3.5  # robust standard deviations from the median of the dataset
