@@ -199,7 +199,9 @@ def test_a_page_without_transcripts_has_none_of_any_text(copied):
 
 
 def opinion(place: int, **changes) -> Opinion:
-    usual = dict(tokens=9, loss=1.0 + place % 5 / 10, silent_loss=4.0, end_loss=0.1, hypothesis="ja", cer=0.1)
+    usual = dict(
+        tokens=9, loss=1.0 + place % 5 / 10, silent_loss=4.0, tail_gain=3.0, end_loss=0.1, hypothesis="ja", cer=0.1
+    )
     return Opinion(**{"split": "train", "id": f"clip{place}", **usual, **changes})
 
 
@@ -208,8 +210,9 @@ def test_opinions_are_judged_by_what_is_usual():
 
     odd = [
         opinion(100, loss=5.0, silent_loss=4.9, cer=0.9),
-        opinion(101, loss=4.0, silent_loss=6.0),
+        opinion(101, loss=4.0, silent_loss=6.0, tail_gain=2.0),
         opinion(102, end_loss=9.0),
+        opinion(104, tail_gain=0.0),
         opinion(103, loss=9.0, silent_loss=9.0, tokens=1),  # too short to say
     ]
     thought = [*map(opinion, range(40)), *odd]
@@ -219,6 +222,7 @@ def test_opinions_are_judged_by_what_is_usual():
         ("misheard", "clip100"),
         ("unlikely-text", "clip101"),
         ("text-ends-early", "clip102"),
+        ("sound-ends-early", "clip104"),
     }
     assert max(thought[:-1], key=doubt).id == "clip100"
 

@@ -55,6 +55,7 @@ RULES: dict[str, str] = {
     "unheard-text": "with --model: the text is hardly likelier with the sound than without it",
     "unlikely-text": "with --model: far less likely than the other texts",
     "text-ends-early": "with --model: the sound goes on where the text ends",
+    "sound-ends-early": "with --model: the end of the text is hardly likelier with the sound than without it",
     "misheard": "with --model: the model hears far more of it otherwise than of the other utterances",
 }
 MODEL_RULES = tuple(rule for rule, meaning in RULES.items() if meaning.startswith("with --model"))

@@ -8,6 +8,7 @@ import numpy as np
 from asr_lora.audio.checks import ENOUGH, Finding, Label, finding, median_and_spread
 
 HARDLY = 0.5  # nats a token: a sound that says the text adds more to its likelihood than this
+TAIL_TOKENS = 8  # of a text whose last third says something
 FEW_TOKENS = 3  # a shorter text says too little for a verdict
 ENDS_LATE = 4.6  # nats: the model gives the end of the text less than one in a hundred
 FAR = 3.5  # robust standard deviations from the median of the dataset
@@ -23,6 +24,7 @@ class Opinion:
     tokens: int  # of the text, without the end token
     loss: float  # a token of the text, with the sound
     silent_loss: float  # the same with silence in the sound's place
+    tail_gain: float  # what the sound adds to the likelihood of the last third of the text, nats a token
     end_loss: float  # of the end token: the text is over
     hypothesis: str
     cer: float  # of the hypothesis, after the normaliser
@@ -41,34 +43,39 @@ def doubt(opinion: Opinion) -> float:
 def judged(opinions: Sequence[Opinion], labels: Sequence[Label]) -> Iterator[Finding]:
     """Yield findings that follow from opinions on a dataset, those most doubted first.
 
-    What is normal is taken from the dataset itself, as a language that the model hardly knows has high losses
-    throughout; what the sound adds needs no such measure.
+    What is normal is taken from the dataset itself: a language that the model hardly knows has high losses throughout,
+    and its sound adds little. What the sound adds is else the same everywhere: nothing, where it says something else.
     """
     known = {(label.split, label.id): label for label in labels}
     enough = [opinion for opinion in opinions if opinion.tokens >= FEW_TOKENS]
     loss_limit = _limit([opinion.loss for opinion in enough])
     cer_limit = max(LEAST_CER, _limit([opinion.cer for opinion in enough]))
-    end_limit = max(ENDS_LATE, _limit([opinion.end_loss for opinion in enough]))
+    hardly = min(HARDLY, float(np.median([opinion.gain for opinion in enough])) / 4) if enough else HARDLY
     for opinion in sorted(enough, key=lambda opinion: (-doubt(opinion), opinion.split, opinion.id)):
-        label = known[opinion.split, opinion.id]
-        if opinion.gain < HARDLY:
-            detail = f"{opinion.loss:.1f} nats a token with the sound, {opinion.silent_loss:.1f} with silence"
-            yield finding("unheard-text", label, detail)
-        elif opinion.loss > loss_limit:
-            yield finding(
-                "unlikely-text", label, f"{opinion.loss:.1f} nats a token; above {loss_limit:.1f} is rare here"
-            )
-        if opinion.end_loss > end_limit:
-            yield finding(
-                "text-ends-early", label, f"{opinion.end_loss:.1f} nats for its end; heard: {opinion.hypothesis}"
-            )
-        if opinion.cer > cer_limit:
-            yield finding("misheard", label, f"CER {100 * opinion.cer:.0f} %; heard: {opinion.hypothesis}")
+        found = {
+            "unheard-text": opinion.gain < hardly,
+            "sound-ends-early": opinion.tail_gain < hardly <= opinion.gain and opinion.tokens >= TAIL_TOKENS,
+            "unlikely-text": opinion.loss > loss_limit and opinion.gain >= hardly,
+            "text-ends-early": opinion.end_loss > ENDS_LATE,
+            "misheard": opinion.cer > cer_limit,
+        }
+        for rule in (rule for rule, so in found.items() if so):
+            yield finding(rule, known[opinion.split, opinion.id], _detail(rule, opinion))
+
+
+def _detail(rule: str, opinion: Opinion) -> str:
+    return {
+        "unheard-text": f"{opinion.loss:.1f} nats a token with the sound, {opinion.silent_loss:.1f} with silence",
+        "sound-ends-early": f"the sound adds {opinion.gain:.1f} nats a token, but {opinion.tail_gain:.1f} at its end",
+        "unlikely-text": f"{opinion.loss:.1f} nats a token",
+        "text-ends-early": f"{opinion.end_loss:.1f} nats for its end; heard: {opinion.hypothesis}",
+        "misheard": f"CER {100 * opinion.cer:.0f} %; heard: {opinion.hypothesis}",
+    }[rule]
 
 
 def _limit(values: Sequence[float]) -> float:
-    """What is far above the median of values of one sign, on the log scale; infinite where there are too few."""
+    """What is far above the median of values; infinite where there are too few."""
     if len(values) < ENOUGH:
         return float("inf")
-    middle, spread = median_and_spread(np.log(np.maximum(values, 1e-2)))
-    return float(np.exp(middle + FAR * spread))
+    middle, spread = median_and_spread(np.array(values))
+    return middle + FAR * spread

@@ -67,6 +67,7 @@ def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] 
                 tokens=len(loss) - 1,
                 loss=_mean(loss[:-1]),
                 silent_loss=_mean(silent[:-1]),
+                tail_gain=_mean(_last_third(silent[:-1])) - _mean(_last_third(loss[:-1])),
                 end_loss=round(loss[-1], 4),
                 hypothesis=text,
                 cer=round(error.rate, 4),
@@ -104,6 +105,10 @@ def _context_seconds(seconds: float, context: Context) -> float:
 
 def _silence(whisper: Whisper, frames: int) -> torch.Tensor:
     return encode_batch(whisper, [np.zeros(1, dtype=np.float32)], frames)
+
+
+def _last_third(values: list[float]) -> list[float]:
+    return values[2 * len(values) // 3 :]
 
 
 def _mean(values: list[float]) -> float:
