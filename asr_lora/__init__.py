@@ -1,7 +1,8 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`promote`, `adapt`. Each is imported when first used, so that importing the package costs nothing.
+`promote`, `adapt`; `doctor` is `check` of a dataset. Each is imported when first used, so that importing the package
+costs nothing.
 """
 
 from importlib import import_module
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "prepare": "asr_lora.audio.prepare",
     "check": "asr_lora.training.check",
+    "doctor": "asr_lora.audio.doctor",
     "train": "asr_lora.training.train",
     "evaluate": "asr_lora.scoring.evaluate",
     "compare": "asr_lora.scoring.compare",

@@ -117,6 +117,10 @@ class DatasetFolder(Folder):
     def dropped(self) -> Path:
         return self.root / "dropped.jsonl"
 
+    @property
+    def diagnosis(self) -> "DiagnosisFolder":
+        return DiagnosisFolder(self.root / "doctor")
+
     def whole(self, body: dict[str, Any]) -> bool:
         files = {self.split(name): facts for name, facts in body["splits"].items()}
         files |= {self.subset(name): facts for name, facts in body["subsets"].items()}
@@ -165,6 +169,30 @@ class DownloadFolder(Folder):
     def whole(self, body: dict[str, Any]) -> bool:
         archive = self.archive(body["file"])
         return archive.is_file() and archive.stat().st_size == body["bytes"]
+
+
+class DiagnosisFolder(Folder):
+    """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
+
+    kind = "diagnosis"
+    manifest_name = "doctor.json"
+    remedy = "Make it with: asr-lora check DATASET"
+
+    @property
+    def findings(self) -> Path:
+        return self.root / "findings.jsonl"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "index.html"
+
+    def opinions(self, stamp: str) -> Path:
+        """What a model thinks of each utterance, kept while it goes through them, so that it goes on after a stop."""
+        return self.root / f"opinions-{stamp}.jsonl"
+
+    @property
+    def all_opinions(self) -> list[Path]:
+        return sorted(self.root.glob("opinions-*.jsonl"))
 
 
 class RunFolder(Folder):

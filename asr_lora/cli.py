@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr_lora import __version__
-from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
+from asr_lora.artifacts import ComparisonFolder, DatasetFolder, DiagnosisFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS, facts_table, subset_notices
 from asr_lora.config import Context, Precision, Task, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Refused, ran_out_of_memory
@@ -135,7 +135,19 @@ def prepare_command(
     for pair, shared in body["shared_between_splits"].items():
         if shared["speakers"]:
             _say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
+    _warn_of_labels(folder)
     print(folder.root)
+
+
+def _warn_of_labels(folder: DatasetFolder) -> None:
+    if not folder.diagnosis.complete:
+        return
+    body = folder.diagnosis.read()
+    if body["suspicious"]:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule != "left-out")
+        share = f"{body['suspicious']:,} of {body['utterances']:,}"
+        see = f"see them with: asr-lora check {folder.root}"
+        _say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
 
 
 @command
@@ -162,17 +174,47 @@ def train_command(
 
 @command
 def check_command(
-    config: Annotated[Path, typer.Argument(help="YAML file, as for train.")],
+    subject: Annotated[Path, typer.Argument(help="YAML file, as for train; or a dataset folder made by prepare.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the file.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, to reckon the cost.")] = None,
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time a few real steps.")] = True,
+    probe: Annotated[bool | None, typer.Option("--probe/--no-probe", help="Time a few real steps.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="Rule on a dataset that is off; may be repeated.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whisper, best untouched, that is asked what it thinks of a dataset's labels.")
+    ] = None,
+    language_token: LanguageToken = None,
+    precision: Annotated[Precision | None, typer.Option(help="What that model computes in.")] = None,
+    audio: Annotated[
+        bool, typer.Option("--with-audio", help="Put the sound of the worst utterances into a dataset's page.")
+    ] = False,
+    transcripts: Annotated[
+        bool | None, typer.Option("--with-transcripts/--without-transcripts", help="Show texts in a dataset's page.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict what train will take: parameters, memory, epochs, time and cost; warn of known traps."""
-    settings = load_config(config, overrides)
+    """Before anything is spent: what train will take, or, given a dataset folder, which labels are suspicious."""
+    of_dataset = {
+        "--without": without, "--model": model, "--language-token": language_token, "--precision": precision,
+        "--with-audio": audio or None, "--with-transcripts or --without-transcripts": transcripts,
+    }  # fmt: skip
+    of_config = {"--set": overrides, "--price-per-hour": price_per_hour, "--probe or --no-probe": probe}
+    if subject.is_dir() or (not subject.suffix and not subject.exists()):
+        _refuse_options(of_config, f"{subject} is a dataset folder: leave out", "which belongs to a config")
+        from asr_lora.audio.doctor import doctor
+
+        folder = doctor(
+            subject, model=model, language_token=language_token, precision=precision or Precision.AUTO,
+            without=without or (), transcripts=transcripts is not False, audio=audio,
+        )  # fmt: skip
+        _print_diagnosis(folder, as_json)
+        return
+    _refuse_options(of_dataset, f"{subject} is no dataset folder: leave out", "which belongs to one")
+    settings = load_config(subject, overrides)
     from asr_lora.training.check import check
 
-    forecast = check(settings, probe=probe, price_per_hour=price_per_hour)
+    forecast = check(settings, probe=probe is not False, price_per_hour=price_per_hour)
     if as_json:
         _print_json(forecast.to_dict())
     else:
@@ -181,6 +223,11 @@ def check_command(
         print(table(forecast))
     for sentence in forecast.warnings:
         _say(f"warning: {sentence}")
+
+
+def _refuse_options(given: dict[str, Any], before: str, after: str) -> None:
+    if names := [name for name, value in given.items() if value is not None and value != []]:
+        raise ConfigError(f"{before} {names[0]}, {after}")
 
 
 @command
@@ -377,6 +424,25 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
         f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
     )
     print(folder.root)
+
+
+def _print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
+    body = folder.read()
+    if as_json:
+        _print_json(body)
+        return
+    if body["counts"]:
+        width = max(map(len, body["counts"]))
+        print(f"{'rule':{width}} utterances  for example")
+        for rule, count in body["counts"].items():
+            example = body["examples"][rule]
+            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
+        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
+        _say(f"warning: {share} are suspicious; nothing was left out for it")
+    else:
+        print(f"nothing suspicious in {body['utterances']:,} utterances")
+    for path in (folder.findings, folder.page):
+        print(path)
 
 
 def _print_sweep(folder: SweepFolder, as_json: bool) -> None:

@@ -15,6 +15,7 @@ MODULES = {
 }
 JOBS = {
     "asr_lora.audio.prepare",
+    "asr_lora.audio.doctor",
     "asr_lora.training.check",
     "asr_lora.training.train",
     "asr_lora.scoring.evaluate",
@@ -30,6 +31,12 @@ PURE = {
     "asr_lora.audio.splits",
     "asr_lora.audio.commonvoice",
     "asr_lora.audio.download",
+    "asr_lora.audio.scripts",
+    "asr_lora.audio.texts",
+    "asr_lora.audio.checks",
+    "asr_lora.audio.diagnosis",
+    "asr_lora.audio.opinions",
+    "asr_lora.scoring.doctor_page",
     "asr_lora.scoring.normalize",
     "asr_lora.scoring.wer",
     "asr_lora.scoring.intervals",

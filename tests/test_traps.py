@@ -19,7 +19,7 @@ from asr_lora.model.adapters import (
 )
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, load_whisper
 from asr_lora.processes import Team
-from asr_lora.training.batches import IGNORED, Batch, TrainingSet
+from asr_lora.training.batches import IGNORED, Batch, TrainingSet, collated
 from asr_lora.training.learner import Learner
 from asr_lora.transcription.decode import decode_batch
 
@@ -33,7 +33,7 @@ def collate(whisper, texts, seconds=2.0, context=Context.TRUE_LENGTH):
     for text in texts:
         tokens = [*whisper.prompt, *whisper.text_tokens(text), whisper.end_token]
         targets.append((tokens[:-1], [IGNORED] * (len(whisper.prompt) - 1) + tokens[len(whisper.prompt) :]))
-    return Batch(features.expand(len(texts), -1, -1), None, *TrainingSet._collated(targets))
+    return Batch(features.expand(len(texts), -1, -1), None, *collated(targets))
 
 
 def learner(whisper, **options):

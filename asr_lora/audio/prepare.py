@@ -29,6 +29,7 @@ from asr_lora.artifacts import (
 from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
+from asr_lora.audio.diagnosis import diagnose_fresh
 from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.audio.splits import (
     DEFAULT_SUBSETS,
@@ -126,6 +127,7 @@ def prepare(
             listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
             raise DataError(f"no utterance of {home / ReleaseFolder.table(split)} can be used ({listed})")
     write_jsonl(folder.dropped, [asdict(drop) for drop in dropped])
+    diagnose_fresh(folder, code)
     folder.write(
         {
             "fingerprint": stamp,
@@ -175,6 +177,7 @@ def _ours(folder: DatasetFolder) -> bool:
         return True
     names = {path.name for path in folder.root.iterdir() if not path.name.startswith(".")}
     known = {folder.split(split).name for split in SPLITS} | {folder.dropped.name, "subsets", folder.manifest_name}
+    known.add(folder.diagnosis.root.name)
     return names <= known
 
 

@@ -73,7 +73,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         return len(self.tokens)
 
     def __getitem__(self, examples: Sequence[Example]) -> Batch:
-        inputs, labels = self._collated([self.target(example) for example in examples])
+        inputs, labels = collated([self.target(example) for example in examples])
         states = self.kept_states(examples)
         return Batch(self.features(examples) if states is None else None, states, inputs, labels, examples[0].context)
 
@@ -191,16 +191,19 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
             states.append(kept)
         return torch.stack(states)
 
-    @staticmethod
-    def _collated(targets: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pad by length, never by value: the pad token is also the end token, which must be learnt."""
-        width = max(len(given) for given, _ in targets)
-        inputs = torch.zeros(len(targets), width, dtype=torch.long)
-        labels = torch.full((len(targets), width), IGNORED)
-        for row, (given, answers) in enumerate(targets):
-            inputs[row, : len(given)] = torch.tensor(given)
-            labels[row, : len(answers)] = torch.tensor(answers)
-        return inputs, labels
+
+def collated(targets: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad what the decoder is given and what it answers, see `TrainingSet.target`: twice shape (batch, tokens).
+
+    By length, never by value: the pad token is also the end token, which must be learnt.
+    """
+    width = max(len(given) for given, _ in targets)
+    inputs = torch.zeros(len(targets), width, dtype=torch.long)
+    labels = torch.full((len(targets), width), IGNORED)
+    for row, (given, answers) in enumerate(targets):
+        inputs[row, : len(given)] = torch.tensor(given)
+        labels[row, : len(answers)] = torch.tensor(answers)
+    return inputs, labels
 
 
 def load_batches(data: TrainingSet, batches: Iterable[Sequence[Example]], *, workers: int) -> Iterable[Batch]:

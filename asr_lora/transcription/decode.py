@@ -62,11 +62,22 @@ def decode_batch(
         One text a clip, without surrounding blanks.
     """
     longest = max(len(waveform) for waveform in waveforms) / SAMPLE_RATE
-    frames = context_frames(longest, whisper.context)
-    features = torch.stack([log_mel(waveform, whisper.mel_bins, frames) for waveform in waveforms])
-    prompt = torch.tensor([whisper.prompt] * len(waveforms), device=whisper.device)
     with evaluating(whisper.model):
-        states = whisper.encode(features)  # (batch, frames / 2, width)
+        states = encode_batch(whisper, waveforms, context_frames(longest, whisper.context))
+        return decode_states(whisper, states, beams=beams, max_new_tokens=max_new_tokens)
+
+
+def encode_batch(whisper: Whisper, waveforms: Sequence[np.ndarray], frames: int) -> torch.Tensor:
+    """What the encoder says of clips, seeing so many frames of each: shape (batch, frames / 2, width)."""
+    return whisper.encode(torch.stack([log_mel(waveform, whisper.mel_bins, frames) for waveform in waveforms]))
+
+
+def decode_states(
+    whisper: Whisper, states: torch.Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[str]:
+    """Transcribe what the encoder said of clips, shape (batch, frames / 2, width)."""
+    prompt = torch.tensor([whisper.prompt] * len(states), device=whisper.device)
+    with evaluating(whisper.model):
         # Whisper's own `generate` takes 3000 frames only; the one beneath it takes the encoder's states.
         tokens = GenerationMixin.generate(
             whisper.core,

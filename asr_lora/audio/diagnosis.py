@@ -1,0 +1,154 @@
+"""A prepared dataset -> findings about its labels, on disk beside it. Without a model."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asr_lora.artifacts import SPLITS, DatasetFolder, DiagnosisFolder, read_jsonl, write_jsonl
+from asr_lora.audio.checks import RULES, Finding, Label, Sound, find, measure, norms_of, sentences_of_many
+from asr_lora.audio.decode import SAMPLE_RATE, decode
+from asr_lora.audio.scripts import script_of, scripts_of
+from asr_lora.errors import AudioError, ConfigError, DataError
+
+MEASURED = ("seconds", "peak", "loudness_db", "clipped", "digest")  # columns of what prepare measured
+ROWS_AT_ONCE = 128  # decoded together, where it did not
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the rules found in a dataset."""
+
+    labels: list[Label]
+    findings: list[Finding]  # of the rules that were on
+    left_out: dict[str, int]  # by prepare: reason -> how many
+    without: tuple[str, ...]  # rules that were off
+    facts: dict[str, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rule -> how many utterances, in the order of the rules; those that found something."""
+        counts = Counter(finding.rule for finding in self.findings)
+        return {rule: counts[rule] for rule in RULES if counts[rule]}
+
+    @property
+    def suspicious(self) -> int:
+        """How many utterances of the splits something was found in."""
+        return len({(found.split, found.id) for found in self.findings if found.rule != "left-out"})
+
+    def examples(self) -> dict[str, Finding]:
+        """Rule -> one finding."""
+        return {finding.rule: finding for finding in reversed(self.findings)}
+
+
+def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> Diagnosis:
+    """Apply the rules to a dataset's splits, whose manifest need not be written yet.
+
+    Args:
+        dataset: its splits and the list of what was left out.
+        language: its code.
+        without: names of rules that are off.
+
+    Raises:
+        ConfigError: no such rule.
+        DataError: a split cannot be read.
+    """
+    require_rules(without)
+    labels = [label for split in SPLITS for label in _labels(dataset, split)]
+    scripts = scripts_of(language, (label.text for label in labels))
+    dropped = read_jsonl(dataset.dropped) if dataset.dropped.is_file() else []
+    found = [
+        *(Finding("left-out", str(row["split"]), str(row["id"]), str(row["reason"])) for row in dropped),
+        *find(labels, scripts),
+    ]
+    return Diagnosis(
+        labels=labels,
+        findings=[finding for finding in found if finding.rule not in without],
+        left_out=dict(Counter(str(row["reason"]) for row in dropped).most_common()),
+        without=tuple(rule for rule in RULES if rule in without),
+        facts=_facts(labels, scripts),
+    )
+
+
+def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
+    """Write the findings about splits that were just written, and remove what was found in those before."""
+    folder = dataset.diagnosis
+    for path in (folder.manifest, folder.page, *folder.all_opinions):
+        path.unlink(missing_ok=True)
+    write_diagnosis(folder, diagnose(dataset, language))
+
+
+def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) -> None:
+    """Write findings.jsonl, then doctor.json with the counts and whatever `more` there is to say."""
+    write_jsonl(folder.findings, [asdict(finding) for finding in diagnosis.findings])
+    folder.write(
+        {
+            "utterances": len(diagnosis.labels),
+            "suspicious": diagnosis.suspicious,
+            "counts": diagnosis.counts,
+            "examples": {rule: asdict(example) for rule, example in diagnosis.examples().items()},
+            "left_out": diagnosis.left_out,
+            "without": list(diagnosis.without),
+            **diagnosis.facts,
+            **more,
+        }
+    )
+
+
+def require_rules(names: Iterable[str]) -> None:
+    """Check that there are such rules.
+
+    Raises:
+        ConfigError: there are not.
+    """
+    if unknown := [name for name in names if name not in RULES]:
+        raise ConfigError(f"--without: no rule {unknown[0]!r}; there are {', '.join(RULES)}")
+
+
+def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
+    """What is no fault of any one utterance, and still worth knowing."""
+    norms = norms_of(labels)
+    written = Counter(
+        Counter(script for char in label.text if (script := script_of(char))).most_common(1)[0][0]
+        for label in labels
+        if any(script_of(char) for char in label.text)
+    )
+    return {
+        "norms": asdict(norms) if norms else None,
+        "scripts_expected": sorted(scripts),
+        "texts_by_script": dict(written.most_common()),
+        "sentences_of_several_readings": sentences_of_many(labels),
+    }
+
+
+def _labels(dataset: DatasetFolder, split: str) -> Iterator[Label]:
+    path = dataset.split(split)
+    wanted = ["id", "text", "speaker"]
+    try:
+        with pq.ParquetFile(path) as file:
+            measured = set(MEASURED) <= set(file.schema_arrow.names)
+            for rows in file.iter_batches(ROWS_AT_ONCE, columns=[*wanted, *(MEASURED if measured else ["audio"])]):
+                listed = rows.to_pylist()
+                for row, sound in zip(listed, _sounds(listed, measured), strict=True):
+                    yield Label(row["id"], split, row["text"] or "", row["speaker"] or "", sound)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}). {dataset.remedy}") from error
+
+
+def _sounds(rows: list[dict[str, Any]], measured: bool) -> list[Sound | None]:
+    if measured:
+        return [Sound(**{name: row[name] for name in MEASURED}) for row in rows]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_measured, (row["audio"]["bytes"] for row in rows)))
+
+
+def _measured(flac: bytes) -> Sound | None:
+    try:
+        return measure(decode(flac or b""), SAMPLE_RATE)
+    except AudioError:
+        return None

@@ -1,0 +1,273 @@
+"""The label doctor, end to end: nothing is changed, nothing found is silent, and a model hears what rules cannot."""
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_cli import invoke
+
+from asr_lora import doctor, prepare
+from asr_lora.artifacts import DatasetFolder, read_jsonl, sha256_file
+from asr_lora.audio.dataset import read_split
+from asr_lora.audio.diagnosis import MEASURED
+from asr_lora.audio.opinions import Opinion, doubt, judged
+from asr_lora.errors import ConfigError
+
+FAULTS = {"perchÃ© no": "mojibake", "premere <b>uno</b>": "markup", "премере уно": "wrong-script"}
+
+
+@pytest.fixture(scope="module")
+def faulty(demo_dataset, tmp_path_factory):
+    """The demo with three texts of train spoilt, prepared anew."""
+    from conftest import DEMO
+
+    release = tmp_path_factory.mktemp("faulty") / "release"
+    shutil.copytree(DEMO, release)
+    table = release / "cv-corpus-17.0-2024-03-15" / "it" / "train.tsv"
+    head, *lines = table.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    place = head.split("\t").index("sentence")
+    for row, text in zip(rows, FAULTS, strict=False):
+        row[place] = text
+    rows[5][place] = " "
+    table.write_text("\n".join([head, *map("\t".join, rows)]) + "\n", encoding="utf-8")
+    return prepare(release, language="it", out=release.parent / "data").root
+
+
+@pytest.fixture
+def copied(faulty, tmp_path):
+    return shutil.copytree(faulty, tmp_path / "data")
+
+
+@pytest.fixture
+def few(release, tmp_path):
+    """A dataset of a few utterances."""
+    for split, count in (("train", 6), ("dev", 2), ("test", 2)):
+        table = release / f"{split}.tsv"
+        table.write_text("".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[: count + 1]), "utf-8")
+    return prepare(release, language="it", out=tmp_path / "few").root
+
+
+def findings(folder):
+    return read_jsonl(DatasetFolder(folder).diagnosis.findings)
+
+
+def rewrite_train_unmeasured(folder, change):
+    """Change the rows of train, without what prepare measured of their sound; keep the manifest in step."""
+    dataset = DatasetFolder(folder)
+    path = dataset.split("train")
+    table = pq.read_table(path)
+    changed = pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema)
+    measured = [name for name in changed.column_names if name in MEASURED and name != "seconds"]
+    pq.write_table(changed.drop_columns(measured).replace_schema_metadata(None), path)
+    body = dataset.read()
+    body["splits"]["train"] |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    dataset.write(body)
+
+
+def test_prepare_writes_findings_without_being_asked(faulty):
+    body = DatasetFolder(faulty).diagnosis.read()
+    by_text = {row["text"]: row["rule"] for row in findings(faulty) if row["rule"] in FAULTS.values()}
+    assert by_text == FAULTS
+    assert body["counts"]["left-out"] == 1
+    assert body["left_out"] == {"text is empty": 1}
+    assert len(read_split(faulty, "train")) == 58  # of 59, one without text: what is suspicious stays
+
+
+def test_prepare_says_that_labels_are_suspicious(release, tmp_path):
+    table = release / "train.tsv"
+    text = table.read_text(encoding="utf-8")
+    sentence = text.splitlines()[1].split("\t")[3]
+    table.write_text(text.replace(f"\t{sentence}\t", "\tpremere 4 & %\t"), encoding="utf-8")
+    done = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")
+    assert done.exit_code == 0
+    assert "digits 1" in done.stderr
+    assert f"see them with: asr-lora check {tmp_path / 'o'}" in done.stderr
+    again = invoke("prepare", release, "--language", "it", "--out", tmp_path / "o")  # the folder is still ours
+    assert again.exit_code == 0
+
+
+def test_check_of_a_folder_as_a_user_meets_it(copied):
+    before = {path: sha256_file(path) for path in copied.glob("*") if path.is_file()}
+    words = [sys.executable, "-m", "asr_lora", "check", str(copied)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "UTF-8 read as" in lines["mojibake"]
+    assert "text is empty" in lines["left-out"]
+    assert "utterances are suspicious; nothing was left out for it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: sha256_file(path) for path in before} == before
+
+
+def test_json_and_rules_that_are_off(copied):
+    body = json.loads(invoke("check", copied, "--json").stdout)
+    assert body["counts"]["mojibake"] == 1
+    assert body["examples"]["markup"]["text"] == "premere <b>uno</b>"
+    without = json.loads(invoke("check", copied, "--without", "mojibake", "--without", "markup", "--json").stdout)
+    assert without["without"] == ["markup", "mojibake"]
+    assert without["counts"] == {rule: n for rule, n in body["counts"].items() if rule not in without["without"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["{data}", "--without", "digit"], "no rule 'digit'; there are left-out"),
+        (["{data}", "--set", "x.y=1"], "is a dataset folder: leave out --set"),
+        (["{data}", "--no-probe"], "leave out --probe or --no-probe, which belongs to a config"),
+        (["{data}", "--language-token", "nl"], "add --model"),
+        (["{data}/dataset.json", "--with-audio"], "is no dataset folder: leave out --with-audio"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(faulty, words, sentence):
+    done = invoke("check", *(word.format(data=faulty) for word in words))
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_no_dataset_is_one_sentence(tmp_path, copied):
+    assert "no dataset at" in invoke("check", tmp_path / "nowhere").stderr
+    (tmp_path / "empty").mkdir()
+    done = invoke("check", tmp_path / "empty")
+    assert done.exit_code == 3
+    assert "Make it with: asr-lora prepare" in done.stderr
+    train = DatasetFolder(copied).split("train")
+    train.write_bytes(train.read_bytes()[:-100])
+    done = invoke("check", copied)
+    assert done.exit_code == 3
+    assert "missing or cut short" in done.stderr
+
+
+def test_audio_that_no_longer_decodes_is_a_finding(copied):
+    def spoil(rows):
+        rows[3]["audio"]["bytes"] = b"no audio"
+        rows[4]["audio"]["bytes"] = rows[6]["audio"]["bytes"]
+        return rows
+
+    rewrite_train_unmeasured(copied, spoil)
+    counts = doctor(copied).read()["counts"]
+    assert counts["unreadable"] == 1
+    assert counts["duplicate-audio"] == 1
+
+
+class Tags(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+def test_the_page_stands_alone_and_is_accessible(copied):
+    page = DatasetFolder(copied).diagnosis.page
+    doctor(copied, audio=True)
+    html = page.read_text(encoding="utf-8")
+    tags = Tags(html).found
+    links = [value for _, facts in tags for key, value in facts.items() if key in ("src", "href") and value]
+    assert all(link.startswith(("data:", "#")) for link in links)
+    sounds = [facts for tag, facts in tags if tag == "audio"]
+    assert sounds
+    assert all(facts["aria-label"] and facts["src"].startswith("data:audio/flac;base64,") for facts in sounds)
+    charts = [facts for tag, facts in tags if tag == "svg"]
+    assert len(charts) == 4
+    assert all(facts["aria-label"].startswith("Histogram of") for facts in charts)
+    assert all(facts.get("scope") in ("col", "row") for tag, facts in tags if tag == "th")
+    ids = [facts["id"] for tag, facts in tags if tag == "g" and "id" in facts]
+    assert ids == []
+    assert page.stat().st_size < 5e6
+    assert "&lt;b&gt;uno" in html
+    assert "<b>uno" not in html
+
+
+def test_a_page_without_transcripts_has_none_of_any_text(copied):
+    texts = [text for split in ("train", "dev", "test") for text in read_split(copied, split).texts if len(text) > 12]
+    html = doctor(copied, transcripts=False).page.read_text(encoding="utf-8")
+    assert "mojibake" in html
+    assert not [text for text in texts if text in html]
+    assert "Ã©" not in html
+    assert "data:audio" not in html
+
+
+def opinion(place: int, **changes) -> Opinion:
+    usual = dict(
+        tokens=9, loss=1.0 + place % 5 / 10, silent_loss=4.0, tail_gain=3.0, end_loss=0.1, hypothesis="ja", cer=0.1
+    )
+    return Opinion(**{"split": "train", "id": f"clip{place}", **usual, **changes})
+
+
+def test_opinions_are_judged_by_what_is_usual():
+    from test_checks import label
+
+    odd = [
+        opinion(100, loss=5.0, silent_loss=4.9, cer=0.9),
+        opinion(101, loss=4.0, silent_loss=6.0, tail_gain=2.0),
+        opinion(102, end_loss=9.0),
+        opinion(104, tail_gain=0.0),
+        opinion(103, loss=9.0, silent_loss=9.0, tokens=1),  # too short to say
+    ]
+    thought = [*map(opinion, range(40)), *odd]
+    found = {(row.rule, row.id) for row in judged(thought, [label(int(row.id[4:])) for row in thought])}
+    assert found == {
+        ("unheard-text", "clip100"),
+        ("misheard", "clip100"),
+        ("unlikely-text", "clip101"),
+        ("text-ends-early", "clip102"),
+        ("sound-ends-early", "clip104"),
+    }
+    assert max(thought[:-1], key=doubt).id == "clip100"
+
+
+def unlike(texts):
+    """Places of long texts that share few words with those before."""
+    chosen: list[int] = []
+    for place in sorted(range(len(texts)), key=lambda place: -len(texts[place])):
+        words = set(texts[place].lower().split())
+        if all(len(words & set(texts[other].lower().split())) <= len(words) / 6 for other in chosen):
+            chosen.append(place)
+    return chosen
+
+
+def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
+    from asr_lora.training.suspicion import opinions
+
+    split = read_split(demo_dataset, "test")
+    honest = split.select(unlike(split.texts)[:5])
+    rows = honest.rows.remove_columns("text").add_column("text", [*honest.texts[1:], honest.texts[0]])
+    right = {row.id: row for batch in opinions(base, honest, "test") for row in batch}
+    wrong = {row.id: row for batch in opinions(base, type(honest)(rows), "test") for row in batch}
+    assert right.keys() == wrong.keys() == set(honest.ids)
+    for clip, row in right.items():
+        assert row.gain > 1.0 > wrong[clip].gain
+        assert doubt(row) < doubt(wrong[clip])
+        assert row.cer < 0.5 < wrong[clip].cer
+        assert row.hypothesis == wrong[clip].hypothesis
+
+
+def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
+    folder = doctor(few, model=str(tiny_folder))
+    kept = folder.all_opinions
+    assert len(kept) == 1
+    rows = kept[0].read_text(encoding="utf-8").splitlines()
+    whole = findings(few)
+    kept[0].write_text("\n".join([*rows[:3], rows[3][:30]]), encoding="utf-8")  # as a killed process leaves it
+    assert doctor(few, model=str(tiny_folder)).all_opinions == kept
+    assert set(kept[0].read_text(encoding="utf-8").splitlines()) == set(rows)
+    assert len(rows) == 10
+    assert findings(few) == whole
+    assert folder.read()["model"] == str(tiny_folder)
+
+
+def test_rules_of_a_model_have_switches_too(copied):
+    with pytest.raises(ConfigError, match="no rule"):
+        doctor(copied, without=["unheard"])
+    assert doctor(copied, without=["unheard-text"]).read()["without"] == ["unheard-text"]
