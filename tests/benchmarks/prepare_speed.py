@@ -36,6 +36,7 @@ SYSTEMS = ("ours", "standard", "lhotse")
 SAMPLE_RATE = 16_000
 SPARE_ROWS = 2  # of dev and of test: prepare wants some
 EXTRAPOLATED_HOURS = 1000
+FITTED_FROM_HOURS = 0.5  # below, memory still grows to what the groups in work take, whatever the hours
 
 
 def make_release(source: Path, folder: Path, *, clips: int = 0, hours: float = 0.0) -> tuple[Path, float]:
@@ -245,9 +246,10 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
         rows.append({"hours": round(seconds / 3600, 3), **measure("ours", home, seconds, options.work)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     fits = {}
-    if len(rows) > 1:
+    fitted = [row for row in rows if row["hours"] >= FITTED_FROM_HOURS]
+    if len(fitted) > 1:
         for key in ("seconds", "cpu_seconds", "peak_memory_mb"):
-            slope, start = np.polyfit([row["hours"] for row in rows], [row[key] for row in rows], 1)
+            slope, start = np.polyfit([row["hours"] for row in fitted], [row[key] for row in fitted], 1)
             at = start + slope * EXTRAPOLATED_HOURS
             fits[key] = {"at_0_h": round(start, 1), "each_h": round(slope, 2), f"at_{EXTRAPOLATED_HOURS}_h": round(at)}
     shutil.rmtree(options.work / "release")
