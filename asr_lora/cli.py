@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr_lora import __version__
-from asr_lora.artifacts import ComparisonFolder, ReportFolder, SweepFolder
+from asr_lora.artifacts import ComparisonFolder, DatasetFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS
 from asr_lora.config import Context, Precision, Task, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Refused, ran_out_of_memory
@@ -97,37 +97,90 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 @command
 def prepare_command(
-    source: Annotated[Path, typer.Argument(help="Unpacked Common Voice release.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, or "
+            "hf:NAME:CONFIG. Several are mixed; SOURCE=0.5 takes half of its train.",
+        ),
+    ],
     language: Language,
     out: Out,
     locale: Locale = None,
+    delta: Annotated[
+        list[Path] | None, typer.Option(help="Delta release to lay over the only SOURCE; may be repeated.")
+    ] = None,
+    splits_from: Annotated[
+        str, typer.Option("--from", help="release: its own splits; validated: all validated clips, split by speaker.")
+    ] = "release",
     subsets: Annotated[str, typer.Option(help="Lengths of the nested low-data subsets of train.")] = ",".join(
         DEFAULT_SUBSETS
     ),
-    seed: Annotated[int, typer.Option(help="Of the choice of subsets.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of subsets, and of splits that are made here.")] = 0,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Dataset or SOURCE with which nothing should be shared; may be repeated."),
+    ] = None,
+    lower_case: Annotated[bool, typer.Option("--lower-case", help="Change the text to lower case.")] = False,
+    strip_punctuation: Annotated[
+        bool, typer.Option("--strip-punctuation", help="Take punctuation out of the text.")
+    ] = False,
+    nfc: Annotated[bool, typer.Option("--nfc", help="Bring the text to Unicode's normal form C.")] = False,
+    apostrophes: Annotated[bool, typer.Option("--apostrophes", help="Write every apostrophe as '.")] = False,
+    keep_marks: Annotated[
+        bool, typer.Option("--keep-marks", help="Keep marks such as [disfluency] of Spontaneous Speech.")
+    ] = False,
+    keep_shared_sentences: Annotated[
+        bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
+    ] = False,
+    text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Common Voice release -> dataset folder: parquet splits and nested low-data subsets."""
+    """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
+    from asr_lora.audio.text import TextRules
     from asr_lora.language import missing_token
 
     names = [name for name in subsets.split(",") if name]
-    folder = prepare(source, language=language, out=out, locale=locale, subsets=names, seed=seed)
+    rules = TextRules(lower_case, strip_punctuation, nfc, apostrophes)
+    folder = prepare(
+        sources, language=language, out=out, locale=locale, subsets=names, seed=seed, deltas=delta or (),
+        splits_from=splits_from, against=against or (), text=rules, keep_marks=keep_marks,
+        keep_shared_sentences=keep_shared_sentences, text_column=text_column,
+    )  # fmt: skip
     body = folder.read()
     if notice := missing_token(body["language"]):
         _say(f"warning: {notice}")
     if as_json:
         _print_json(body)
         return
+    for notice in body["notes"]:
+        _say(f"note: {notice}")
+    _print_dataset(folder, body)
+
+
+def _print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
     for part in ("splits", "subsets"):
         for name, facts in body[part].items():
-            minutes = 60 * facts["hours"]
-            print(f"{name:8} {facts['utterances']:7,} utterances {minutes:9.1f} min {facts['speakers']:6,} speakers")
+            minutes, women = 60 * facts["hours"], facts["seconds_by_gender"].get("female", 0.0)
+            men, total = facts["seconds_by_gender"].get("male", 0.0), max(3600 * facts["hours"], 1e-9)
+            print(
+                f"{name:8} {facts['utterances']:7,} utterances {minutes:9.1f} min {facts['speakers']:6,} speakers "
+                f"{100 * women / total:3.0f} % women {100 * men / total:3.0f} % men "
+                f"{facts['characters_per_second']:5.1f} characters/s"
+            )
     for reason, count in body["dropped"].items():
         print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
-    for pair, shared in body["shared_between_splits"].items():
+    pairs = [(pair, shared) for pair, shared in body["shared_between_splits"].items()]
+    for other, found in body["shared_with_others"].items():
+        pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
+    for pair, shared in pairs:
         if shared["speakers"]:
             _say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
+        if shared["sentences"] or shared["clips"]:
+            both = f"{shared['sentences']} sentences and {shared['clips']} recordings"
+            _say(f"warning: {pair} share {both} (listed in {folder.leaks})")
     print(folder.root)
 
 
