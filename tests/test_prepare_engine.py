@@ -313,17 +313,24 @@ def test_the_lock_is_held_while_it_works_and_dies_with_its_process(tmp_path):
     assert prepare(source, language="it", out=tmp_path / "o").complete
 
 
+def interrupt(monkeypatch, source: Path, folder: DatasetFolder) -> None:
+    """Decode all, and stop before anything is joined."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asr_lora.audio.prepare._join", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, language="it", out=folder.root)
+
+
 def test_what_was_interrupted_is_thrown_away_when_the_source_has_changed(tmp_path, monkeypatch):
     monkeypatch.setattr("asr_lora.audio.prepare.PART_ROWS", 2)
     source = write(tmp_path / "cv", release_files("cv/it", SPLITS))
     folder = DatasetFolder(tmp_path / "o")
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("asr_lora.audio.prepare._join", stop)
-        prepare(source, language="it", out=folder.root)
+    interrupt(monkeypatch, source, folder)
     assert folder.part(2).is_file()
     part = folder.part(1)
     part.write_bytes(part.read_bytes()[:100])  # as a power cut may leave it
@@ -337,12 +344,7 @@ def test_a_part_that_cannot_be_read_is_made_again(tmp_path, monkeypatch):
     source = write(tmp_path / "cv", release_files("cv/it", SPLITS))
     whole, folder = prepare(source, language="it", out=tmp_path / "w"), DatasetFolder(tmp_path / "o")
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("asr_lora.audio.prepare._join", stop)
-        prepare(source, language="it", out=folder.root)
+    interrupt(monkeypatch, source, folder)
     folder.part(1).write_bytes(folder.part(1).read_bytes()[:100])
     prepare(source, language="it", out=folder.root)
     for split in SPLITS:
@@ -357,7 +359,7 @@ def test_memory_stays_flat(tmp_path):
     clips = tmp_path / "cv" / "it" / "clips"
     clips.mkdir(parents=True)
     peaks = []
-    for size in (40, 240):
+    for size in (40, 160):
         for split in SPLITS:
             rows = [{"client_id": "a", "path": f"{split}{n}.flac", "sentence": f"{split} {n}"} for n in range(size)]
             for row in rows:
@@ -374,5 +376,6 @@ def test_memory_stays_flat(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
-    assert max(peaks) < 1000, peaks
-    assert Counter(read_split(tmp_path / "o1", "train").seconds).most_common(1)[0][1] == 240
+    assert max(peaks) < 1000, peaks  # MB, of which the libraries take much
+    assert peaks[1] - peaks[0] < 100, peaks
+    assert Counter(read_split(tmp_path / "o1", "train").seconds).most_common(1)[0][1] == 160

@@ -25,29 +25,11 @@ from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import ConfigError, DataError
 
 HEADER = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale", "segment")
-SPOKEN_HEADER = tuple(
-    [
-        "client_id",
-        "audio_id",
-        "audio_file",
-        "duration_ms",
-        "prompt_id",
-        "prompt",
-        "transcription",
-        "votes",
-        "age",
-        "gender",
-        "accents",
-        "variant",
-        "language",
-        "prompt_upvotes",
-        "prompt_reports",
-        "is_edited",
-        "split",
-        "char_per_sec",
-        "quality_tags",
-    ]
-)
+SPOKEN_HEADER = (
+    "client_id", "audio_id", "audio_file", "duration_ms", "prompt_id", "prompt", "transcription", "votes", "age",
+    "gender", "accents", "variant", "language", "prompt_upvotes", "prompt_reports", "is_edited", "split",
+    "char_per_sec", "quality_tags",
+)  # fmt: skip
 
 
 def sound(seed: int, seconds: float = 0.3) -> bytes:

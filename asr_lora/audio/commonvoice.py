@@ -47,7 +47,7 @@ class Tables:
 
     @classmethod
     def of(cls, kind: str, *, keep_marks: bool = False) -> "Tables":
-        """What to read: the splits as in the "release", "validated" to be split here, or a "delta" over another release."""
+        """What to read: the splits of a "release", "validated" to be split here, or a "delta" over another release."""
         chosen = {"release": {split: split for split in SPLITS}, "validated": {VALIDATED: SPLIT_HERE}}
         return cls({**chosen, "delta": {VALIDATED: ADDED}}[kind], keep_marks)
 

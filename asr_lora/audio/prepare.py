@@ -36,7 +36,7 @@ from asr_lora.errors import AudioError, ConfigError, DataError
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
-ROWS_AT_ONCE = 128  # in a row group, which bounds memory whatever the hours
+ROWS_AT_ONCE = 32  # in a row group, which bounds memory whatever the hours
 PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
 WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
 
@@ -105,11 +105,7 @@ def prepare(
         text_column=text_column,
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
-    made_from = [
-        {"name": member.source.name, "digest": member.source.digest(), "family": member.family + 1,
-         "weight": member.weight}
-        for member in members
-    ]  # fmt: skip
+    made_from = _made_from(members)
     compared = [other.digest for other in others]
     stamp = fingerprint(made_from, compared, code, list(subsets), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
     folder = DatasetFolder(out)
@@ -136,6 +132,18 @@ def prepare(
     return folder
 
 
+def _made_from(members: Sequence[Member]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": member.source.name,
+            "digest": member.source.digest(),
+            "family": member.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
+            "weight": member.weight,
+        }
+        for member in members
+    ]
+
+
 def _ours(folder: DatasetFolder) -> bool:
     """Whether a folder holds nothing but a dataset of ours, complete or interrupted."""
     if not folder.root.is_dir():
@@ -153,25 +161,30 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
         ConfigError: another process holds it.
         OSError: the disk did not do what was asked of it.
     """
-    new = not folder.root.exists()
-    with _lock(folder):
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OSError(f"{folder.work} cannot be written ({error})") from error
-        finally:
-            if folder.part(0).is_file() and not folder.manifest.is_file():
-                pass  # the next run goes on from here
-            elif folder.work.is_dir() and (folder.complete or not folder.part(0).is_file()):
-                for path in folder.work.iterdir():
-                    if path != folder.lock:
-                        path.unlink()
-                folder.lock.unlink()  # the last, while it is held
-                with suppress(OSError):
-                    folder.work.rmdir()
-    if new:
-        with suppress(OSError):
-            folder.root.rmdir()  # where nothing was made
+    new, done = not folder.root.exists(), False
+    try:
+        with _lock(folder):
+            try:
+                yield
+                done = True
+            except sqlite3.Error as error:
+                raise OSError(f"{folder.work} cannot be written ({error})") from error
+            finally:
+                if done or not folder.part(0).is_file():  # else the next run goes on from here
+                    _discard(folder)
+                    folder.lock.unlink()  # the last, while it is held
+                    with suppress(OSError):
+                        folder.work.rmdir()
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.root.rmdir()  # where nothing was made
+
+
+def _discard(folder: DatasetFolder) -> None:
+    for path in folder.work.iterdir():
+        if path != folder.lock:
+            path.unlink()
 
 
 @contextmanager
@@ -193,9 +206,7 @@ def _lock(folder: DatasetFolder) -> Iterator[None]:
 def _open_plan(folder: DatasetFolder, members: Sequence[Member], rules: Rules, stamp: str) -> Plan:
     """Go on with the plan that is there where it was made for the same, else make it anew."""
     if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
-        for path in folder.work.iterdir():
-            if path != folder.lock:
-                path.unlink()
+        _discard(folder)
         write_text(folder.stamp, stamp)
     if not folder.plan.is_file():
         make_plan(folder.plan, members, rules)
@@ -346,7 +357,7 @@ def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
         path = folder.part(number)
         if not path.is_file():
             return
-        with pq.ParquetFile(path) as part:
+        with pq.ParquetFile(path, pre_buffer=False) as part:
             for batch in part.iter_batches(ROWS_AT_ONCE):
                 yield pa.Table.from_batches([batch])
 
