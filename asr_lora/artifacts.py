@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -42,6 +42,7 @@ class Folder:
     kind: ClassVar[str]
     manifest_name: ClassVar[str]
     remedy: ClassVar[str]
+    schema: ClassVar[int] = SCHEMA_VERSION
 
     @property
     def manifest(self) -> Path:
@@ -55,7 +56,19 @@ class Folder:
         """Return the manifest.
 
         Raises:
-            DataError: the folder is missing, incomplete, unreadable, of another kind or of a newer schema.
+            DataError: the folder is missing, incomplete, unreadable, of another kind or of another schema.
+        """
+        body = self.read_any()
+        if body.get("schema_version") != self.schema:
+            found = body.get("schema_version")
+            raise DataError(f"{self.manifest} has schema {found!r}, this version reads {self.schema}. {self.remedy}")
+        return body
+
+    def read_any(self) -> dict[str, Any]:
+        """Return the manifest, whatever its schema.
+
+        Raises:
+            DataError: the folder is missing, incomplete, unreadable or of another kind.
         """
         if not self.root.is_dir():
             raise DataError(f"no {self.kind} at {self.root}: {self.remedy}")
@@ -67,22 +80,20 @@ class Folder:
             raise DataError(f"{self.manifest} cannot be read ({error}). {self.remedy}") from error
         if not isinstance(body, dict) or body.get("kind") != self.kind:
             raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
-        if body.get("schema_version") != SCHEMA_VERSION:
-            found = body.get("schema_version")
-            raise DataError(f"{self.manifest} has schema {found!r}, this version reads {SCHEMA_VERSION}. {self.remedy}")
         return body
 
     def write(self, body: dict[str, Any]) -> None:
         """Write the manifest: `body` with kind, schema version, library versions, commit and time added."""
-        stamp = {"kind": self.kind, "schema_version": SCHEMA_VERSION, **body, "made_with": provenance()}
+        stamp = {"kind": self.kind, "schema_version": self.schema, **body, "made_with": provenance()}
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
     def reusable(self, fingerprint: str) -> bool:
         """Whether the folder is complete, has lost nothing, and was made from exactly what `fingerprint` stands for."""
         if not self.complete:
             return False
-        body = self.read()
-        return body.get("fingerprint") == fingerprint and self.whole(body)
+        body = self.read_any()
+        same = body.get("schema_version") == self.schema and body.get("fingerprint") == fingerprint
+        return same and self.whole(body)
 
     def whole(self, _: dict[str, Any]) -> bool:
         """Whether the files that the manifest speaks of are there."""
@@ -102,6 +113,7 @@ class DatasetFolder(Folder):
     kind = "dataset"
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
+    schema = 2  # 2: rows say what decoding showed
 
     def split(self, name: str) -> Path:
         return self.root / f"{name}.parquet"
@@ -120,6 +132,40 @@ class DatasetFolder(Folder):
     @property
     def diagnosis(self) -> "DiagnosisFolder":
         return DiagnosisFolder(self.root / "doctor")
+
+    @property
+    def leaks(self) -> Path:
+        """Utterances that share speaker, sentence or sound with another split or dataset."""
+        return self.root / "leaks.jsonl"
+
+    @property
+    def work(self) -> Path:
+        """What an unfinished `prepare` keeps, so that it goes on where it stopped."""
+        return self.root / ".prepare"
+
+    @property
+    def lock(self) -> Path:
+        return self.work / "lock"
+
+    @property
+    def stamp(self) -> Path:
+        """The fingerprint of what the work folder is for."""
+        return self.work / "stamp"
+
+    @property
+    def plan(self) -> Path:
+        return self.work / "plan.sqlite"
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "scratch.sqlite"
+
+    def part(self, number: int) -> Path:
+        return self.work / f"part-{number:06}.parquet"
+
+    def draft(self, split: str) -> Path:
+        """A split that is being joined from the parts."""
+        return self.work / f"{split}.parquet"
 
     def whole(self, body: dict[str, Any]) -> bool:
         files = {self.split(name): facts for name, facts in body["splits"].items()}
@@ -334,10 +380,22 @@ class ReleaseFolder:
     """Names inside a Common Voice release, which others write and we only read."""
 
     CLIPS = "clips"
+    AUDIOS = "audios"  # of Spontaneous Speech
+    SPONTANEOUS = "ss-corpus-*.tsv"
 
     @staticmethod
     def table(split: str) -> str:
         return f"{split}.tsv"
+
+
+class KaldiFolder:
+    """Names inside a Kaldi data folder."""
+
+    RECORDINGS = "wav.scp"
+    TEXT = "text"
+    SEGMENTS = "segments"
+    SPEAKERS = "utt2spk"
+    GENDERS = "spk2gender"
 
 
 @contextmanager
@@ -400,6 +458,15 @@ def write_text(path: Path, text: str) -> None:
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def stream_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line as they come, however many; `path` is there when all of them are."""
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", errors="surrogateescape") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -97,7 +97,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 @command
 def prepare_command(
-    source: Annotated[Path, typer.Argument(help="Unpacked Common Voice release.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, or "
+            "hf:NAME:CONFIG. Several are mixed; SOURCE=0.5 takes half of its train.",
+        ),
+    ],
     language: Language,
     out: Out,
     locale: Locale = None,
@@ -105,21 +112,47 @@ def prepare_command(
         str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
     ] = ",".join(DEFAULT_SUBSETS),
     hours: Annotated[list[float] | None, typer.Option(help="One more length; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of subsets.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of subsets, and of splits that are made here.")] = 0,
     speaker_cap: Annotated[float | None, typer.Option(help="Seconds that one speaker may fill of a subset.")] = None,
     ids: Annotated[
         list[Path] | None, typer.Option(help="Text file of ids, one a line, to be a subset; may be repeated.")
     ] = None,
+    delta: Annotated[
+        list[Path] | None, typer.Option(help="Delta release to lay over the only SOURCE; may be repeated.")
+    ] = None,
+    splits_from: Annotated[
+        str, typer.Option("--from", help="release: its own splits; validated: all validated clips, split by speaker.")
+    ] = "release",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Dataset or SOURCE with which nothing should be shared; may be repeated."),
+    ] = None,
+    lower_case: Annotated[bool, typer.Option("--lower-case", help="Change the text to lower case.")] = False,
+    strip_punctuation: Annotated[
+        bool, typer.Option("--strip-punctuation", help="Take punctuation out of the text.")
+    ] = False,
+    nfc: Annotated[bool, typer.Option("--nfc", help="Bring the text to Unicode's normal form C.")] = False,
+    apostrophes: Annotated[bool, typer.Option("--apostrophes", help="Write every apostrophe as '.")] = False,
+    keep_marks: Annotated[
+        bool, typer.Option("--keep-marks", help="Keep marks such as [disfluency] of Spontaneous Speech.")
+    ] = False,
+    keep_shared_sentences: Annotated[
+        bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
+    ] = False,
+    text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Common Voice release -> dataset folder: parquet splits and nested low-data subsets."""
+    """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
+    from asr_lora.audio.text import TextRules
     from asr_lora.language import missing_token
 
     names = [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())]
+    rules = TextRules(lower_case, strip_punctuation, nfc, apostrophes)
     folder = prepare(
-        source, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
-        id_lists=ids or (),
+        sources, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
+        id_lists=ids or (), deltas=delta or (), splits_from=splits_from, against=against or (), text=rules,
+        keep_marks=keep_marks, keep_shared_sentences=keep_shared_sentences, text_column=text_column,
     )  # fmt: skip
     body = folder.read()
     if notice := missing_token(body["language"]):
@@ -127,14 +160,22 @@ def prepare_command(
     if as_json:
         _print_json(body)
         return
+    for notice in body["notes"]:
+        _say(f"note: {notice}")
     print(facts_table(body))
     for sentence in subset_notices(body):
         _say(f"warning: {sentence}")
     for reason, count in body["dropped"].items():
         print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
-    for pair, shared in body["shared_between_splits"].items():
+    pairs = [(pair, shared) for pair, shared in body["shared_between_splits"].items()]
+    for other, found in body["shared_with_others"].items():
+        pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
+    for pair, shared in pairs:
         if shared["speakers"]:
             _say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
+        if shared["sentences"] or shared["clips"]:
+            both = f"{shared['sentences']} sentences and {shared['clips']} recordings"
+            _say(f"warning: {pair} share {both} (listed in {folder.leaks})")
     _warn_of_labels(folder)
     print(folder.root)
 

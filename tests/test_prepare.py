@@ -23,7 +23,9 @@ def test_the_demo_is_prepared_whole(demo_dataset):
     assert {name: facts["utterances"] for name, facts in body["splits"].items()} == {"train": 59, "dev": 16, "test": 34}
     assert list(body["subsets"]) == ["2min"]
     assert body["dropped"] == {}
-    assert all(shared == {"speakers": 0, "sentences": 0} for shared in body["shared_between_splits"].values())
+    assert all(
+        shared == {"speakers": 0, "sentences": 0, "clips": 0} for shared in body["shared_between_splits"].values()
+    )
     ids = DatasetFolder(demo_dataset).subset_ids("2min")
     subset = read_split(demo_dataset, "train", subset="2min")
     assert sorted(subset.ids) == sorted(ids)
@@ -131,7 +133,7 @@ def test_a_table_without_rows_or_usable_clips(release, tmp_path, split):
         prepare(release, language="it", out=tmp_path / "out")
     table.write_text("\n".join([header, rows[0]]) + "\n", encoding="utf-8")
     (release / "clips" / rows[0].split("\t")[1]).unlink()
-    with pytest.raises(DataError, match=r"can be used \(missing 1\)"):
+    with pytest.raises(DataError, match=r"can be used \(.*missing 1\)"):
         prepare(release, language="it", out=tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.json").exists()
 

@@ -1,6 +1,6 @@
-"""Read a prepared split: `datasets` maps it into memory, so hours of speech cost no memory."""
+"""Read a prepared split: `datasets` maps it into memory, so hours of speech cost no memory. Read a hub dataset, too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from asr_lora.artifacts import DatasetFolder
-from asr_lora.audio.decode import SAMPLE_RATE, decode
+from asr_lora.artifacts import DatasetFolder, folder_digest
+from asr_lora.audio.decode import SAMPLE_RATE, decode, first_line
 from asr_lora.errors import DataError
 
 TEXT_COLUMNS = ("id", "text", "speaker", "gender", "age", "accent", "domain")
+SOUND_COLUMNS = ("peak", "loudness_db", "clipped")  # what decoding showed, as in checks.Sound
 
 
 def row_schema() -> pa.Schema:
@@ -21,8 +22,9 @@ def row_schema() -> pa.Schema:
     from datasets import Audio, Features, Value
 
     columns = {name: Value("string") for name in TEXT_COLUMNS}
-    features = Features({"id": columns.pop("id"), "audio": Audio(SAMPLE_RATE), "seconds": Value("float32"), **columns})
-    return features.arrow_schema
+    numbers = {name: Value("float32") for name in SOUND_COLUMNS}
+    sound = {"seconds": Value("float32"), **columns, **numbers, "digest": Value("string")}
+    return Features({"id": sound.pop("id"), "audio": Audio(SAMPLE_RATE), **sound}).arrow_schema
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,79 @@ def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
         ids = rows["id"]
         rows = rows.select([index for index, clip in enumerate(ids) if clip in wanted])
     return Split(rows)
+
+
+@dataclass(frozen=True)
+class HubTable:
+    """A split of a dataset on the hub, as a stream."""
+
+    split: str  # as it is called there
+    audio: str  # name of its column of audio
+    stream: Any  # datasets.IterableDataset
+
+    def rows(self, *, audio: bool) -> Iterator[dict[str, Any]]:
+        """Its rows, with the audio not decoded or without it.
+
+        Raises:
+            DataError: the hub does not answer, or what it has cannot be read.
+        """
+        import datasets
+
+        kept = self.stream.cast_column(self.audio, datasets.Audio(decode=False))
+        try:
+            yield from kept.select_columns([self.audio]) if audio else kept.remove_columns([self.audio])
+        except _hub_errors() as error:
+            raise DataError(f"split {self.split} cannot be read to its end ({first_line(error)}): try again") from error
+
+
+def hub_splits(repository: str, config: str | None) -> list[HubTable]:
+    """Open a dataset on the hub that is plain data: nothing is downloaded but what is read.
+
+    Raises:
+        DataError: there is none, the machine is offline, or it has no audio.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(repository, config, streaming=True)
+    except _hub_errors() as error:
+        raise DataError(_hub_sentence(repository, error)) from error
+    tables = []
+    for split, stream in splits.items():
+        features = stream.features or {}
+        audio = next((name for name, kind in features.items() if isinstance(kind, datasets.Audio)), None)
+        if audio is None:
+            raise DataError(f"hf:{repository} has no column of audio in {split}; it has {', '.join(features)[:200]}")
+        tables.append(HubTable(str(split), audio, stream))
+    return tables
+
+
+def hub_revision(repository: str) -> str:
+    """The commit that a dataset on the hub is at; the digest of its files where it is a folder of this machine.
+
+    Raises:
+        DataError: there is none, or the machine is offline.
+    """
+    if Path(repository).is_dir():
+        return folder_digest(Path(repository))
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(repository).sha)
+    except _hub_errors() as error:
+        raise DataError(_hub_sentence(repository, error)) from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The last are those of the HTTP library, whichever it is.
+    return (ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__)
+
+
+def _hub_sentence(repository: str, error: Exception) -> str:
+    return (
+        f"hf:{repository} cannot be opened ({first_line(error)}): check the name and the connection, or download its "
+        "parquet files and name their folder"
+    )

@@ -1,6 +1,7 @@
 """Audio file or bytes -> float32 mono at 16 kHz, through libsndfile: WAV, FLAC, OGG/Opus and MP3 without FFmpeg."""
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,14 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_SAMPLES_A_SECOND = 3_072_000  # of all channels: 16 of them at 192 kHz
 
 
-def decode(source: Path | bytes, *, max_seconds: float | None = None) -> np.ndarray:
-    """Decode audio whole.
+def decode(
+    source: Path | bytes, *, max_seconds: float | None = None, start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
+    """Decode audio, whole or a stretch of it.
+
+    Args:
+        start: seconds into it where the stretch begins.
+        seconds: of the stretch; to the end when not given. It ends earlier where the audio does.
 
     Returns:
         Samples, shape (samples,), float32 in about [-1, 1], mono, 16 kHz.
@@ -29,7 +36,7 @@ def decode(source: Path | bytes, *, max_seconds: float | None = None) -> np.ndar
             found while decoding, so that a small file that decodes to hours costs no memory.
     """
     blocks, samples = [], 0
-    for block in decode_blocks(source):
+    for block in decode_blocks(source, start=start, seconds=seconds):
         blocks.append(block)
         samples += len(block)
         if max_seconds is not None and samples > max_seconds * SAMPLE_RATE:
@@ -39,8 +46,10 @@ def decode(source: Path | bytes, *, max_seconds: float | None = None) -> np.ndar
     return np.concatenate(blocks)
 
 
-def decode_blocks(source: Path | bytes) -> Iterator[np.ndarray]:
+def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
     """Decode and resample block by block, so that memory stays bounded whatever the length.
+
+    A stretch is cut before it is resampled, so nothing of its neighbours is heard in it.
 
     Yields:
         Samples, shape (samples,), float32, mono, 16 kHz, about 30 s at a time.
@@ -62,7 +71,7 @@ def decode_blocks(source: Path | bytes) -> Iterator[np.ndarray]:
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)) as audio:
             _require_possible(audio)
-            yield from _resampled(audio)
+            yield from _resampled(audio, start, seconds)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError("not audio", f"{describe(source)} cannot be decoded ({first_line(error)})") from error
 
@@ -74,14 +83,19 @@ def _require_possible(audio: soundfile.SoundFile) -> None:
         raise ValueError(f"{rate} Hz and {channels} channels")
 
 
-def _resampled(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
+def _resampled(audio: soundfile.SoundFile, start: float, seconds: float | None) -> Iterator[np.ndarray]:
+    left = math.inf if seconds is None else max(1, round(seconds * audio.samplerate))  # frames
+    if start:
+        _skip(audio, round(start * audio.samplerate))
     resample = None
     if audio.samplerate != SAMPLE_RATE:
         resample = soxr.ResampleStream(audio.samplerate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
     frames = int(BLOCK_SECONDS * audio.samplerate)
     while True:
-        block = audio.read(frames, dtype="float32", always_2d=True)  # (frames, channels)
-        last = len(block) < frames
+        wanted = int(min(frames, left))
+        block = audio.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
+        left -= len(block)
+        last = len(block) < frames or not left
         mono = np.ascontiguousarray(block.mean(axis=1))
         if resample is not None:
             mono = resample.resample_chunk(mono, last=last)
@@ -91,6 +105,14 @@ def _resampled(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             yield mono
         if last:
             return
+
+
+def _skip(audio: soundfile.SoundFile, frames: int) -> None:
+    if audio.seekable():
+        audio.seek(min(frames, audio.frames))
+        return
+    while frames > 0 and (read := len(audio.read(min(frames, int(BLOCK_SECONDS * audio.samplerate))))):
+        frames -= read
 
 
 def encode_flac(waveform: np.ndarray) -> bytes:

@@ -1,36 +1,36 @@
-"""The job: a Common Voice release -> a dataset folder of parquet splits and nested low-data subsets."""
+"""The job: sources of speech -> a dataset folder of parquet splits and nested low-data subsets.
 
+Rows become a plan on disk; recordings are decoded in the order in which their source gives them and written in parts
+of a fixed number of utterances, each whole or not there; the parts are joined. So memory stays flat whatever the hours,
+and a run that was killed goes on after its last part and ends byte for byte as one that was not.
+"""
+
+import fcntl
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import chain, combinations, count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from asr_lora.artifacts import (
-    SPLITS,
-    DatasetFolder,
-    ReleaseFolder,
-    downloads_folder,
-    fingerprint,
-    replacing,
-    sha256_file,
-    write_jsonl,
-    write_text,
-)
-from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
+from asr_lora.artifacts import SPLITS, DatasetFolder, fingerprint, replacing, sha256_file, stream_jsonl, write_text
+from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
 from asr_lora.audio.diagnosis import diagnose_fresh
-from asr_lora.audio.download import dataset_of, fetch
+from asr_lora.audio.plan import Member, Plan, Planned, Rules, make_plan
+from asr_lora.audio.source import Recording, Utterance
+from asr_lora.audio.sources import open_members, open_source
 from asr_lora.audio.splits import (
     DEFAULT_SUBSETS,
     NAMED_IDS,
@@ -43,24 +43,40 @@ from asr_lora.audio.splits import (
     subset_seed,
     summarise,
 )
+from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import AudioError, ConfigError, DataError
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
-ROWS_AT_ONCE = 128  # decoded together and written as one row group, which bounds memory whatever the hours
+ROWS_AT_ONCE = 32  # in a row group, which bounds memory whatever the hours
+PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
+WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """An utterance that was left out, and why."""
+class Heard:
+    """An utterance, decoded."""
 
-    id: str
-    split: str
-    reason: str
+    flac: bytes
+    sound: Sound
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What subsets of train are wanted."""
+
+    names: tuple[str, ...]
+    seed: int
+    speaker_cap: float | None  # seconds
+    lists: tuple[IdList, ...]
+
+
+Task = tuple[Planned, Recording]
+Outcome = tuple[Planned, Heard | AudioError]
 
 
 def prepare(
-    source: Path,
+    source: Path | str | Sequence[Path | str],
     *,
     language: str,
     out: Path,
@@ -69,106 +85,91 @@ def prepare(
     seed: int = 0,
     speaker_cap: float | None = None,
     id_lists: Sequence[Path] = (),
+    deltas: Sequence[Path] = (),
+    splits_from: str = "release",
+    against: Sequence[Path | str] = (),
+    text: TextRules | None = None,
+    keep_marks: bool = False,
+    keep_shared_sentences: bool = False,
+    text_column: str | None = None,
 ) -> DatasetFolder:
-    """Decode a release's train, dev and test splits into `out`; an unchanged source is recognised at once.
+    """Decode train, dev and test of one or several sources into `out`; unchanged sources are recognised at once.
 
-    Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is.
+    Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is unless
+    `text` says otherwise. What was interrupted goes on where it stopped.
 
     Args:
-        source: an unpacked release, a folder with one inside, or a locale's folder; or `mdc:` and a dataset of Mozilla
-            Data Collective, which is downloaded.
+        source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
+            files, a dataset on the hub as "hf:NAME:CONFIG"; several are mixed, each perhaps with a weight: "talks=0.5".
         language: name or code of the language, such as "Dutch" or "nl"; by code also one that Whisper does not have.
-        locale: the folder's name in the release where it differs from the code, such as "zh-CN".
+        locale: the folder's name in a release where it differs from the code, such as "zh-CN".
         subsets: lengths of the nested low-data subsets, such as "1h", or "1h@2" for the hour drawn with seed 2; those
             that train cannot fill are left out.
-        seed: of the choice of subsets.
+        seed: of every choice: of subsets, of splits made here, of the share that a weight takes.
         speaker_cap: seconds, the most that one speaker gives to a subset.
         id_lists: text files of ids, one a line, each to become the subset that it is named for.
+        deltas: delta releases laid over the only source; they go to train, unless speaker or sentence is held out.
+        splits_from: "release", or "validated" for splits of our own from all validated clips of a release.
+        against: prepared datasets or sources with which nothing should be shared; what is, is counted and listed.
+        text: what to do to transcripts.
+        keep_marks: whether `[disfluency]` and the like stay in the text of Spontaneous Speech.
+        keep_shared_sentences: where splits are made here, whether train keeps sentences of dev and test.
+        text_column: where a table has its text, when it is not found by itself.
 
     Raises:
         ConfigError: an unknown language, a subset that is no length, an id list that cannot be read; `out` holds
-            another language or something else.
-        DataError: the release lacks something, or nothing in a split can be used.
+            another language or something else; another prepare is at work there.
+        DataError: a source lacks something, or nothing in a split can be used.
     """
     from asr_lora.language import spoken_language
 
-    code = spoken_language(language)
+    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed)
     for name in subsets:
         subset_seconds(name)
-    lists = [read_id_list(path) for path in id_lists]
-    if dataset := dataset_of(source):
-        source = fetch(dataset, downloads_folder())
-    home = find_locale(source, locale or code)
-    tables = {split: list(read_table(home, split)) for split in SPLITS}
-    for split, rows in tables.items():
-        if not rows:
-            raise DataError(
-                f"{home / ReleaseFolder.table(split)} has a header and no rows: take a release that has {split}"
-            )
-    hashes = {ReleaseFolder.table(split): sha256_file(home / ReleaseFolder.table(split)) for split in SPLITS}
-    stamp = fingerprint(
-        hashes, _clips_digest(home), code, list(subsets), seed, speaker_cap, lists, MIN_SECONDS, MAX_SECONDS
-    )
+    draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
+    words = [source] if isinstance(source, str | Path) else source
+    members = open_members(
+        words, locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks,
+        text_column=text_column,
+    )  # fmt: skip
+    others = [Other.open(word, locale or code) for word in against]
+    made_from = _made_from(members)
+    compared = [other.digest for other in others]
+    stamp = fingerprint(made_from, compared, code, asdict(draws), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
     folder.require_ours(_ours(folder))
-    if folder.complete and folder.read()["language"] != code:
-        raise ConfigError(f"{out} holds a dataset of {folder.read()['language']!r}: name another folder with --out")
-    folder.manifest.unlink(missing_ok=True)
-    salt = fingerprint(hashes)
-    dropped: list[Dropped] = []
-    kept: dict[str, list[dict[str, Any]]] = {}
-    seen: set[str] = set()
-    for split in SPLITS:
-        kept[split] = _write_split(folder, split, _usable(tables[split], split, seen, dropped), salt, dropped)
-        if not kept[split]:
-            reasons = Counter(drop.reason for drop in dropped if drop.split == split)
-            listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-            raise DataError(f"no utterance of {home / ReleaseFolder.table(split)} can be used ({listed})")
-    write_jsonl(folder.dropped, [asdict(drop) for drop in dropped])
-    diagnose_fresh(folder, code)
-    folder.write(
-        {
-            "fingerprint": stamp,
+    if folder.complete and (before := folder.read_any().get("language")) != code:
+        raise ConfigError(f"{out} holds a dataset of {before!r}: name another folder with --out")
+    with _alone(folder):
+        if folder.reusable(stamp):  # made by another process in the meantime
+            return folder
+        facts = {
             "language": code,
-            "source": {"name": f"{home.parent.name}/{home.name}", "tables_sha256": hashes},
-            "splits": {split: {**summarise(kept[split]), **_file_facts(folder.split(split))} for split in SPLITS},
-            **_write_subsets(folder, kept["train"], subsets, seed, speaker_cap, lists),
-            "dropped": dict(Counter(drop.reason for drop in dropped).most_common()),
-            "shared_between_splits": _shared(kept),
+            "sources": made_from,
+            "text": rules.text.chosen(),
+            "splits_from": splits_from,
+            "marks_kept": keep_marks,
         }
-    )
+        plan = _open_plan(folder, members, rules, stamp)
+        with closing(plan):
+            _decode_all(plan, members, folder)
+            _join(plan, folder)
+            _finish(plan, folder, {"fingerprint": stamp, **facts}, members, others, draws)
     return folder
 
 
-def _write_subsets(
-    folder: DatasetFolder,
-    train: list[dict[str, Any]],
-    names: Sequence[str],
-    seed: int,
-    speaker_cap: float | None,
-    lists: Sequence[IdList],
-) -> dict[str, Any]:
-    """Choose subsets and write their ids; return what the manifest says of them."""
-    by_id = {row["id"]: row for row in train}
-    clips = (Clip(row["id"], row["speaker"], row["seconds"], row["gender"]) for row in train)
-    drawn = nested_subsets(clips, names, seed=seed, speaker_cap=speaker_cap)
-    given = find_listed(lists, by_id)
-    facts: dict[str, dict[str, Any]] = {}
-    for name, ids in (drawn.ids | given.ids).items():
-        write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
-        facts[name] = {**summarise(by_id[clip] for clip in ids), **_file_facts(folder.subset(name))}
-        if name in drawn.ids:
-            facts[name]["seed"] = subset_seed(name, seed)
-        if missing := given.missing.get(name):
-            write_text(folder.missing_ids(name), "".join(f"{clip}\n" for clip in missing))
-            facts[name] |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
-    return {
-        "subsets": facts,
-        "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
-        "speaker_cap_seconds": speaker_cap,
-    }
+def _made_from(members: Sequence[Member]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": member.source.name,
+            "digest": member.source.digest(),
+            "family": member.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
+            "weight": member.weight,
+        }
+        for member in members
+    ]
 
 
 def _ours(folder: DatasetFolder) -> bool:
@@ -176,98 +177,347 @@ def _ours(folder: DatasetFolder) -> bool:
     if not folder.root.is_dir():
         return True
     names = {path.name for path in folder.root.iterdir() if not path.name.startswith(".")}
-    known = {folder.split(split).name for split in SPLITS} | {folder.dropped.name, "subsets", folder.manifest_name}
-    known.add(folder.diagnosis.root.name)
-    return names <= known
+    known = {folder.split(split).name for split in SPLITS} | {"subsets", folder.manifest_name}
+    return names <= known | {folder.dropped.name, folder.leaks.name, folder.diagnosis.root.name}
 
 
-def _clips_digest(home: Path) -> str:
-    with os.scandir(home / ReleaseFolder.CLIPS) as entries:
-        names = sorted(f"{entry.name}:{entry.stat().st_size}" for entry in entries)
-    return fingerprint(names)
+@contextmanager
+def _alone(folder: DatasetFolder) -> Iterator[None]:
+    """Hold the work folder for this process alone, by a lock that dies with it; tidy up what is of no more use.
+
+    Raises:
+        ConfigError: another process holds it.
+        OSError: the disk did not do what was asked of it.
+    """
+    new, done = not folder.root.exists(), False
+    try:
+        with _lock(folder):
+            try:
+                yield
+                done = True
+            except sqlite3.Error as error:
+                raise OSError(f"{folder.work} cannot be written ({error})") from error
+            finally:
+                if done or not folder.part(0).is_file():  # else the next run goes on from here
+                    _discard(folder)
+                    folder.lock.unlink()  # the last, while it is held
+                    with suppress(OSError):
+                        folder.work.rmdir()
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.root.rmdir()  # where nothing was made
+
+
+def _discard(folder: DatasetFolder) -> None:
+    for path in folder.work.iterdir():
+        if path != folder.lock:
+            path.unlink()
+
+
+@contextmanager
+def _lock(folder: DatasetFolder) -> Iterator[None]:
+    while True:
+        folder.work.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), folder.lock.open("a") as handle:  # another process may be tidying up
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
+                ) from error
+            if os.fstat(handle.fileno()).st_ino == folder.lock.stat().st_ino:
+                yield
+                return
+
+
+def _open_plan(folder: DatasetFolder, members: Sequence[Member], rules: Rules, stamp: str) -> Plan:
+    """Go on with the plan that is there where it was made for the same, else make it anew."""
+    if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
+        _discard(folder)
+        write_text(folder.stamp, stamp)
+    if not folder.plan.is_file():
+        make_plan(folder.plan, members, rules)
+    return Plan(folder.plan, folder.scratch)
+
+
+def _decode_all(plan: Plan, members: Sequence[Member], folder: DatasetFolder) -> None:
+    """Decode what is not decoded yet, in parts of a fixed number of utterances."""
+    schema = _part_schema()
+    salt, begun = plan.fact("salt"), _finished_parts(plan, folder)
+    cores = len(os.sched_getaffinity(0))
+    with (
+        ThreadPoolExecutor(cores) as pool,  # libsndfile and soxr leave Python free while they work
+        tqdm(total=plan.count(), initial=begun.utterances, desc="prepare", unit="clip") as bar,
+    ):
+        outcomes = _in_order(pool, _tasks(plan, members), ahead=4 * cores)
+        for number in count(begun.parts):
+            first = next(outcomes, None)
+            if first is None:
+                return
+            with replacing(folder.part(number)) as draft, pq.ParquetWriter(draft, schema, **PLAIN) as writer:
+                part = chain([first], islice(outcomes, PART_ROWS - 1))
+                while rows := [_row(*outcome, salt) for outcome in islice(part, ROWS_AT_ONCE)]:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                    bar.update(len(rows))
+
+
+PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False}  # FLAC does not shrink further
+
+
+@dataclass(frozen=True)
+class Begun:
+    parts: int
+    utterances: int
+
+
+def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
+    """Note what earlier runs did; a part that cannot be read is made again, and so are those after it."""
+    utterances = 0
+    for number in count():
+        path = folder.part(number)
+        try:
+            numbers = pq.read_table(path, columns=["number"]).column(0).to_pylist()
+        except (OSError, pa.ArrowException):
+            for later in count(number):
+                if not folder.part(later).exists():
+                    break
+                folder.part(later).unlink()
+            return Begun(number, utterances)
+        plan.begin(numbers)
+        utterances += len(numbers)
+    raise AssertionError("unreachable")
+
+
+def _tasks(plan: Plan, members: Sequence[Member]) -> Iterator[Task]:
+    for number, member in enumerate(members):
+        for clip, recording in member.source.recordings(plan.wanted(number)):
+            for utterance in plan.take(number, clip):
+                yield utterance, recording
+
+
+def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Task], ahead: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the tasks, of which never more than `ahead` are in memory."""
+    waiting: deque[tuple[Planned, Future[Heard | AudioError]]] = deque()
+    for utterance, recording in tasks:
+        waiting.append((utterance, pool.submit(_hear, utterance, recording)))
+        if len(waiting) >= ahead:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()
+
+
+def _hear(utterance: Planned, recording: Recording) -> Heard | AudioError:
+    """Decode, measure and encode an utterance; an AudioError says what is wrong with it."""
+    if isinstance(recording, AudioError):
+        return recording
+    try:
+        waveform = decode(recording, max_seconds=MAX_SECONDS, start=utterance.start, seconds=utterance.seconds)
+    except AudioError as error:
+        return error
+    except OSError as error:
+        return AudioError("cannot be read", f"{utterance.id}: {error}")
+    sound = measure(waveform, SAMPLE_RATE)
+    if sound.seconds < MIN_SECONDS:
+        return AudioError("too short", f"{utterance.id} lasts {sound.seconds:.3f} s")
+    if sound.peak < SILENCE_PEAK:
+        return AudioError("silent", f"{utterance.id} is silent")
+    return Heard(encode_flac(waveform), sound)
+
+
+def _part_schema() -> pa.Schema:
+    schema = row_schema()
+    for name, kind in WORK.items():
+        schema = schema.append(pa.field(name, kind))
+    return schema
+
+
+def _row(utterance: Planned, heard: Heard | AudioError, salt: str) -> dict[str, Any]:
+    work = {"number": utterance.number, "split": utterance.split}
+    if isinstance(heard, AudioError):
+        return {**work, "reason": heard.reason}
+    pseudonym = hashlib.sha256(f"{salt}:{utterance.person}".encode()).hexdigest()[:16] if utterance.speaker else ""
+    return {
+        **work,
+        "id": utterance.id,
+        "audio": {"bytes": heard.flac, "path": f"{utterance.id}.flac"},
+        "seconds": round(heard.sound.seconds, 4),
+        "text": utterance.text,
+        "speaker": pseudonym,
+        "gender": utterance.gender,
+        "age": utterance.age,
+        "accent": utterance.accent,
+        "domain": utterance.domain,
+        "peak": round(heard.sound.peak, 5),
+        "loudness_db": round(heard.sound.loudness_db, 2),
+        "clipped": round(heard.sound.clipped, 6),
+        "digest": heard.sound.digest,
+    }
+
+
+def _join(plan: Plan, folder: DatasetFolder) -> None:
+    """Join the parts to one file a split, and note in the plan what became of each utterance."""
+    schema = row_schema()
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(pq.ParquetWriter(folder.draft(split), schema, **PLAIN)) for split in SPLITS
+        }
+        waiting = {split: schema.empty_table() for split in SPLITS}
+        for batch in _part_batches(folder):
+            columns = (batch.column(name).to_pylist() for name in ("number", "reason", "seconds", "digest", "speaker"))
+            plan.hear(zip(*columns, strict=True))
+            good = batch.filter(pc.is_null(batch.column("reason")))
+            for split in SPLITS:
+                rows = good.filter(pc.equal(good.column("split"), split)).select(schema.names)
+                waiting[split] = pa.concat_tables([waiting[split], rows.cast(schema)])
+                while len(waiting[split]) >= ROWS_AT_ONCE:
+                    writers[split].write_table(waiting[split].slice(0, ROWS_AT_ONCE).combine_chunks())
+                    waiting[split] = waiting[split].slice(ROWS_AT_ONCE)
+        for split in SPLITS:
+            if len(waiting[split]):
+                writers[split].write_table(waiting[split].combine_chunks())
+    plan.index_sounds()
+
+
+def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
+    for number in count():
+        path = folder.part(number)
+        if not path.is_file():
+            return
+        with pq.ParquetFile(path, pre_buffer=False) as part:
+            for batch in part.iter_batches(ROWS_AT_ONCE):
+                yield pa.Table.from_batches([batch])
+
+
+def _finish(
+    plan: Plan,
+    folder: DatasetFolder,
+    facts: dict[str, Any],
+    members: Sequence[Member],
+    others: Sequence["Other"],
+    draws: Draws,
+) -> None:
+    """Check that no split is empty, put the files in place, and write the manifest last."""
+    reasons: dict[str, Counter[str]] = {split: Counter() for split in (*SPLITS, "")}
+    for drop in plan.dropped():
+        reasons[drop["split"]][drop["reason"]] += 1
+    for split in SPLITS:
+        if pq.read_metadata(folder.draft(split)).num_rows == 0:
+            listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
+            names = ", ".join(member.source.name for member in members)
+            raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
+    folder.manifest.unlink(missing_ok=True)
+    for split in SPLITS:
+        os.replace(folder.draft(split), folder.split(split))
+    stream_jsonl(folder.dropped, plan.dropped())
+    diagnose_fresh(folder, facts["language"])
+    shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
+    against = {other.name: Leaks() for other in others}
+    lists = [shared.counted("{with} and {split}", plan.leaks())]
+    for other in others:
+        lists.append(against[other.name].counted("{split} and its {with}", _shared_with(plan, other)))
+    stream_jsonl(folder.leaks, chain.from_iterable(lists))
+    folder.write(
+        {
+            **facts,
+            "sources": [
+                {"name": member.source.name, "family": member.family + 1, "weight": member.weight,
+                 "digest": member.source.digest()}
+                for member in members
+            ],
+            "notes": plan.fact("notes"),
+            "splits": {split: {**summarise(plan.kept(split)), **_file_facts(folder.split(split))} for split in SPLITS},
+            **_write_subsets(plan, folder, draws),
+            "dropped": dict(sum(reasons.values(), Counter()).most_common()),
+            "shared_between_splits": shared.facts(),
+            "shared_with_others": {name: leaks.facts() for name, leaks in against.items()},
+        }
+    )  # fmt: skip
+
+
+def _write_subsets(plan: Plan, folder: DatasetFolder, draws: Draws) -> dict[str, Any]:
+    """Draw the subsets, write their lists of ids, and say what each holds."""
+    # Speakers who are not known count one by one: nothing says that any two are the same.
+    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in plan.kept("train"))
+    drawn = nested_subsets(clips, draws.names, seed=draws.seed, speaker_cap=draws.speaker_cap)
+    given = find_listed(draws.lists, {row["id"] for row in plan.kept("train")} if draws.lists else ())
+    facts: dict[str, dict[str, Any]] = {}
+    for name, ids in (drawn.ids | given.ids).items():
+        write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
+        within = set(ids)
+        summary = summarise(row for row in plan.kept("train") if row["id"] in within)
+        facts[name] = {**summary, **_file_facts(folder.subset(name))}
+        if name in drawn.ids:
+            facts[name]["seed"] = subset_seed(name, draws.seed)
+        if missing := given.missing.get(name):
+            write_text(folder.missing_ids(name), "".join(f"{clip}\n" for clip in missing))
+            facts[name] |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
+    return {
+        "subsets": facts,
+        "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
+        "speaker_cap_seconds": draws.speaker_cap,
+    }
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def _usable(rows: Iterable[Utterance | BadRow], split: str, seen: set[str], dropped: list[Dropped]) -> list[Utterance]:
-    usable = []
+class Leaks:
+    """Counts what leaks between pairs of splits, while it is listed."""
+
+    def __init__(self, pairs: Iterable[str] = ()) -> None:
+        # What is shared is told apart by the one utterance of the other side that stands for it.
+        self.found: dict[str, dict[str, set[str]]] = {pair: self._none() for pair in pairs}
+
+    def counted(self, pair: str, leaks: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+        """Pass leaks on; `pair` says what a pair is called, with the names of a leak's parts in braces."""
+        for leak in leaks:
+            self.found.setdefault(pair.format(**leak), self._none())[f"{leak['shares']}s"].add(leak["example"])
+            yield leak
+
+    def facts(self) -> dict[str, dict[str, int]]:
+        return {pair: {kind: len(shared) for kind, shared in kinds.items()} for pair, kinds in self.found.items()}
+
+    @staticmethod
+    def _none() -> dict[str, set[str]]:
+        return {"speakers": set(), "sentences": set(), "clips": set()}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A dataset or source with which nothing should be shared."""
+
+    name: str
+    digest: str
+    rows: Callable[[], Iterator[tuple[str, str, int, str | None, str | None]]]  # as `Plan.compare` takes them
+
+    @classmethod
+    def open(cls, word: Path | str, locale: str) -> "Other":
+        prepared = DatasetFolder(Path(word))
+        if prepared.complete:
+            body = prepared.read()
+            return cls(prepared.root.resolve().name, body["fingerprint"], lambda: _prepared_rows(prepared))
+        source = open_source(str(word), locale=locale)
+        return cls(source.name, source.digest(), lambda: _source_rows(source.rows(), source.people))
+
+
+def _prepared_rows(folder: DatasetFolder) -> Iterator[tuple[str, str, int, str | None, str | None]]:
+    for split in SPLITS:
+        with pq.ParquetFile(folder.split_file(split), pre_buffer=False) as table:
+            for batch in table.iter_batches(ROWS_AT_ONCE, columns=["id", "text", "digest"]):
+                for row in batch.to_pylist():
+                    yield split, row["id"], sentence_key(row["text"]), None, row["digest"]
+
+
+def _source_rows(rows: Iterable[Any], people: str) -> Iterator[tuple[str, str, int, str | None, str | None]]:
     for row in rows:
-        reason = row.reason if isinstance(row, BadRow) else "text is empty" if not row.text else ""
-        if not reason and row.id in seen:
-            reason = "clip is listed before"
-        if reason or isinstance(row, BadRow):
-            dropped.append(Dropped(row.id, split, reason))
-        else:
-            seen.add(row.id)
-            usable.append(row)
-    return usable
+        if isinstance(row, Utterance) and row.text:
+            person = f"{people}:{row.speaker}" if row.speaker else None
+            yield row.split or "all", row.id, sentence_key(row.text), person, None
 
 
-def _write_split(
-    folder: DatasetFolder, split: str, utterances: list[Utterance], salt: str, dropped: list[Dropped]
-) -> list[dict[str, Any]]:
-    """Decode and write one split; return its rows without the audio."""
-    kept: list[dict[str, Any]] = []
-    schema = row_schema()
-    with (
-        replacing(folder.split(split)) as draft,
-        pq.ParquetWriter(draft, schema, compression="none") as writer,  # FLAC does not shrink further
-        ThreadPoolExecutor(os.cpu_count()) as pool,  # libsndfile and soxr leave Python free while they work
-        tqdm(total=len(utterances), desc=f"prepare {split}", unit="clip") as bar,
-    ):
-        for start in range(0, len(utterances), ROWS_AT_ONCE):
-            group, rows = utterances[start : start + ROWS_AT_ONCE], []
-            for utterance, audio in zip(group, pool.map(_audio, group), strict=True):
-                if isinstance(audio, AudioError):
-                    dropped.append(Dropped(utterance.id, split, audio.reason))
-                else:
-                    rows.append(_row(utterance, *audio, salt))
-            bar.update(len(group))
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            for row in rows:
-                del row["audio"]
-                kept.append({**row, "characters": len(row["text"])})
-    return kept
-
-
-def _audio(utterance: Utterance) -> tuple[bytes, float] | AudioError:
-    """Return FLAC bytes and seconds of a clip, or what is wrong with it."""
-    try:
-        waveform = decode(utterance.clip, max_seconds=MAX_SECONDS)
-    except AudioError as error:
-        return error
-    seconds = len(waveform) / SAMPLE_RATE
-    if seconds < MIN_SECONDS:
-        return AudioError("too short", f"{utterance.clip} lasts {seconds:.3f} s")
-    if float(np.abs(waveform).max()) < SILENCE_PEAK:
-        return AudioError("silent", f"{utterance.clip} is silent")
-    return encode_flac(waveform), round(seconds, 4)
-
-
-def _row(utterance: Utterance, flac: bytes, seconds: float, salt: str) -> dict[str, Any]:
-    return {
-        "id": utterance.id,
-        "audio": {"bytes": flac, "path": f"{utterance.id}.flac"},
-        "seconds": seconds,
-        "text": utterance.text,
-        "speaker": hashlib.sha256(f"{salt}:{utterance.speaker}".encode()).hexdigest()[:16],
-        "gender": utterance.gender,
-        "age": utterance.age,
-        "accent": utterance.accent,
-        "domain": utterance.domain,
-    }
-
-
-def _shared(kept: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, int]]:
-    """Speakers and sentences that test or dev shares with another split: each makes a score look better than it is."""
-
-    def both(one: str, other: str, column: str) -> int:
-        return len({row[column] for row in kept[one]} & {row[column] for row in kept[other]})
-
-    return {
-        f"{one} and {other}": {"speakers": both(one, other, "speaker"), "sentences": both(one, other, "text")}
-        for one, other in combinations(SPLITS, 2)
-    }
+def _shared_with(plan: Plan, other: Other) -> Iterator[dict[str, str]]:
+    for leak in plan.compare(other.rows()):
+        yield {**leak, "of": other.name}

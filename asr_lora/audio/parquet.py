@@ -1,0 +1,182 @@
+"""Tables that hold the audio itself: parquet files (Hugging Face audio datasets, prepared ones) and hub datasets."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asr_lora.artifacts import fingerprint
+from asr_lora.audio.dataset import HubTable, hub_revision, hub_splits
+from asr_lora.audio.manifest import (
+    ID_COLUMNS,
+    SPEAKER_COLUMNS,
+    TEXT_COLUMNS,
+    first,
+    split_of,
+)
+from asr_lora.audio.source import (
+    GENDERS,
+    SPLIT_HERE,
+    BadRow,
+    Recording,
+    Utterance,
+    Wanted,
+    safe_id,
+    sampled_digest,
+)
+from asr_lora.errors import AudioError, DataError
+
+ROWS_AT_ONCE = 32  # read from a file together
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """Parquet files with a column of audio; their names tell their splits."""
+
+    home: Path
+    files: tuple[tuple[str, Path], ...]  # split and file
+    text_column: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    @property
+    def people(self) -> str:
+        return self.digest()
+
+    def digest(self) -> str:
+        return fingerprint([(split, sampled_digest(path)) for split, path in self.files], self.text_column)
+
+    def rows(self) -> Iterator[Utterance | BadRow]:
+        for number, (split, path) in enumerate(self.files):
+            with _open(path) as table:
+                audio = _audio_column(path, table.schema_arrow)
+                names = [name for name in table.schema_arrow.names if name != audio]
+                place = 0
+                for batch in _batches(path, table, names):
+                    for row in batch.to_pylist():
+                        yield utterance(row, f"{path.stem}-{place:08}", f"{number}:{place}", split, self.text_column)
+                        place += 1
+
+    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+        for number, (_, path) in enumerate(self.files):
+            with _open(path) as table:
+                audio, place = _audio_column(path, table.schema_arrow), 0
+                for batch in _batches(path, table, [audio]):
+                    for value in batch.column(0):
+                        clip = f"{number}:{place}"
+                        place += 1
+                        if clip in wanted:
+                            yield clip, recording(value.as_py(), self.home)
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the Hugging Face hub that is plain data, read as a stream."""
+
+    repository: str
+    config: str | None = None
+    text_column: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"hf:{self.repository}" + (f":{self.config}" if self.config else "")
+
+    @property
+    def people(self) -> str:
+        return self.name
+
+    def digest(self) -> str:
+        return fingerprint(self.name, hub_revision(self.repository), self.text_column)
+
+    def rows(self) -> Iterator[Utterance | BadRow]:
+        for split, table in self._tables():
+            for place, row in enumerate(table.rows(audio=False)):
+                yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
+
+    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+        for _, table in self._tables():
+            for place, row in enumerate(table.rows(audio=True)):
+                clip = f"{table.split}:{place}"
+                if clip in wanted:
+                    yield clip, recording(row[table.audio], Path())
+
+    def _tables(self) -> Iterator[tuple[str, HubTable]]:
+        tables = hub_splits(self.repository, self.config)
+        single = len(tables) == 1  # one split is no split
+        for table in tables:
+            yield (SPLIT_HERE if single else split_of(table.split)), table
+
+
+def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
+    """The parquet file that a path is, or those that a folder or its data/ folder holds."""
+    if place.is_file():
+        return ParquetFiles(place, ((SPLIT_HERE, place),), text_column) if place.suffix == ".parquet" else None
+    found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
+    if not found:
+        return None
+    files = [(split_of(path.name) or split_of(path.parent.name), path) for path in found]
+    if len({split for split, _ in files}) == 1:
+        files = [(SPLIT_HERE, path) for _, path in files]  # one split is no split
+    return ParquetFiles(place, tuple(files), text_column)
+
+
+def utterance(
+    row: Mapping[str, Any], fallback: str, clip: str, split: str, text_column: str | None
+) -> Utterance | BadRow:
+    """An utterance from a row of a table without its audio."""
+    text = first(row, (text_column,) if text_column else TEXT_COLUMNS)
+    if not isinstance(text, str):
+        return BadRow(fallback, "row has no text", split)
+    given = first(row, ID_COLUMNS)
+    return Utterance(
+        id=safe_id(given) if isinstance(given, str) and given else fallback,  # numbers are often not unique
+        clip=clip,
+        text=" ".join(text.split()),
+        speaker=str(first(row, SPEAKER_COLUMNS) or ""),
+        split=split,
+        gender=GENDERS.get(str(row.get("gender", "")).lower(), ""),
+        age=str(row.get("age") or ""),
+        accent=str(row.get("accent") or ""),
+        domain=str(row.get("domain") or ""),
+    )
+
+
+def recording(value: Any, home: Path) -> Recording:
+    """The audio of a row: bytes, or a path from `home`."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    return home / value if isinstance(value, str) else AudioError("missing", "the row holds no audio")
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is no parquet file ({str(error).splitlines()[0]}): make or download it again"
+        ) from error
+
+
+def _batches(path: Path, table: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from table.iter_batches(ROWS_AT_ONCE, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}): make or download it again") from error
+
+
+def _audio_column(path: Path, schema: pa.Schema) -> str:
+    kinds = {field.name: field.type for field in schema}
+    for name, kind in kinds.items():
+        if pa.types.is_struct(kind) and {"bytes", "path"} & {part.name for part in kind}:
+            return str(name)
+    for name in ("audio", "wav", "bytes"):
+        if name in kinds and (pa.types.is_binary(kinds[name]) or pa.types.is_large_binary(kinds[name])):
+            return name
+    raise DataError(f"{path} has no column of audio; it has {', '.join(kinds)[:200]}. Name another file")
