@@ -27,9 +27,9 @@ from asr_lora.artifacts import SPLITS, DatasetFolder, fingerprint, replacing, sh
 from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.audio.plan import Member, Plan, Planned, Rules, make_plan
+from asr_lora.audio.plan import Plan, Planned, Rules, Share, make_plan
 from asr_lora.audio.source import Recording, Utterance
-from asr_lora.audio.sources import open_members, open_source
+from asr_lora.audio.sources import open_shares, open_source
 from asr_lora.audio.splits import DEFAULT_SUBSETS, nested_subsets, subset_seconds, summarise
 from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import AudioError, ConfigError, DataError
@@ -100,12 +100,12 @@ def prepare(
     for name in subsets:
         subset_seconds(name)
     words = [source] if isinstance(source, str | Path) else source
-    members = open_members(
+    shares = open_shares(
         words, locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks,
         text_column=text_column,
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
-    made_from = _made_from(members)
+    made_from = _made_from(shares)
     compared = [other.digest for other in others]
     stamp = fingerprint(made_from, compared, code, list(subsets), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
     folder = DatasetFolder(out)
@@ -124,23 +124,23 @@ def prepare(
             "splits_from": splits_from,
             "marks_kept": keep_marks,
         }
-        plan = _open_plan(folder, members, rules, stamp)
+        plan = _open_plan(folder, shares, rules, stamp)
         with closing(plan):
-            _decode_all(plan, members, folder)
+            _decode_all(plan, shares, folder)
             _join(plan, folder)
-            _finish(plan, folder, {"fingerprint": stamp, **facts}, members, others, (list(subsets), seed))
+            _finish(plan, folder, {"fingerprint": stamp, **facts}, shares, others, (list(subsets), seed))
     return folder
 
 
-def _made_from(members: Sequence[Member]) -> list[dict[str, Any]]:
+def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
     return [
         {
-            "name": member.source.name,
-            "digest": member.source.digest(),
-            "family": member.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
-            "weight": member.weight,
+            "name": share.source.name,
+            "digest": share.source.digest(),
+            "family": share.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
+            "weight": share.weight,
         }
-        for member in members
+        for share in shares
     ]
 
 
@@ -203,17 +203,17 @@ def _lock(folder: DatasetFolder) -> Iterator[None]:
                 return
 
 
-def _open_plan(folder: DatasetFolder, members: Sequence[Member], rules: Rules, stamp: str) -> Plan:
+def _open_plan(folder: DatasetFolder, shares: Sequence[Share], rules: Rules, stamp: str) -> Plan:
     """Go on with the plan that is there where it was made for the same, else make it anew."""
     if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
         _discard(folder)
         write_text(folder.stamp, stamp)
     if not folder.plan.is_file():
-        make_plan(folder.plan, members, rules)
+        make_plan(folder.plan, shares, rules)
     return Plan(folder.plan, folder.scratch)
 
 
-def _decode_all(plan: Plan, members: Sequence[Member], folder: DatasetFolder) -> None:
+def _decode_all(plan: Plan, shares: Sequence[Share], folder: DatasetFolder) -> None:
     """Decode what is not decoded yet, in parts of a fixed number of utterances."""
     schema = _part_schema()
     salt, begun = plan.fact("salt"), _finished_parts(plan, folder)
@@ -222,7 +222,7 @@ def _decode_all(plan: Plan, members: Sequence[Member], folder: DatasetFolder) ->
         ThreadPoolExecutor(cores) as pool,  # libsndfile and soxr leave Python free while they work
         tqdm(total=plan.count(), initial=begun.utterances, desc="prepare", unit="clip") as bar,
     ):
-        outcomes = _in_order(pool, _tasks(plan, members), ahead=4 * cores)
+        outcomes = _in_order(pool, _tasks(plan, shares), ahead=4 * cores)
         for number in count(begun.parts):
             first = next(outcomes, None)
             if first is None:
@@ -261,9 +261,9 @@ def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
     raise AssertionError("unreachable")
 
 
-def _tasks(plan: Plan, members: Sequence[Member]) -> Iterator[Task]:
-    for number, member in enumerate(members):
-        for clip, recording in member.source.recordings(plan.wanted(number)):
+def _tasks(plan: Plan, shares: Sequence[Share]) -> Iterator[Task]:
+    for number, share in enumerate(shares):
+        for clip, recording in share.source.recordings(plan.wanted(number)):
             for utterance in plan.take(number, clip):
                 yield utterance, recording
 
@@ -366,7 +366,7 @@ def _finish(
     plan: Plan,
     folder: DatasetFolder,
     facts: dict[str, Any],
-    members: Sequence[Member],
+    shares: Sequence[Share],
     others: Sequence["Other"],
     chosen: tuple[list[str], int],
 ) -> None:
@@ -377,7 +377,7 @@ def _finish(
     for split in SPLITS:
         if pq.read_metadata(folder.draft(split)).num_rows == 0:
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
-            names = ", ".join(member.source.name for member in members)
+            names = ", ".join(share.source.name for share in shares)
             raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
@@ -393,9 +393,9 @@ def _finish(
         {
             **facts,
             "sources": [
-                {"name": member.source.name, "family": member.family + 1, "weight": member.weight,
-                 "digest": member.source.digest()}
-                for member in members
+                {"name": share.source.name, "family": share.family + 1, "weight": share.weight,
+                 "digest": share.source.digest()}
+                for share in shares
             ],
             "notes": plan.fact("notes"),
             "splits": {split: {**_summary(plan.kept(split)), **_file_facts(folder.split(split))} for split in SPLITS},
