@@ -101,8 +101,8 @@ def prepare_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, or "
-            "hf:NAME:CONFIG. Several are mixed; SOURCE=0.5 takes half of its train.",
+            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
+            "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
         ),
     ],
     language: Language,
@@ -160,6 +160,10 @@ def prepare_command(
     if as_json:
         _print_json(body)
         return
+    _print_dataset(folder, body)
+
+
+def _print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
     for notice in body["notes"]:
         _say(f"note: {notice}")
     print(facts_table(body))
@@ -397,7 +401,7 @@ def transcribe_command(
 
 @command
 def adapt_command(
-    source: Annotated[Path, typer.Argument(help="Unpacked Common Voice release.")],
+    source: Annotated[Path, typer.Argument(help="As for prepare: a Common Voice release, manifest, ...")],
     language: Language,
     out: Out,
     language_token: LanguageToken = None,

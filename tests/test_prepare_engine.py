@@ -226,7 +226,7 @@ import asr_lora.audio.prepare as job
 from asr_lora.artifacts import DatasetFolder
 import asr_lora.language, transformers.models.whisper.tokenization_whisper
 job.PART_ROWS, job.ROWS_AT_ONCE = 8, 4
-source, whole, out, kills, chance = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 12, random.Random(7)
+source, whole, out, kills, chance = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 7, random.Random(7)
 
 def start(folder):
     child = os.fork()
@@ -269,7 +269,7 @@ def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp
     assert done.returncode == 0, done.stderr
     killed, _, status = done.stdout.rstrip().rpartition(" ")
     assert status == "0", done.stdout + done.stderr
-    assert len(set(json.loads(killed))) >= 5, killed  # it was killed with different parts done
+    assert len(set(json.loads(killed))) >= 4, killed  # it was killed with different parts done
     names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
     assert len(names) == 7
     for name in names:
@@ -359,7 +359,7 @@ def test_memory_stays_flat(tmp_path):
     clips = tmp_path / "cv" / "it" / "clips"
     clips.mkdir(parents=True)
     peaks = []
-    for size in (40, 160):
+    for size in (32, 96):
         for split in SPLITS:
             rows = [{"client_id": "a", "path": f"{split}{n}.flac", "sentence": f"{split} {n}"} for n in range(size)]
             for row in rows:
@@ -378,4 +378,4 @@ def test_memory_stays_flat(tmp_path):
         peaks.append(int(done.stdout))
     assert max(peaks) < 1000, peaks  # MB, of which the libraries take much
     assert peaks[1] - peaks[0] < 100, peaks
-    assert Counter(read_split(tmp_path / "o1", "train").seconds).most_common(1)[0][1] == 160
+    assert Counter(read_split(tmp_path / "o1", "train").seconds).most_common(1)[0][1] == 96

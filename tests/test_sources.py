@@ -18,9 +18,9 @@ from asr_lora.audio.archive import members
 from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
 from asr_lora.audio.manifest import AudioBesideText, Kaldi, Manifest, read_kaldi, read_manifest
 from asr_lora.audio.parquet import HubDataset, ParquetFiles
-from asr_lora.audio.plan import Member, Plan, Rules, make_plan
+from asr_lora.audio.plan import Plan, Rules, Share, make_plan
 from asr_lora.audio.source import BadRow, Utterance, safe_id, sampled_digest
-from asr_lora.audio.sources import open_members, open_source, split_weight
+from asr_lora.audio.sources import open_shares, open_source, split_weight
 from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ def bad(rows) -> dict[str, str]:
     return {row.id: row.reason for row in rows if isinstance(row, BadRow)}
 
 
-def planned(tmp_path: Path, *found: Member, **rules):
+def planned(tmp_path: Path, *found: Share, **rules):
     path = tmp_path / f"plan-{len(list(tmp_path.glob('plan-*')))}.sqlite"
     make_plan(path, found, Rules(**rules))
     return Plan(path, path.with_suffix(".scratch"))
@@ -205,7 +205,7 @@ def test_a_delta_goes_to_train_unless_speaker_or_sentence_is_held_out(tmp_path):
         ("anna", "a1", "uno"),
     ]}  # fmt: skip
     delta = pack(tmp_path / "delta.tar.gz", release_files("cv-corpus-25.0-delta-2026-03-09/it", added))
-    plan = planned(tmp_path, *open_members([str(base)], locale="it", deltas=[delta]))
+    plan = planned(tmp_path, *open_shares([str(base)], locale="it", deltas=[delta]))
     assert splits_of(plan) == {"a1": "train", "a2": "train", "b1": "train", "c1": "dev", "d1": "test", "n3": "train",
                                "n4": "train"}  # fmt: skip
     assert [(row["id"], row["reason"]) for row in plan.dropped() if row["reason"] != "missing"] == [
@@ -214,7 +214,7 @@ def test_a_delta_goes_to_train_unless_speaker_or_sentence_is_held_out(tmp_path):
     with pytest.raises(DataError, match="prepare BASE --delta DELTA"):
         list(open_source(str(delta), locale="it").rows())
     with pytest.raises(ConfigError, match="over one Common Voice release"):
-        open_members([str(base), str(base)], locale="it", deltas=[delta])
+        open_shares([str(base), str(base)], locale="it", deltas=[delta])
 
 
 def crowd(sizes: dict[str, int]) -> list[tuple[str, str, str]]:
@@ -228,7 +228,7 @@ def test_splits_made_here_are_by_speaker_by_rule_and_the_same_everywhere(tmp_pat
     shuffled = sorted(rows, key=lambda row: sentence_key(row[1]))
     again = write(tmp_path / "two", release_files("cv/it", {"validated": shuffled}))
     first, second, seeded = (
-        splits_of(planned(tmp_path, *open_members([str(place)], locale="it", splits_from="validated"), seed=seed))
+        splits_of(planned(tmp_path, *open_shares([str(place)], locale="it", splits_from="validated"), seed=seed))
         for place, seed in ((folder, 0), (again, 0), (folder, 1))
     )
     assert first == second != seeded
@@ -245,7 +245,7 @@ def test_the_splits_made_here_do_not_change(tmp_path):
     """Pinned: a dataset that is made again, by any version and on any machine, has the splits that it had."""
     rows = crowd({f"s{n}": 2 for n in range(12)})
     folder = write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
-    plan = planned(tmp_path, *open_members([str(folder)], locale="it", splits_from="validated"))
+    plan = planned(tmp_path, *open_shares([str(folder)], locale="it", splits_from="validated"))
     held = {split: sorted({clip.split("-")[0] for clip, name in splits_of(plan).items() if name == split})
             for split in ("dev", "test")}  # fmt: skip
     assert held == PINNED
@@ -257,7 +257,7 @@ PINNED: dict[str, list[str]] = {"dev": ["s0"], "test": ["s11"]}
 def test_sentences_of_dev_and_test_are_kept_out_of_train(tmp_path):
     rows = [(who, f"{who}-{n}", f"frase {n}" if n else "Sempre la stessa.") for who in "abcdefgh" for n in range(2)]
     folder = write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
-    found = open_members([str(folder)], locale="it", splits_from="validated")
+    found = open_shares([str(folder)], locale="it", splits_from="validated")
     with pytest.raises(DataError, match=r"no utterance for train .*sentence is in dev or test"):
         planned(tmp_path, *found)
     assert Counter(splits_of(planned(tmp_path, *found, keep_shared_sentences=True)).values())["train"] > 4
@@ -267,7 +267,7 @@ def test_few_speakers_and_none(tmp_path):
     for name, speakers, note in (("few", ["a", "b"], "fewer than three speakers"), ("none", [""], "is not known")):
         rows = [{"audio": f"{n}.wav", "text": f"frase {n}", "speaker": speakers[n % len(speakers)]} for n in range(30)]
         path = write(tmp_path, {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}) / f"{name}.jsonl"
-        plan = planned(tmp_path, *open_members([path], locale="it"))
+        plan = planned(tmp_path, *open_shares([path], locale="it"))
         assert Counter(splits_of(plan).values()) == {"train": 24, "dev": 3, "test": 3}
         assert note in plan.fact("notes")[0]
 
@@ -400,7 +400,7 @@ def test_no_json_breaks_the_reader_or_the_plan(tmp_path_factory, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     check_rows(path)
     try:
-        planned(folder, Member(Manifest(path, {"": path}), 0)).close()
+        planned(folder, Share(Manifest(path, {"": path}), 0)).close()
     except DataError as error:
         assert "no utterance for" in str(error)
 
@@ -542,14 +542,14 @@ def test_weights_and_several_sources(tmp_path):
         rows = [{"audio": f"{n}.wav", "text": f"{name} {n}", "speaker": f"s{n % 10}",
                  "split": "train" if n % 10 > 1 else ("dev", "test")[n % 10]} for n in range(count)]  # fmt: skip
         write(tmp_path, {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
-    found = open_members([f"{tmp_path / 'one.jsonl'}", f"{tmp_path / 'two.jsonl'}=0.25"], locale="it")
+    found = open_shares([f"{tmp_path / 'one.jsonl'}", f"{tmp_path / 'two.jsonl'}=0.25"], locale="it")
     plan = planned(tmp_path, *found)
     splits = splits_of(plan)
     assert Counter((clip[:3], split) for clip, split in splits.items()) == {
         ("s1-", "train"): 32, ("s1-", "dev"): 4, ("s1-", "test"): 4,
         ("s2-", "train"): 12, ("s2-", "dev"): 6, ("s2-", "test"): 6,
     }  # fmt: skip
-    half = planned(tmp_path, *open_members([f"{tmp_path / 'two.jsonl'}=0.5"], locale="it"))
+    half = planned(tmp_path, *open_shares([f"{tmp_path / 'two.jsonl'}=0.5"], locale="it"))
     # A smaller share lies within a larger one.
     more = {clip for clip, split in splits_of(half).items() if split == "train"}
     assert len(more) == 24

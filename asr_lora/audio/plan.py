@@ -44,7 +44,7 @@ CREATE TABLE scratch.other (split TEXT, id TEXT, sentence INTEGER, person TEXT, 
 
 
 @dataclass(frozen=True)
-class Member:
+class Share:
     """A source within a plan.
 
     Attributes:
@@ -199,7 +199,8 @@ class WantedClips:
         last = -1
         while True:  # in pages, as `take` writes in between
             rows = self.database.execute(
-                "SELECT number, clip FROM utterance WHERE source = ? AND reason IS NULL AND number > ? "
+                # "+source" keeps the index by source out of it, which would be read whole for every page.
+                "SELECT number, clip FROM utterance WHERE +source = ? AND reason IS NULL AND number > ? "
                 "AND number NOT IN (SELECT number FROM scratch.begun) ORDER BY number LIMIT ?",
                 (self.source, last, PAGE),
             ).fetchall()
@@ -217,7 +218,7 @@ class WantedClips:
         return found.fetchone() is not None
 
 
-def make_plan(path: Path, members: Sequence[Member], rules: Rules) -> None:
+def make_plan(path: Path, shares: Sequence[Share], rules: Rules) -> None:
     """Read every row of the sources and decide what becomes of it; `path` is there when all of it is.
 
     Raises:
@@ -230,17 +231,17 @@ def make_plan(path: Path, members: Sequence[Member], rules: Rules) -> None:
     try:
         database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {SCHEMA}")
         database.execute("BEGIN")
-        total = _insert(database, members, rules.text)
+        total = _insert(database, shares, rules.text)
         database.execute("COMMIT")
         database.executescript(INDICES)
         _mark_repeats(database)
         notes: list[str] = []
-        for family in sorted({member.family for member in members}):
+        for family in sorted({share.family for share in shares}):
             notes += _split(database, family, rules)
             _hold_out(database, family)
-        for number, member in enumerate(members):
-            _take_share(database, number, member.weight)
-        _require_splits(database, members)
+        for number, share in enumerate(shares):
+            _take_share(database, number, share.weight)
+        _require_splits(database, shares)
         facts = {"salt": hashlib.sha256(str(total).encode()).hexdigest()[:16], "notes": notes}
         for name, value in facts.items():
             database.execute("INSERT INTO fact VALUES (?, ?)", (name, json.dumps(value)))
@@ -254,16 +255,16 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _insert(database: sqlite3.Connection, members: Sequence[Member], text: TextRules) -> int:
+def _insert(database: sqlite3.Connection, shares: Sequence[Share], text: TextRules) -> int:
     """Insert every row; return a number that stands for ids and speakers, whatever their order."""
-    several = len({member.family for member in members}) > 1
+    several = len({share.family for share in shares}) > 1
     total, number = 0, 0
     statement = f"INSERT INTO utterance VALUES ({', '.join('?' * len(COLUMNS))})"
-    for index, member in enumerate(members):
-        prefix, people = f"s{member.family + 1}-" if several else "", member.source.people
-        for row in member.source.rows():
+    for index, share in enumerate(shares):
+        prefix, people = f"s{share.family + 1}-" if several else "", share.source.people
+        for row in share.source.rows():
             values = _values(row, prefix, people, text)
-            database.execute(statement, (number, index, member.family, *values))
+            database.execute(statement, (number, index, share.family, *values))
             total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
             number += 1
     return total
@@ -377,13 +378,13 @@ def _take_share(database: sqlite3.Connection, source: int, weight: float) -> Non
     )
 
 
-def _require_splits(database: sqlite3.Connection, members: Sequence[Member]) -> None:
+def _require_splits(database: sqlite3.Connection, shares: Sequence[Share]) -> None:
     for split in SPLITS:
         query = "SELECT reason, COUNT(*) FROM utterance WHERE split IN (?, '') GROUP BY reason ORDER BY COUNT(*) DESC"
         reasons = dict(database.execute(query, (split,)).fetchall())
         if None not in reasons:
             listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no rows"
-            names = ", ".join(member.source.name for member in members)
+            names = ", ".join(share.source.name for share in shares)
             raise DataError(
                 f"no utterance for {split} in {names} can be used ({listed}): name a source that has {split}, or one "
                 "without splits, with three utterances or more, of which splits are made"

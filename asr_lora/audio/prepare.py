@@ -28,9 +28,9 @@ from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
 from asr_lora.audio.diagnosis import diagnose_fresh
-from asr_lora.audio.plan import Member, Plan, Planned, Rules, make_plan
+from asr_lora.audio.plan import Plan, Planned, Rules, Share, make_plan
 from asr_lora.audio.source import Recording, Utterance
-from asr_lora.audio.sources import open_members, open_source
+from asr_lora.audio.sources import open_shares, open_source
 from asr_lora.audio.splits import (
     DEFAULT_SUBSETS,
     NAMED_IDS,
@@ -128,14 +128,14 @@ def prepare(
         subset_seconds(name)
     draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
     words = [source] if isinstance(source, str | Path) else source
-    members = open_members(
+    shares = open_shares(
         words, locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks,
         text_column=text_column,
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
-    made_from = _made_from(members)
-    compared = [other.digest for other in others]
-    stamp = fingerprint(made_from, compared, code, asdict(draws), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
+    made_from = _made_from(shares)
+    digests = [made_from, [other.digest for other in others]]
+    stamp = fingerprint(digests, code, asdict(draws), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -146,29 +146,26 @@ def prepare(
         if folder.reusable(stamp):  # made by another process in the meantime
             return folder
         facts = {
-            "language": code,
-            "sources": made_from,
-            "text": rules.text.chosen(),
-            "splits_from": splits_from,
-            "marks_kept": keep_marks,
-        }
-        plan = _open_plan(folder, members, rules, stamp)
+            "fingerprint": stamp, "language": code, "sources": made_from, "text": rules.text.chosen(),
+            "splits_from": splits_from, "marks_kept": keep_marks,
+        }  # fmt: skip
+        plan = _open_plan(folder, shares, rules, stamp)
         with closing(plan):
-            _decode_all(plan, members, folder)
+            _decode_all(plan, shares, folder)
             _join(plan, folder)
-            _finish(plan, folder, {"fingerprint": stamp, **facts}, members, others, draws)
+            _finish(plan, folder, facts, shares, others, draws)
     return folder
 
 
-def _made_from(members: Sequence[Member]) -> list[dict[str, Any]]:
+def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
     return [
         {
-            "name": member.source.name,
-            "digest": member.source.digest(),
-            "family": member.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
-            "weight": member.weight,
+            "name": share.source.name,
+            "digest": share.source.digest(),
+            "family": share.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
+            "weight": share.weight,
         }
-        for member in members
+        for share in shares
     ]
 
 
@@ -231,17 +228,17 @@ def _lock(folder: DatasetFolder) -> Iterator[None]:
                 return
 
 
-def _open_plan(folder: DatasetFolder, members: Sequence[Member], rules: Rules, stamp: str) -> Plan:
+def _open_plan(folder: DatasetFolder, shares: Sequence[Share], rules: Rules, stamp: str) -> Plan:
     """Go on with the plan that is there where it was made for the same, else make it anew."""
     if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
         _discard(folder)
         write_text(folder.stamp, stamp)
     if not folder.plan.is_file():
-        make_plan(folder.plan, members, rules)
+        make_plan(folder.plan, shares, rules)
     return Plan(folder.plan, folder.scratch)
 
 
-def _decode_all(plan: Plan, members: Sequence[Member], folder: DatasetFolder) -> None:
+def _decode_all(plan: Plan, shares: Sequence[Share], folder: DatasetFolder) -> None:
     """Decode what is not decoded yet, in parts of a fixed number of utterances."""
     schema = _part_schema()
     salt, begun = plan.fact("salt"), _finished_parts(plan, folder)
@@ -250,7 +247,7 @@ def _decode_all(plan: Plan, members: Sequence[Member], folder: DatasetFolder) ->
         ThreadPoolExecutor(cores) as pool,  # libsndfile and soxr leave Python free while they work
         tqdm(total=plan.count(), initial=begun.utterances, desc="prepare", unit="clip") as bar,
     ):
-        outcomes = _in_order(pool, _tasks(plan, members), ahead=4 * cores)
+        outcomes = _in_order(pool, _tasks(plan, shares), ahead=4 * cores)
         for number in count(begun.parts):
             first = next(outcomes, None)
             if first is None:
@@ -289,9 +286,9 @@ def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
     raise AssertionError("unreachable")
 
 
-def _tasks(plan: Plan, members: Sequence[Member]) -> Iterator[Task]:
-    for number, member in enumerate(members):
-        for clip, recording in member.source.recordings(plan.wanted(number)):
+def _tasks(plan: Plan, shares: Sequence[Share]) -> Iterator[Task]:
+    for number, share in enumerate(shares):
+        for clip, recording in share.source.recordings(plan.wanted(number)):
             for utterance in plan.take(number, clip):
                 yield utterance, recording
 
@@ -394,7 +391,7 @@ def _finish(
     plan: Plan,
     folder: DatasetFolder,
     facts: dict[str, Any],
-    members: Sequence[Member],
+    shares: Sequence[Share],
     others: Sequence["Other"],
     draws: Draws,
 ) -> None:
@@ -405,7 +402,7 @@ def _finish(
     for split in SPLITS:
         if pq.read_metadata(folder.draft(split)).num_rows == 0:
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
-            names = ", ".join(member.source.name for member in members)
+            names = ", ".join(share.source.name for share in shares)
             raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
@@ -421,11 +418,6 @@ def _finish(
     folder.write(
         {
             **facts,
-            "sources": [
-                {"name": member.source.name, "family": member.family + 1, "weight": member.weight,
-                 "digest": member.source.digest()}
-                for member in members
-            ],
             "notes": plan.fact("notes"),
             "splits": {split: {**summarise(plan.kept(split)), **_file_facts(folder.split(split))} for split in SPLITS},
             **_write_subsets(plan, folder, draws),

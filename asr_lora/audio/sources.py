@@ -9,7 +9,7 @@ from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, fi
 from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.audio.manifest import AudioBesideText, find_kaldi, find_manifest, holds_audio_beside_text
 from asr_lora.audio.parquet import HubDataset, find_parquet
-from asr_lora.audio.plan import Member
+from asr_lora.audio.plan import Share
 from asr_lora.audio.source import Source
 from asr_lora.errors import ConfigError, DataError
 
@@ -20,7 +20,7 @@ KNOWN = (
 )
 
 
-def open_members(
+def open_shares(
     words: Sequence[str | Path],
     *,
     locale: str,
@@ -28,7 +28,7 @@ def open_members(
     splits_from: str = RELEASE,
     keep_marks: bool = False,
     text_column: str | None = None,
-) -> list[Member]:
+) -> list[Share]:
     """Open the sources that a user named, each perhaps with a weight, and the deltas over the only one.
 
     Args:
@@ -42,23 +42,23 @@ def open_members(
     """
     if splits_from not in (RELEASE, VALIDATED):
         raise ConfigError(f"--from {splits_from}: write {RELEASE} or {VALIDATED}")
-    members = []
+    shares = []
     for family, word in enumerate(words):
         name, weight = split_weight(word)
         tables = Tables.of(splits_from, keep_marks=keep_marks)
         source = open_source(name, locale=locale, tables=tables, text_column=text_column)
         if splits_from == VALIDATED and not isinstance(source, ReleaseOnDisk | ReleaseArchive):
             raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, which {name} is not: leave it out")
-        members.append(Member(source, family, weight))
+        shares.append(Share(source, family, weight))
     if not deltas:
-        return members
-    if len(members) != 1 or not isinstance(members[0].source, ReleaseOnDisk | ReleaseArchive):
+        return shares
+    if len(shares) != 1 or not isinstance(shares[0].source, ReleaseOnDisk | ReleaseArchive):
         raise ConfigError("--delta is laid over one Common Voice release: name that one alone as SOURCE")
     kind = DELTA if splits_from == RELEASE else VALIDATED
     for delta in deltas:
         found = find_release(delta, locale, Tables.of(kind, keep_marks=keep_marks))
-        members.append(Member(found, 0, members[0].weight))
-    return members
+        shares.append(Share(found, 0, shares[0].weight))
+    return shares
 
 
 def open_source(word: str, *, locale: str, tables: Tables | None = None, text_column: str | None = None) -> Source:
