@@ -263,6 +263,23 @@ def compare_command(
 
 
 @command
+def analyze_command(
+    runs: Annotated[list[str], typer.Argument(help="Run or adapter folders, trained from one base.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """What training changed in the weights: ranks, norms, what it amplifies, and what several runs share."""
+    from asr_lora.analysis import analyze
+
+    folder = analyze(runs, out=out)
+    if as_json:
+        _print_json(folder.read())
+        return
+    print(folder.markdown.read_text(encoding="utf-8"))
+    print(folder.page)
+
+
+@command
 def transcribe_command(
     model: Model,
     inputs: Annotated[list[Path], typer.Argument(help="Audio files or folders.")],

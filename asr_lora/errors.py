@@ -40,6 +40,10 @@ class Refused(AsrLoraError):
         self.facts = facts
 
 
+class Incomplete(AsrLoraError):
+    """Some of many jobs failed and the others are done; the message names each that failed."""
+
+
 class Interrupted(AsrLoraError):
     """Stopped by a signal after everything was saved."""
 

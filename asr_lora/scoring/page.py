@@ -31,17 +31,18 @@ COLUMNS = (
 def render_page(comparison: Comparison, *, transcripts: bool) -> str:
     """Render the page; without `transcripts` it shows numbers only."""
     changed = _most_changed(comparison) if transcripts else []
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(**_context(comparison), chart=_chart(comparison), changed=changed)
 
 
 def render_markdown(comparison: Comparison) -> str:
     """Render verdict and table as Markdown."""
-    return _environment(autoescape=False).get_template("table.md.j2").render(**_context(comparison))
+    return environment(autoescape=False).get_template("table.md.j2").render(**_context(comparison))
 
 
 @cache
-def _environment(autoescape: bool = True) -> Environment:
+def environment(autoescape: bool = True) -> Environment:
+    """Templates of pages and tables."""
     loader = PackageLoader("asr_lora.scoring", "templates")
     return Environment(
         loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
