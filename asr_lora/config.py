@@ -217,16 +217,15 @@ class Variant(Section):
 
     name: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
     set: dict[str, Any] = {}  # section.key: value, laid over the base
-    budget: Count | None = (
-        None  # of trainable parameters: adapter.rank is as high as it allows, at the alpha / rank given
-    )
+    budget: Count | None = None  # of trainable parameters: the rank is as high as it allows, alpha / rank as it was
     untouched: bool = False  # nothing is trained, the base model itself is scored
     padded: bool = False  # scored once more given 30 s, as other tools do
 
     @property
-    def slug(self) -> str:
-        """Its name as a folder's."""
-        return re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "variant"
+    def slugs(self) -> tuple[str, ...]:
+        """Its name as a folder's, and that of its padded self."""
+        slug = re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "variant"
+        return (slug, f"{slug}-padded") if self.padded else (slug,)
 
 
 class SweepConfig(Section):
@@ -244,17 +243,15 @@ class SweepConfig(Section):
         rows = self.rows
         if len(rows) < 2:
             faults.append("variants: name two or more, or a grid of as many")
-        slugs = [variant.slug for variant in rows]
-        twice = sorted({variant.name for variant in rows if slugs.count(variant.slug) > 1})
+        slugs = [slug for variant in rows for slug in variant.slugs]
+        twice = sorted({variant.name for variant in rows if any(slugs.count(slug) > 1 for slug in variant.slugs)})
         if twice:
             faults.append(f"variants: {', '.join(twice)} would share a folder; name them apart")
         for variant in rows:
             if variant.untouched and (variant.set or variant.budget or variant.padded):
                 faults.append(f"variants: {variant.name} is untouched, so leave out set, budget and padded")
             if (variant.budget or self.budget) and "adapter.rank" in {**self.set, **variant.set}:
-                faults.append(
-                    f"variants: {variant.name} has a budget, which decides adapter.rank; leave one of them out"
-                )
+                faults.append(f"variants: {variant.name} has a budget, which decides adapter.rank; leave one out")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -380,8 +377,6 @@ def _sentence(fault: Any, root: type[BaseModel]) -> str:
 def _keys(place: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     section = root
     for name in place:
-        if isinstance(name, str):
-            section = section.model_fields[name].annotation  # type: ignore[assignment]
-        else:
-            section = Variant  # the only sections in a list
+        # The only sections in a list are variants.
+        section = section.model_fields[name].annotation if isinstance(name, str) else Variant  # type: ignore[assignment]
     return list(section.model_fields)

@@ -41,7 +41,11 @@ class Refused(AsrLoraError):
 
 
 class Incomplete(AsrLoraError):
-    """Some of many jobs failed and the others are done; the message names each that failed."""
+    """Some of many jobs failed, each named in the message; `table` shows the others, if there are any."""
+
+    def __init__(self, message: str, table: str = "") -> None:
+        super().__init__(message)
+        self.table = table
 
 
 class Interrupted(AsrLoraError):

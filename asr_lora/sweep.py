@@ -33,17 +33,20 @@ class Planned:
     config: RunConfig  # of an untouched model the base's, which is not trained
 
     @property
-    def rows(self) -> tuple[tuple[str, Context | None], ...]:
-        """Name and context of what is scored; None: the model's own context."""
-        own = ((self.variant.name, None),)
-        return (*own, (f"{self.variant.name} padded", Context.FULL)) if self.variant.padded else own
+    def slug(self) -> str:
+        return self.variant.slugs[0]
+
+    @property
+    def rows(self) -> list[tuple[str, str, Context | None]]:
+        """Folder, name and context of what is scored; None: the model's own context."""
+        name = self.variant.name
+        return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
 def sweep(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
     """Train and score every variant of a sweep, and hold each against the first in pairs.
 
-    All are scored on the dataset of the base config. Test is read where it is asked for, after dev has been scored; what
-    is chosen is chosen by dev.
+    All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
 
     Args:
         path: YAML as in configs/sweeps.
@@ -67,7 +70,8 @@ def sweep(path: Path, *, out: Path, overrides: Sequence[str] | None = None, spli
     folder.require_ours(folder.ours)
     folder.manifest.unlink(missing_ok=True)
     for plan in planned:
-        write_text(folder.config(plan.variant.slug), plan.config.to_yaml())
+        if not plan.variant.untouched:
+            write_text(folder.config(plan.slug), plan.config.to_yaml())
     stages = Stages(sum((not plan.variant.untouched) + len(splits) * len(plan.rows) for plan in planned))
     failed: dict[str, str] = {}
     for plan in planned:
@@ -83,7 +87,8 @@ def sweep(path: Path, *, out: Path, overrides: Sequence[str] | None = None, spli
         raise Incomplete(f"{_named(failed, len(planned))} There is nothing to compare yet.")
     comparisons = {name: _compare(done, folder, name) for name in splits}
     if failed:
-        raise Incomplete(f"{_named(failed, len(planned))} The others are in {folder.markdown(split)}.")
+        table = folder.markdown(split).read_text(encoding="utf-8")
+        raise Incomplete(f"{_named(failed, len(planned))} The others are in {folder.page(split)}.", table)
     folder.write(_facts(path, planned, comparisons))
     return folder
 
@@ -105,7 +110,7 @@ def plan_sweep(
     planned = []
     for variant in settings.rows:
         place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
-        own["out"] = str(folder.run(variant.slug))
+        own["out"] = str(folder.run(variant.slugs[0]))
         for key, value in variant.set.items():
             lay_over(own, key, value, place)
         config = check_config(own, place)
@@ -130,32 +135,25 @@ def _within(config: RunConfig, budget: int, place: str) -> RunConfig:
 
 def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequence[str], stages: Stages) -> None:
     """Train a variant and score it, where that is not done yet."""
-    config, slug = plan.config, plan.variant.slug
-    model = config.model.name if plan.variant.untouched else str(folder.run(slug))
+    config, told, dataset = plan.config, plan.config.model, base.data.dataset
+    model = told.name if plan.variant.untouched else str(config.out)
     if not plan.variant.untouched:
-        stages.begin("train", folder.config(slug), "--resume")
+        stages.begin("train", folder.config(plan.slug), "--resume")
         train(config, resume=True)
     for split in splits:
-        for name, context in plan.rows:
-            report = _report(folder, plan, name, split)
-            words = ["--context", context] if context else []
-            stages.begin(
-                "evaluate", model, base.data.dataset, "--split", split, *words, "--name", name, "--out", report
-            )
+        for slug, name, context in plan.rows:
+            report = folder.report(slug, split)
+            words = ["--language", told.language, *(["--context", context] if context else []), "--name", name]
+            stages.begin("evaluate", model, dataset, "--split", split, *words, "--out", report)
             evaluate(
-                model, base.data.dataset, out=report, split=split, name=name, language=config.model.language,
-                language_token=config.model.language_token, task=config.model.task, context=context,
+                model, dataset, out=report, split=split, name=name, language=told.language,
+                language_token=told.language_token, task=told.task, context=context,
             )  # fmt: skip
-
-
-def _report(folder: VariantsFolder, plan: Planned, name: str, split: str) -> Path:
-    padded = name != plan.variant.name
-    return folder.report(f"{plan.variant.slug}-padded" if padded else plan.variant.slug, split)
 
 
 def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str) -> Comparison:
     """Hold what is done against the first of it, and write the table and the page of a split."""
-    reports = [_report(folder, plan, name, split) for plan in done for name, _ in plan.rows]
+    reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
     first = comparison.systems[0]["system"]["name"]
     against = replace(comparison, pairs=[pair for pair in comparison.pairs if pair.a == first])
@@ -176,9 +174,7 @@ def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Compar
                 "set": plan.variant.set,
                 "untouched": plan.variant.untouched,
                 "run": None if plan.variant.untouched else str(plan.config.out),
-                "rank": None
-                if plan.variant.untouched or plan.config.method is Method.FULL
-                else plan.config.adapter.rank,
+                "config": None if plan.variant.untouched else plan.config.model_dump(mode="json"),
             }
             for plan in planned
         ],

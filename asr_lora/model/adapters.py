@@ -100,9 +100,8 @@ def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
         "bias": "none",
     }
     if method is Method.ADALORA:
-        return AdaLoraConfig(
-            init_r=_first_rank(settings.rank), target_r=settings.rank, **_rank_schedule(steps), **common
-        )
+        begin = _first_rank(settings.rank)
+        return AdaLoraConfig(init_r=begin, target_r=settings.rank, **_rank_schedule(steps), **common)
     return LoraConfig(
         r=settings.rank,
         use_rslora=method is Method.RSLORA,

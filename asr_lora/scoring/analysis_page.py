@@ -50,11 +50,8 @@ MATRIX_COLUMNS = (
     "base_along_random",
     *(f"held_by_rank_{rank}" for rank in HELD),
 )
-MEASURES = (
-    ("relative", "change over its matrix (Frobenius norms)"),
-    ("effective_rank", "effective rank of the change"),
-    ("amplification", "amplification of the base along the change"),
-)
+MEASURES = ("change, % of its matrix", "effective rank of the change", "amplification of the base along the change")
+ORDER = ("self_attn", "encoder_attn", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # of projections
 
 
 def render_analysis_page(body: dict[str, Any]) -> str:
@@ -62,7 +59,7 @@ def render_analysis_page(body: dict[str, Any]) -> str:
     runs = body["runs"]
     return environment().get_template("analysis.html.j2").render(
         **_context(body),
-        runs=[(run, [(measure, _map(run, key, measure)) for key, measure in MEASURES]) for run in runs],
+        runs=[(run, [(measure, _map(run, measure)) for measure in MEASURES]) for run in runs],
         spectra=curves({run["name"]: _typical(run, _relative_values) for run in runs},
                        "singular value, by size", "over the largest, median matrix", logarithmic=True),
         held=curves({run["name"]: [100 * share for share in _typical(run, _held)] for run in runs},
@@ -171,8 +168,14 @@ def _middle(matrices: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _by_projection(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Matrices of each projection, the encoder's first."""
+
+    def order(matrix: Mapping[str, Any]) -> tuple[bool, list[int]]:
+        words = matrix["projection"].split(".")
+        return matrix["half"] != "encoder", [ORDER.index(word) if word in ORDER else len(ORDER) for word in words]
+
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for matrix in run["matrices"]:
+    for matrix in sorted(run["matrices"], key=order):
         found.setdefault(f"{matrix['half']} {matrix['projection']}".strip(), []).append(matrix)
     return found
 
@@ -258,13 +261,19 @@ def _typical(run: Mapping[str, Any], of: Any) -> list[float]:
 # Drawn.
 
 
-def _map(run: Mapping[str, Any], key: str, measure: str) -> str:
-    """Layers across, projections down."""
+def _map(run: Mapping[str, Any], measure: str) -> str:
+    """One of MEASURES, layers across, projections down."""
+
+    def value(matrix: Mapping[str, Any]) -> float | None:
+        if measure == MEASURES[0]:
+            return 100 * float(matrix["moved"])
+        return float(matrix["effective_rank"]) if measure == MEASURES[1] else _amplification(matrix)
+
     found = _by_projection(run)
     layers = sorted({matrix["layer"] for matrix in run["matrices"]})
     table = []
     for matrices in found.values():
-        values = {m["layer"]: _amplification(m) if key == "amplification" else m[key] for m in matrices}
+        values = {matrix["layer"]: value(matrix) for matrix in matrices}
         table.append([values.get(layer) for layer in layers])
     return heat_map(table, list(found), [str(layer) for layer in layers], across="layer", measure=measure)
 

@@ -64,6 +64,8 @@ def curves(lines: Mapping[str, Sequence[float]], across: str, up: str, *, logari
             axes.plot(range(1, len(values) + 1), values, style, label=name, color=COLOURS[place % len(COLOURS)])
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.legend(frameon=False, fontsize=9)
@@ -87,7 +89,7 @@ def heat_map(
     with _drawing(max(4.4, 2.4 + 0.45 * min(len(columns), 14)), max(2.2, 0.9 + 0.27 * min(len(rows), 18))) as drawn:
         figure, axes = drawn
         mesh = axes.pcolormesh(values, cmap="viridis", rasterized=values.size > MOST_CELLS)
-        figure.colorbar(mesh, ax=axes, label=measure)
+        figure.colorbar(mesh, ax=axes).ax.tick_params(labelsize=9)
         axes.invert_yaxis()
         for axis, names in ((axes.xaxis, columns), (axes.yaxis, rows)):
             step = max(1, -(-len(names) // 24))
@@ -96,9 +98,11 @@ def heat_map(
         axes.set_xlabel(across)
         for place, value in np.ndenumerate(values):
             if small and not math.isnan(value):
-                dark = mesh.norm(value) < 0.6
-                axes.text(place[1] + 0.5, place[0] + 0.5, f"{value:.2g}", ha="center", va="center", fontsize=7,
-                          color="white" if dark else "black")  # fmt: skip
+                ink = "white" if mesh.norm(value) < 0.6 else "black"
+                axes.text(
+                    place[1] + 0.5, place[0] + 0.5, f"{value:.3g}", ha="center", va="center", fontsize=7, color=ink,
+                    in_layout=False,
+                )  # fmt: skip
         return _svg(figure, f"{measure}: {len(rows)} rows by {across}")
 
 
