@@ -132,9 +132,8 @@ def test_variants_and_the_grid(write, tmp_path):
         grid={"adapter.rank": [1, 2], "adapter.targets": [["q_proj"], "linear"]},
     )
     planned = plans(path, tmp_path / "o", "adapter.dropout=0.2")
-    assert list(planned) == [
-        "plain", "full", "rank=1 targets=q_proj", "rank=1 targets=linear", "rank=2 targets=q_proj", "rank=2 targets=linear",
-    ]  # fmt: skip
+    points = [f"rank={rank} targets={targets}" for rank in (1, 2) for targets in ("q_proj", "linear")]
+    assert list(planned) == ["plain", "full", *points]
     assert all(config.training.seed == 3 and config.adapter.dropout == 0.2 for config in planned.values())
     assert planned["full"].method is Method.FULL
     assert planned["plain"].adapter.rank == 4

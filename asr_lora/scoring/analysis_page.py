@@ -13,7 +13,7 @@ from asr_lora.scoring.charts import curves, heat_map
 from asr_lora.scoring.page import environment
 
 HELD = (1, 4, 16, 64)  # ranks whose share of the energy is shown
-MAPS_SHOWN = 6  # pairs of runs whose directions are drawn; the table has all
+MAPS_SHOWN = 6  # pairs of runs that are drawn, and that sentences are about; the table has all
 CELLS_DRAWN = 32  # directions of each run in such a drawing
 RUN_COLUMNS = (
     "Run",
@@ -65,7 +65,7 @@ def render_analysis_page(body: dict[str, Any]) -> str:
         held=curves({run["name"]: [100 * share for share in _typical(run, _held)] for run in runs},
                     "rank", "energy held, %, median matrix"),
         maps=_pair_maps(body["pairs"]),
-        pairs_drawn=min(MAPS_SHOWN, len(body["pairs"])),
+        undrawn=max(0, len(body["pairs"]) - MAPS_SHOWN),
         matrix_columns=MATRIX_COLUMNS,
         matrices=[[_cell(value) for value in row] for run in runs for row in _matrix_rows(run)],
     )  # fmt: skip
@@ -87,11 +87,11 @@ def matrices_csv(body: dict[str, Any]) -> str:
 
 
 def _context(body: dict[str, Any]) -> dict[str, Any]:
-    runs = body["runs"]
+    runs, updates = body["runs"], [pair for pair in body["pairs"] if pair["of"] == "update"]
     return {
         "base": body["base"],
         "names": [run["name"] for run in runs],
-        "sentences": [*map(_run_sentence, runs), *map(_pair_sentence, body["pairs"])],
+        "sentences": [*map(_run_sentence, runs), *map(_pair_sentence, updates[:MAPS_SHOWN])],
         "run_columns": RUN_COLUMNS,
         "run_rows": [
             [run["name"], run["method"] or run["kind"], _or_dash(run["seed"]), *_middle(run["matrices"])]
@@ -135,10 +135,9 @@ def _run_sentence(run: Mapping[str, Any]) -> str:
 
 
 def _pair_sentence(pair: Mapping[str, Any]) -> str:
-    what = "the update" if pair["of"] == "update" else "A"
     first, last = pair["shown"][0], pair["shown"][-1]
     words = (
-        f"{pair['a']} and {pair['b']} share {first['phi']:.2f} of the first direction of {what} "
+        f"{pair['a']} and {pair['b']} share {first['phi']:.2f} of the first direction of the update "
         f"(by chance {first['by_chance']:.2g})"
     )
     if last is first:
