@@ -1,7 +1,7 @@
 """All of the jobs for one language, with settings chosen from the hours of speech and the machine.
 
-With `promotion.py` the only module that calls jobs: it writes the configs that it chose and prints each stage as the
-command that would repeat it by hand. A stage that is complete is not run again.
+With `promotion.py` and `sweep.py` the only module that calls jobs: it writes the configs that it chose and prints each
+stage as the command that would repeat it by hand. A stage that is complete is not run again.
 """
 
 import math

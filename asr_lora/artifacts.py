@@ -330,6 +330,57 @@ class SweepFolder(Folder):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
+class AnalysisFolder(Folder):
+    """What training changed in the weights of some runs."""
+
+    kind = "analysis"
+    manifest_name = "analysis.json"
+    remedy = "Make it with: asr-lora analyze RUN --out FOLDER"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "index.html"
+
+    @property
+    def markdown(self) -> Path:
+        return self.root / "table.md"
+
+    @property
+    def matrices(self) -> Path:
+        return self.root / "matrices.csv"
+
+    def whole(self, _: dict[str, Any]) -> bool:
+        return all(path.is_file() for path in (self.page, self.markdown, self.matrices))
+
+
+class VariantsFolder(Folder):
+    """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
+
+    kind = "sweep"
+    manifest_name = "variants.json"
+    remedy = "Finish it with: asr-lora sweep FILE --out FOLDER"
+
+    def config(self, name: str) -> Path:
+        return self.root / "configs" / f"{name}.yaml"
+
+    def run(self, name: str) -> Path:
+        return self.root / "runs" / name
+
+    def report(self, name: str, split: str) -> Path:
+        return self.root / "reports" / split / name
+
+    def page(self, split: str) -> Path:
+        return self.root / f"{split}.html"
+
+    def markdown(self, split: str) -> Path:
+        return self.root / f"{split}.md"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it holds a sweep, complete or not."""
+        return self.complete or any((self.root / name).is_dir() for name in ("configs", "runs"))
+
+
 class PromotionFolder(Folder):
     """What a run's folder says of its promotion; `root` is the run's."""
 

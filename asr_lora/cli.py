@@ -20,7 +20,7 @@ from asr_lora import __version__
 from asr_lora.artifacts import ComparisonFolder, DatasetFolder, DiagnosisFolder, ReportFolder, SweepFolder
 from asr_lora.audio.splits import DEFAULT_SUBSETS, facts_table, subset_notices
 from asr_lora.config import Context, Precision, Task, load_config
-from asr_lora.errors import AsrLoraError, ConfigError, Refused, ran_out_of_memory
+from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_out_of_memory
 
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation
@@ -359,6 +359,48 @@ def compare_command(
     from asr_lora.scoring.compare import compare
 
     _print_comparison(compare(reports, out=out, transcripts=transcripts), as_json)
+
+
+@command
+def analyze_command(
+    runs: Annotated[list[str], typer.Argument(help="Run or adapter folders, trained from one base.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """What training changed in the weights: ranks, norms, what it amplifies, and what several runs share."""
+    from asr_lora.analysis import analyze
+
+    folder = analyze(runs, out=out)
+    if as_json:
+        _print_json(folder.read())
+        return
+    print(folder.markdown.read_text(encoding="utf-8"))
+    print(folder.page)
+
+
+@command
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="YAML file, such as those in configs/sweeps/.")],
+    out: Out,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the base.")] = None,
+    split: Annotated[str, typer.Option(help="dev, or test: dev and then test.")] = "dev",
+    as_json: Json = False,
+) -> None:
+    """Train and score variants of one config, and hold each against the first."""
+    from asr_lora.sweep import sweep
+
+    try:
+        folder = sweep(file, out=out, overrides=overrides, split=split)
+    except Incomplete as error:
+        if error.table and not as_json:
+            print(error.table)
+        raise
+    if as_json:
+        _print_json(folder.read())
+        return
+    print(folder.markdown(split).read_text(encoding="utf-8"))
+    print(f"dev chooses {folder.read()['chosen_by_dev']}")
+    print(folder.page(split))
 
 
 @command

@@ -1,6 +1,9 @@
 """Settings of a training run: one YAML file, checked whole before anything is spent. Every number carries its unit."""
 
 import difflib
+import itertools
+import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -209,11 +212,112 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+class Variant(Section):
+    """One row of a sweep's table: a run, or the model as it was before."""
+
+    name: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
+    set: dict[str, Any] = {}  # section.key: value, laid over the base
+    budget: Count | None = None  # of trainable parameters: the rank is as high as it allows, alpha / rank as it was
+    untouched: bool = False  # nothing is trained, the base model itself is scored
+    padded: bool = False  # scored once more given 30 s, as other tools do
+
+    @property
+    def slugs(self) -> tuple[str, ...]:
+        """Its name as a folder's, and that of its padded self."""
+        slug = re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "variant"
+        return (slug, f"{slug}-padded") if self.padded else (slug,)
+
+
+class SweepConfig(Section):
+    """What `asr-lora sweep` reads: a run's config and what changes from run to run. The first is held against."""
+
+    base: Path  # YAML of a run, seen from this file
+    set: dict[str, Any] = {}  # section.key: value, laid over the base for all of them
+    budget: Count | None = None  # of every variant that does not say its own
+    variants: tuple[Variant, ...] = ()
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}  # section.key: values, each with each other
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SweepConfig":
+        faults = []
+        rows = self.rows
+        if len(rows) < 2:
+            faults.append("variants: name two or more, or a grid of as many")
+        slugs = [slug for variant in rows for slug in variant.slugs]
+        twice = sorted({variant.name for variant in rows if any(slugs.count(slug) > 1 for slug in variant.slugs)})
+        if twice:
+            faults.append(f"variants: {', '.join(twice)} would share a folder; name them apart")
+        for variant in rows:
+            if variant.untouched and (variant.set or variant.budget or variant.padded):
+                faults.append(f"variants: {variant.name} is untouched, so leave out set, budget and padded")
+            if (variant.budget or self.budget) and "adapter.rank" in {**self.set, **variant.set}:
+                faults.append(f"variants: {variant.name} has a budget, which decides adapter.rank; leave one out")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def rows(self) -> tuple[Variant, ...]:
+        """The variants as they are named, then every point of the grid."""
+        short = {key: key.rpartition(".")[2] for key in self.grid}
+        labels = {key: name if [*short.values()].count(name) == 1 else key for key, name in short.items()}
+        points = itertools.product(*self.grid.values()) if self.grid else ()
+        return self.variants + tuple(
+            Variant(
+                name=" ".join(f"{labels[key]}={_spelt(value)}" for key, value in zip(self.grid, point, strict=True)),
+                set=dict(zip(self.grid, point, strict=True)),
+            )
+            for point in points
+        )
+
+
+def _spelt(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def load_config(path: Path, overrides: Sequence[str] | None = None) -> RunConfig:
     """Read a YAML file, lay `section.key=value` overrides over it, and check it.
 
     Raises:
         ConfigError: unreadable, or wrong; all that is wrong is named at once, a misspelt key with the nearest one.
+    """
+    return check_config(read_settings(path, overrides), str(path))
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """Read a sweep's YAML file and check it; its base is looked for beside it.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        sweep = SweepConfig.model_validate(read_settings(path))
+    except ValidationError as error:
+        raise _faults(str(path), error, SweepConfig) from error
+    return sweep.model_copy(update={"base": path.parent / sweep.base.expanduser()})
+
+
+def check_config(body: dict[str, Any], place: str) -> RunConfig:
+    """Settings of a run as they were read, checked.
+
+    Args:
+        body: sections of keys and values.
+        place: where they come from, for what is wrong with them.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    try:
+        return RunConfig.model_validate(body)
+    except ValidationError as error:
+        raise _faults(place, error, RunConfig) from error
+
+
+def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read a YAML file and lay `section.key=value` overrides over it, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, is no mapping, or an override is not written so.
     """
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -227,34 +331,42 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
         raise ConfigError(f"{path} is not a mapping of sections: compare it with those in configs/")
     for override in overrides or []:
         _set(body, override)
-    try:
-        return RunConfig.model_validate(body)
-    except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors()]
-        raise ConfigError(f"{path}: " + "; ".join(faults)) from error
+    return body
 
 
 def _set(body: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
+    if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"--set {override}: write it as section.key=value, for example --set adapter.rank=8")
-    place = body
-    for name in names[:-1]:
-        inner = place.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {name} is a value, not a section")
-        place = inner
     try:
-        place[names[-1]] = yaml.safe_load(value)
+        lay_over(body, key.strip(), yaml.safe_load(value), f"--set {override}")
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
 
 
-def _sentence(fault: Any) -> str:
+def lay_over(body: dict[str, Any], key: str, value: object, origin: str) -> None:
+    """Put a value in the place of `section.key`, or `key`.
+
+    Raises:
+        ConfigError: a section on the way is a value; the message begins with `origin`.
+    """
+    *sections, last = key.split(".")
+    for name in sections:
+        inner = body.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{origin}: {name} is a value, not a section")
+        body = inner
+    body[last] = value
+
+
+def _faults(place: str, error: ValidationError, root: type[BaseModel]) -> ConfigError:
+    return ConfigError(f"{place}: " + "; ".join(_sentence(fault, root) for fault in error.errors()))
+
+
+def _sentence(fault: Any, root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _keys(fault["loc"][:-1]), n=1)
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _keys(fault["loc"][:-1], root), n=1)
         return f"unknown key {place}" + (f", did you mean {near[0]}?" if near else "")
     if fault["type"] == "missing":
         return f"{place} is missing"
@@ -262,8 +374,9 @@ def _sentence(fault: Any) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _keys(place: tuple[Any, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
+def _keys(place: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
+    section = root
     for name in place:
-        section = section.model_fields[str(name)].annotation  # type: ignore[assignment]
+        # The only sections in a list are variants.
+        section = section.model_fields[name].annotation if isinstance(name, str) else Variant  # type: ignore[assignment]
     return list(section.model_fields)

@@ -40,6 +40,14 @@ class Refused(AsrLoraError):
         self.facts = facts
 
 
+class Incomplete(AsrLoraError):
+    """Some of many jobs failed, each named in the message; `table` shows the others, if there are any."""
+
+    def __init__(self, message: str, table: str = "") -> None:
+        super().__init__(message)
+        self.table = table
+
+
 class Interrupted(AsrLoraError):
     """Stopped by a signal after everything was saved."""
 

@@ -16,13 +16,14 @@ MODULES = {
 JOBS = {
     "asr_lora.audio.prepare",
     "asr_lora.audio.doctor",
+    "asr_lora.analysis",
     "asr_lora.training.check",
     "asr_lora.training.train",
     "asr_lora.scoring.evaluate",
     "asr_lora.scoring.compare",
     "asr_lora.transcription.transcribe",
 }
-ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.cli"}
+ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.sweep", "asr_lora.cli"}
 PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",
@@ -50,6 +51,7 @@ PURE = {
     "asr_lora.scoring.intervals",
     "asr_lora.scoring.charts",
     "asr_lora.scoring.page",
+    "asr_lora.scoring.analysis_page",
     "asr_lora.scoring.comparison",
     "asr_lora.scoring.compare",
     "asr_lora.transcription.subtitles",
@@ -124,6 +126,7 @@ def test_the_api_is_what_is_promised():
 
     for name in (
         "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
+        "analyze", "sweep",
     ):  # fmt: skip
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):

@@ -4,9 +4,10 @@ import copy
 import json
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
         "bias": "none",
     }
     if method is Method.ADALORA:
-        begin = max(settings.rank + 1, round(1.5 * settings.rank))  # arXiv 2303.10512, 3.3: 1.5 times the final rank
+        begin = _first_rank(settings.rank)
         return AdaLoraConfig(init_r=begin, target_r=settings.rank, **_rank_schedule(steps), **common)
     return LoraConfig(
         r=settings.rank,
@@ -108,6 +109,11 @@ def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
         init_lora_weights="pissa_niter_16" if method is Method.PISSA else True,
         **common,
     )
+
+
+def _first_rank(rank: int) -> int:
+    """What AdaLoRA begins with: 1.5 times the final rank (arXiv 2303.10512, 3.3)."""
+    return max(rank + 1, round(1.5 * rank))
 
 
 def _rank_schedule(steps: int) -> dict[str, int]:
@@ -259,6 +265,37 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
         packed = value.__class__.__name__ == "Params4bit"  # two weights a byte
         total += value.numel() * (2 * value.element_size() if packed else 1)
     return trainable, total
+
+
+def adapter_parameters(core: Any, settings: AdapterSettings, method: Method) -> int:
+    """Trainable parameters of an adapter that is not attached yet; of AdaLoRA those that it begins with.
+
+    Raises:
+        ConfigError: the settings do not fit the model.
+    """
+    layers = [core.get_submodule(name) for name in target_names(core, settings)]
+    sides = sum(layer.in_features + layer.out_features for layer in layers)
+    if method is Method.ADALORA:
+        return _first_rank(settings.rank) * (sides + len(layers))
+    magnitudes = sum(layer.out_features for layer in layers) if method is Method.DORA else 0
+    return settings.rank * sides + magnitudes
+
+
+def rank_within(core: Any, settings: AdapterSettings, method: Method, budget: int) -> int:
+    """The highest rank whose trainable parameters are within a budget, and that a target's shape allows.
+
+    Raises:
+        ConfigError: even rank 1 takes more, or the settings do not fit the model.
+    """
+
+    def taken(rank: int) -> int:
+        return adapter_parameters(core, settings.model_copy(update={"rank": rank}), method)
+
+    most = min(min(core.get_submodule(name).weight.shape) for name in target_names(core, settings))
+    rank = bisect_right(range(1, most + 1), budget, key=taken)
+    if not rank:
+        raise ConfigError(f"a budget of {budget:,} parameters is less than rank 1 takes: give {taken(1):,} or more")
+    return rank
 
 
 def require_gradients(model: nn.Module) -> None:
@@ -505,3 +542,39 @@ def load_merged(
     merged = merge_adapter(load_adapter(whisper, folder), strength)
     merged.core.to(device, dtype)
     return merged
+
+
+# What an adapter says.
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an adapter adds to a matrix: B A, with every scale folded into B."""
+
+    b: torch.Tensor  # (out, rank)
+    a: torch.Tensor  # (rank, in)
+    magnitudes: torch.Tensor | None  # (out,) of DoRA, which gives each row of the sum this norm; None: no DoRA
+
+
+def updates(whisper: Whisper) -> dict[str, tuple[torch.Tensor, Update]]:
+    """The base's weight (out, in) and the update of each adapted matrix of a loaded adapter, by name.
+
+    Of PiSSA it is what is saved: the change since the beginning, of twice the rank.
+
+    Raises:
+        DataError: something else than a linear layer is adapted.
+    """
+    found = {}
+    for name, layer in _adapted_layers(whisper.model).items():
+        if NAME not in layer.lora_A or layer.get_base_layer().weight.dim() != 2:
+            raise DataError(f"the adapter changes {name.removeprefix(PREFIX)}, which is no linear layer: name another")
+        a, b, scale = layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME]
+        if isinstance(a, nn.Linear):
+            a, b = a.weight, b.weight
+        else:  # AdaLoRA keeps plain matrices, and scales by the ranks that are left
+            b, scale = b * layer.lora_E[NAME].T, scale / (layer.ranknum[NAME] + 1e-5)
+        magnitudes = getattr(layer, "lora_magnitude_vector", {})
+        known = magnitudes[NAME].weight.detach() if NAME in magnitudes else None
+        update = Update((b * scale).detach(), a.detach(), known)
+        found[name.removeprefix(PREFIX)] = (layer.get_base_layer().weight.detach(), update)
+    return found

@@ -53,6 +53,16 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What was trained, found and not loaded."""
+
+    base: str
+    weights: Path  # folder of the adapter or the fine-tuned model
+    adapter: bool  # otherwise every weight was trained
+    run: dict[str, Any] | None  # run.json; None: trained elsewhere
+
+
+@dataclass(frozen=True)
 class _Place:
     """What a name stands for, before anything is loaded."""
 
@@ -124,6 +134,22 @@ def _told(place: _Place, language: str | None, token: str | None, otherwise: str
     if token is None and recorded and spoken_language(recorded["language"]) == code:  # told another, it borrows nothing
         token = recorded.get("language_token")
     return Told(code, borrowed_token(code, token))
+
+
+def find_tuned(name: str) -> Tuned:
+    """Find a run or adapter by name.
+
+    Raises:
+        ConfigError: it is named with a strength.
+        DataError: it is not there, or is a model of which nobody knows what it was trained from.
+    """
+    model, strength = split_strength(name)
+    if strength is not None:
+        raise ConfigError(f"{name}: what was trained is looked at as a whole; name {model}")
+    place = _locate(name)
+    if place.weights is None:
+        raise DataError(f"{name} is no run or adapter, so nothing says what it was trained from: name a run folder")
+    return Tuned(place.base, place.weights, place.strength is not None, place.run)
 
 
 def split_strength(name: str) -> tuple[str, float | None]:
