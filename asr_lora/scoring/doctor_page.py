@@ -101,6 +101,7 @@ def _charts(labels: Sequence[Label]) -> list[tuple[str, str]]:
     heard = [(label, label.sound) for label in labels if label.sound and label.sound.seconds]
     if not heard:
         return []
+    pace = [label.letters / sound.seconds for label, sound in heard]
     speakers = Counter(label.speaker for label in labels if label.speaker)
     charts = [
         ("Length", histogram([sound.seconds for _, sound in heard], "seconds", "utterances")),
