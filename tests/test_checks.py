@@ -232,6 +232,15 @@ def test_duplicates_and_second_readings_are_told_apart():
     assert details["duplicate-audio"] == "sounds as clip1, whose text is Der erste Satz."
 
 
+def test_speakers_that_are_not_known_are_not_one_speaker():
+    labels = [
+        replace(label(1, text="Der erste Satz."), speaker=""),
+        replace(label(2, text="Der erste Satz."), speaker=""),
+        replace(label(3, text="Ein anderer Satz.", split="dev"), speaker=""),
+    ]
+    assert found(labels) == {}
+
+
 def test_leaks_are_found_where_they_are_held_out():
     labels = [
         label(1, text="Satz eins ist hier."),

@@ -79,7 +79,7 @@ class Label:
     id: str
     split: str
     text: str
-    speaker: str
+    speaker: str  # "": not known
     sound: Sound | None  # None: its audio does not decode
 
     @cached_property
@@ -229,7 +229,7 @@ def _twice(labels: Iterable[Label]) -> Iterator[Finding]:
                 other = "" if first.text == label.text else f", whose text is {shown(first.text)}"
                 yield finding("duplicate-audio", label, f"sounds as {first.id}{other}")
                 continue
-        if label.sentence:
+        if label.sentence and label.speaker:
             first = read.setdefault((label.split, label.speaker, label.sentence), label)
             if first is not label:
                 yield finding("reread", label, f"as {first.id}")

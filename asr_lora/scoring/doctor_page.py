@@ -101,13 +101,13 @@ def _charts(labels: Sequence[Label]) -> list[tuple[str, str]]:
     heard = [(label, label.sound) for label in labels if label.sound and label.sound.seconds]
     if not heard:
         return []
-    speakers = Counter(label.speaker for label in labels)
-    return [
+    pace = [label.letters / sound.seconds for label, sound in heard]
+    speakers = Counter(label.speaker for label in labels if label.speaker)
+    charts = [
         ("Length", histogram([sound.seconds for _, sound in heard], "seconds", "utterances")),
-        (
-            "Pace",
-            histogram([label.letters / sound.seconds for label, sound in heard], "letters a second", "utterances"),
-        ),
+        ("Pace", histogram(pace, "letters a second", "utterances")),
         ("Loudness", histogram([sound.loudness_db for _, sound in heard], "dB of full scale", "utterances")),
-        ("Speakers", histogram(list(speakers.values()), "utterances of a speaker", "speakers")),
     ]
+    if speakers:
+        charts.append(("Speakers", histogram(list(speakers.values()), "utterances of a speaker", "speakers")))
+    return charts

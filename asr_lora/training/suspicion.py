@@ -67,7 +67,7 @@ def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] 
                 tokens=len(loss) - 1,
                 loss=_mean(loss[:-1]),
                 silent_loss=_mean(silent[:-1]),
-                tail_gain=_mean(_last_third(silent[:-1])) - _mean(_last_third(loss[:-1])),
+                tail_gain=round(_mean(_last_third(silent[:-1])) - _mean(_last_third(loss[:-1])), 4),
                 end_loss=round(loss[-1], 4),
                 hypothesis=text,
                 cer=round(error.rate, 4),
