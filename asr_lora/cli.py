@@ -186,6 +186,7 @@ def _print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
 
 def _warn_of_labels(folder: DatasetFolder) -> None:
     if not folder.diagnosis.complete:
+        _say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
         return
     body = folder.diagnosis.read()
     if body["suspicious"]:

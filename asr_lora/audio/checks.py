@@ -8,7 +8,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -61,7 +60,7 @@ RULES: dict[str, str] = {
 MODEL_RULES = tuple(rule for rule, meaning in RULES.items() if meaning.startswith("with --model"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sound:
     """What decoding an utterance showed."""
 
@@ -72,7 +71,7 @@ class Sound:
     digest: str  # of the samples: equal ones sound the same
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Label:
     """An utterance of a prepared dataset, as the rules see it."""
 
@@ -82,12 +81,12 @@ class Label:
     speaker: str  # "": not known
     sound: Sound | None  # None: its audio does not decode
 
-    @cached_property
+    @property
     def letters(self) -> int:
         """Letters and figures: what takes time to say."""
         return sum(char.isalnum() for char in self.text)
 
-    @cached_property
+    @property
     def sentence(self) -> str:
         """The text without case and punctuation: equal ones are read alike."""
         return basic(self.text)

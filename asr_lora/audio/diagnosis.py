@@ -18,6 +18,7 @@ from asr_lora.errors import AudioError, ConfigError, DataError
 
 MEASURED = ("seconds", "peak", "loudness_db", "clipped", "digest")  # columns of what prepare measured
 ROWS_AT_ONCE = 128  # decoded together, where it did not
+MOST_FRESH = 500_000  # utterances that `prepare` checks the labels of: about 600 h, and half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] 
 
 
 def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
-    """Write the findings about splits that were just written, and remove what was found in those before."""
+    """Write the findings about splits that were just written, and remove what was found in those before.
+
+    Rules see all labels at once, so those of a very large dataset are left to `asr-lora check`.
+    """
     folder = dataset.diagnosis
     for path in (folder.manifest, folder.page, *folder.all_opinions):
         path.unlink(missing_ok=True)
-    write_diagnosis(folder, diagnose(dataset, language))
+    if sum(pq.read_metadata(dataset.split(split)).num_rows for split in SPLITS) <= MOST_FRESH:
+        write_diagnosis(folder, diagnose(dataset, language))
 
 
 def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) -> None:
