@@ -51,13 +51,14 @@ def judged(opinions: Sequence[Opinion], labels: Sequence[Label]) -> Iterator[Fin
     loss_limit = _limit([opinion.loss for opinion in enough])
     cer_limit = max(LEAST_CER, _limit([opinion.cer for opinion in enough]))
     hardly = min(HARDLY, float(np.median([opinion.gain for opinion in enough])) / 4) if enough else HARDLY
-    for opinion in sorted(enough, key=lambda opinion: (-doubt(opinion), opinion.split, opinion.id)):
+    for opinion in sorted(opinions, key=lambda opinion: (-doubt(opinion), opinion.split, opinion.id)):
+        long_enough = opinion.tokens >= FEW_TOKENS
         found = {
-            "unheard-text": opinion.gain < hardly,
+            "unheard-text": opinion.gain < hardly and long_enough,
             "sound-ends-early": opinion.tail_gain < hardly <= opinion.gain and opinion.tokens >= TAIL_TOKENS,
-            "unlikely-text": opinion.loss > loss_limit and opinion.gain >= hardly,
+            "unlikely-text": opinion.loss > loss_limit and opinion.gain >= hardly and long_enough,
             "text-ends-early": opinion.end_loss > ENDS_LATE,
-            "misheard": opinion.cer > cer_limit,
+            "misheard": opinion.cer > cer_limit and long_enough,
         }
         for rule in (rule for rule, so in found.items() if so):
             yield finding(rule, known[opinion.split, opinion.id], _detail(rule, opinion))
