@@ -43,7 +43,9 @@ class Planned:
         return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
-def sweep(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
+def sweep_settings(
+    path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev"
+) -> VariantsFolder:
     """Train and score every variant of a sweep, and hold each against the first in pairs.
 
     All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
