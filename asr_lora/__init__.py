@@ -1,8 +1,8 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`promote`, `adapt`, `analyze`, `sweep`; `doctor` is `check` of a dataset. Each is imported when first used, so that
-importing the package costs nothing.
+`promote`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a dataset. Each is imported when
+first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ _HOMES = {
     "sweep_strengths": "asr_lora.promotion",
     "adapt": "asr_lora.adaptation",
     "analyze": "asr_lora.analysis",
-    "sweep": "asr_lora.sweep",
+    "sweep_settings": "asr_lora.sweep",
     "load_config": "asr_lora.config",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

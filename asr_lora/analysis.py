@@ -60,46 +60,64 @@ class Shared:
 
 
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
-    """Describe the weights' change of one run or several; write analysis.json, index.html, table.md and matrices.csv.
+    """Write what `describe` says of some runs: analysis.json, index.html, table.md and matrices.csv.
 
-    Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
-    blocks. An analysis of the same weights is left as it is.
-
-    Args:
-        runs: run folders or adapter folders, trained from one base.
+    An analysis of the same weights is left as it is.
 
     Raises:
-        ConfigError: no run, one named twice or with a strength, or runs of several bases; `out` holds something else.
-        DataError: a run or its base cannot be used, or nothing of it changed.
+        ConfigError: as `describe`; `out` holds something else.
+        DataError: as `describe`.
     """
-    if not runs or len(set(runs)) < len(runs):
-        raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
-    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
-    bases = sorted({run.base for run in tuned.values()})
-    if len(bases) > 1:
-        raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
-    stamp = fingerprint(bases, {label: folder_digest(run.weights) for label, run in tuned.items()})
+    tuned = _find(runs)
+    stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
     folder = AnalysisFolder(out)
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
-    described, shared = [], {}
-    for label, run in tuned.items():
-        facts, shared[label] = _describe(label, run, own)
-        described.append(facts)
-    body = {
-        "fingerprint": stamp,
-        "base": bases[0],
-        "runs": described,
-        "pairs": [pair for a, b in itertools.combinations(shared, 2) for pair in _pairs(a, b, shared[a], shared[b])],
-    }
+    body = {"fingerprint": stamp, **describe(runs)}
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(body))
     write_text(folder.markdown, render_analysis_markdown(body))
     write_text(folder.matrices, matrices_csv(body))
     folder.write(body)
     return folder
+
+
+def describe(runs: Sequence[str]) -> dict[str, Any]:
+    """Describe what training changed in the weights of one run or several, and what each two of them share.
+
+    Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
+    blocks.
+
+    Args:
+        runs: run folders or adapter folders, trained from one base.
+
+    Raises:
+        ConfigError: no run, one named twice or with a strength, or runs of several bases.
+        DataError: a run or its base cannot be used, or nothing of it changed.
+    """
+    tuned = _find(runs)
+    own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
+    described, shared = [], {}
+    for label, run in tuned.items():
+        facts, shared[label] = _describe(label, run, own)
+        described.append(facts)
+    return {
+        "base": next(iter(tuned.values())).base,
+        "runs": described,
+        "pairs": [pair for a, b in itertools.combinations(shared, 2) for pair in _pairs(a, b, shared[a], shared[b])],
+    }
+
+
+def _find(runs: Sequence[str]) -> dict[str, Tuned]:
+    """The runs by what they are called in tables, all of one base."""
+    if not runs or len(set(runs)) < len(runs):
+        raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
+    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    bases = sorted({run.base for run in tuned.values()})
+    if len(bases) > 1:
+        raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
+    return tuned
 
 
 def _labels(runs: Sequence[str]) -> list[str]:

@@ -388,10 +388,10 @@ def sweep_command(
     as_json: Json = False,
 ) -> None:
     """Train and score variants of one config, and hold each against the first."""
-    from asr_lora.sweep import sweep
+    from asr_lora.sweep import sweep_settings
 
     try:
-        folder = sweep(file, out=out, overrides=overrides, split=split)
+        folder = sweep_settings(file, out=out, overrides=overrides, split=split)
     except Incomplete as error:
         if error.table and not as_json:
             print(error.table)

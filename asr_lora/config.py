@@ -16,6 +16,7 @@ from asr_lora.errors import ConfigError
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+MOST_NAME_BYTES = 200  # of a variant's folder; file systems take 255, and drafts have longer names
 
 
 class Method(StrEnum):
@@ -247,6 +248,8 @@ class SweepConfig(Section):
         twice = sorted({variant.name for variant in rows if any(slugs.count(slug) > 1 for slug in variant.slugs)})
         if twice:
             faults.append(f"variants: {', '.join(twice)} would share a folder; name them apart")
+        if long := [slug for slug in slugs if len(slug.encode()) > MOST_NAME_BYTES]:
+            faults.append(f"variants: {long[0][:40]}... is too long for the name of a folder; shorten it")
         for variant in rows:
             if variant.untouched and (variant.set or variant.budget or variant.padded):
                 faults.append(f"variants: {variant.name} is untouched, so leave out set, budget and padded")

@@ -14,7 +14,7 @@ from asr_lora.artifacts import DatasetFolder, VariantsFolder, fingerprint, write
 from asr_lora.config import Context, Method, RunConfig, Variant, check_config, lay_over, load_sweep, read_settings
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
 from asr_lora.model.adapters import rank_within
-from asr_lora.model.whisper import sketch_whisper
+from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.evaluate import evaluate
@@ -43,7 +43,9 @@ class Planned:
         return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
-def sweep(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
+def sweep_settings(
+    path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev"
+) -> VariantsFolder:
     """Train and score every variant of a sweep, and hold each against the first in pairs.
 
     All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
@@ -107,7 +109,8 @@ def plan_sweep(
     for key, value in settings.set.items():
         lay_over(body, key, value, f"{path}: set.{key}")
     base = check_config(body, f"{path}, base {settings.base}")
-    planned = []
+    planned: list[Planned] = []
+    sketches: dict[str, Whisper] = {}
     for variant in settings.rows:
         place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
         own["out"] = str(folder.run(variant.slugs[0]))
@@ -116,15 +119,20 @@ def plan_sweep(
         config = check_config(own, place)
         budget = variant.budget or settings.budget
         if budget and not variant.untouched and config.method is not Method.FULL:
-            config = check_config(_within(config, budget, place).model_dump(mode="json"), place)
+            name = config.model.name
+            sketches[name] = sketches.get(name) or _sketch(config)
+            config = _within(config, budget, sketches[name], place)
         planned.append(Planned(variant, config))
     return planned, base
 
 
-def _within(config: RunConfig, budget: int, place: str) -> RunConfig:
-    """The same run at the rank that a budget allows, its update scaled as before: alpha / rank stays."""
+def _sketch(config: RunConfig) -> Whisper:
     model = config.model
-    sketch = sketch_whisper(model.name, model.language, language_token=model.language_token, task=model.task)
+    return sketch_whisper(model.name, model.language, language_token=model.language_token, task=model.task)
+
+
+def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunConfig:
+    """The same run at the rank that a budget allows, its update scaled as before: alpha / rank stays."""
     try:
         rank = rank_within(sketch.core, config.adapter, config.method, budget)
     except ConfigError as error:
@@ -143,7 +151,9 @@ def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequenc
     for split in splits:
         for slug, name, context in plan.rows:
             report = folder.report(slug, split)
-            words = ["--language", told.language, *(["--context", context] if context else []), "--name", name]
+            words = ["--language", told.language, "--task", told.task]
+            words += ["--language-token", told.language_token] if told.language_token else []
+            words += [*(["--context", context] if context else []), "--name", name]
             stages.begin("evaluate", model, dataset, "--split", split, *words, "--out", report)
             evaluate(
                 model, dataset, out=report, split=split, name=name, language=told.language,

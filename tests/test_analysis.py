@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from test_adapters import ADAPTERS, train
 from test_cli import invoke
 
 from asr_lora import analyze
+from asr_lora.analysis import describe
 from asr_lora.artifacts import AnalysisFolder, RunFolder
 from asr_lora.config import AdapterSettings, Method
 from asr_lora.errors import ConfigError, DataError
@@ -190,10 +192,9 @@ def test_updates_are_what_merging_adds(adapter, tiny_folder):
         assert difference.abs().max() > 1e-4 or not update.a.numel()
 
 
-def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder, tmp_path):
+def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
     method, folder = adapter
-    body = analyze([str(folder)], out=tmp_path / "o").read()
-    (run,) = body["runs"]
+    (run,) = describe([str(folder)])["runs"]
     whisper = load_adapter(load_whisper(str(tiny_folder), "it"), folder)
     found = updates(whisper)
     assert [*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])]
@@ -267,8 +268,8 @@ def lora_runs(tiny_folder, tmp_path_factory):
     return [lora_run(tiny_folder, place / f"r{rank}-{seed}", rank, seed) for rank, seed in ((8, 0), (2, 0), (8, 1))]
 
 
-def test_full_fine_tuning_is_the_difference_from_the_base(full_run, tmp_path):
-    (run,) = analyze([full_run], out=tmp_path / "o").read()["runs"]
+def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
+    (run,) = describe([full_run])["runs"]
     matrices = {matrix["matrix"]: matrix for matrix in run["matrices"]}
     assert set(matrices) == {QUERY, "model.encoder.layers.1.fc1"}
     assert len(run["unchanged"]) == 2 * 6 + 2 * 10 - 2
@@ -284,8 +285,8 @@ def test_full_fine_tuning_is_the_difference_from_the_base(full_run, tmp_path):
     assert run["energy_outside"] == pytest.approx(9 / (9 + inside), rel=1e-4)
 
 
-def test_runs_are_held_against_each_other(lora_runs, full_run, tmp_path):
-    body = analyze([*lora_runs, full_run], out=tmp_path / "o").read()
+def test_runs_are_held_against_each_other(lora_runs, full_run):
+    body = describe([*lora_runs, full_run])
     assert [run["seed"] for run in body["runs"]] == [0, 0, 1, 0]
     pairs = {(pair["a"], pair["b"], pair["of"]): pair for pair in body["pairs"]}
     assert len(pairs) == 3 * 2 + 3
@@ -295,7 +296,7 @@ def test_runs_are_held_against_each_other(lora_runs, full_run, tmp_path):
     assert two["shown"][-1]["by_chance"] == pytest.approx(2 / 64)
     first, second = (
         updates(load_adapter(load_whisper(body["base"], "it"), RunFolder(path).weights("lora")))
-        for path in (tmp_path / lora_runs[0], tmp_path / lora_runs[1])
+        for path in map(Path, lora_runs[:2])
     )
     for of in ("a", "update"):
         values = []
@@ -312,7 +313,9 @@ def test_runs_are_held_against_each_other(lora_runs, full_run, tmp_path):
 
 
 def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
-    done = invoke("analyze", lora_runs[0], full_run, "--out", tmp_path / "o")
+    copy = shutil.copytree(lora_runs[0], tmp_path / "<b>$x_1$ & \\1")
+    runs = [lora_runs[0], full_run, copy]
+    done = invoke("analyze", *runs, "--out", tmp_path / "o")
     assert done.exit_code == 0, done.stderr
     folder = AnalysisFolder(tmp_path / "o")
     body, page = folder.read(), folder.page.read_text(encoding="utf-8")
@@ -320,23 +323,28 @@ def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
     assert folder.markdown.read_text(encoding="utf-8") in done.stdout
     rows = list(csv.DictReader(folder.matrices.read_text(encoding="utf-8").splitlines()))
     listed = [matrix for run in body["runs"] for matrix in run["matrices"]]
-    assert len(rows) == len(listed) == 14
+    assert len(rows) == len(listed) == 12 + 2 + 12
     for row, matrix in zip(rows, listed, strict=True):
         for key in ("matrix", "relative", "moved", "spectral", "effective_rank", "stable_rank", "rank"):
             assert row[key] == str(matrix[key])
         assert float(row["amplification"]) == matrix["amplification"][-1]["factor"]
         assert (row["rows"], row["columns"]) == tuple(map(str, matrix["shape"]))
-    assert page.count("<svg") == 2 + 2 * 3 + len(body["pairs"])
+    assert page.count("<svg") == 2 + 3 * 3 + len(body["pairs"])
     assert not re.search(r"<script|<link (?!rel=.icon. href=.data:)|(src|href)=.(?!data:|#)", page)  # self-contained
     for word in ("r8-0", "encoder self_attn.q_proj", "rank 4 would hold", "A begins at random"):
         assert word in page
+    assert "<b>$x" not in page
+    assert "&lt;b&gt;$x_1$ &amp; \\1" in page
+    same = [pair for pair in body["pairs"] if "full" not in (pair["a"], pair["b"])]
+    assert [pair["of"] for pair in same] == ["update", "a"]
+    assert all(row["phi"] == pytest.approx(1, rel=1e-4) for pair in same for row in pair["shown"])
     stamp = folder.manifest.stat().st_mtime_ns
-    again = json.loads(invoke("analyze", lora_runs[0], full_run, "--out", tmp_path / "o", "--json").stdout)
+    again = json.loads(invoke("analyze", *runs, "--out", tmp_path / "o", "--json").stdout)
     assert again == body
     assert folder.manifest.stat().st_mtime_ns == stamp  # the same weights are not analysed again
 
 
-def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, base, tiny_folder, tmp_path):
+def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folder, tmp_path):
     with pytest.raises(ConfigError, match="each of them once"):
         analyze([full_run, full_run], out=tmp_path / "o")
     with pytest.raises(ConfigError, match=r"looked at as a whole; name .*r8-0$"):
@@ -346,9 +354,11 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, base, tiny
     nothing = save_run(tmp_path / "nothing", load_whisper(str(tiny_folder), "it"), "full", tiny_folder)
     with pytest.raises(DataError, match="no linear layer differs"):
         analyze([nothing], out=tmp_path / "o")
-    other = save_run(tmp_path / "other", base, "full", BASE)
+    other = RunFolder(tmp_path / "other")
+    other.weights("full").mkdir(parents=True)
+    other.write({"fingerprint": "by hand", "method": "full", "model": {"name": BASE, "language": "it"}})
     with pytest.raises(ConfigError, match="of one base at a time"):
-        analyze([full_run, other], out=tmp_path / "o")
+        analyze([full_run, str(other.root)], out=tmp_path / "o")
     wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), "it"), "full", BASE)
     with pytest.raises(DataError, match="not of one shape"):
         analyze([wrong], out=tmp_path / "o")
@@ -360,13 +370,3 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, base, tiny
     done = invoke("analyze", tmp_path / "nowhere", "--out", tmp_path / "o")
     assert done.exit_code == 3
     assert done.stderr.count("\n") == 1
-
-
-def test_a_run_shares_all_with_its_copy_whatever_that_is_called(lora_runs, tmp_path):
-    copy = shutil.copytree(lora_runs[1], tmp_path / "<b>$x_1$ & \\1")
-    folder = analyze([str(copy), lora_runs[1]], out=tmp_path / "o")
-    for pair in folder.read()["pairs"]:
-        assert [row["phi"] for row in pair["shown"]] == pytest.approx([1.0] * len(pair["shown"]), rel=1e-4)
-    page = folder.page.read_text(encoding="utf-8")
-    assert "<b>$x" not in page
-    assert "&lt;b&gt;$x_1$ &amp; \\1" in page

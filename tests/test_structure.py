@@ -126,7 +126,7 @@ def test_the_api_is_what_is_promised():
 
     for name in (
         "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
-        "analyze", "sweep",
+        "analyze", "sweep_settings",
     ):  # fmt: skip
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):
