@@ -271,14 +271,16 @@ def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp
     assert status == "0", done.stdout + done.stderr
     assert len(set(json.loads(killed))) >= 4, killed  # it was killed with different parts done
     names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
-    assert len(names) == 7
-    for name in names:
-        if name.name != "dataset.json":
-            assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    facts = [json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("whole", "killed")]
-    for fact in facts:
-        fact.pop("made_with")
-    assert facts[0] == facts[1]
+    manifests = [name for name in names if name.name in ("dataset.json", "doctor.json")]
+    assert (len(names), len(manifests)) == (9, 2)
+    for name in set(names) - set(manifests):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    for name in manifests:
+        facts = [json.loads((tmp_path / side / name).read_text()) for side in ("whole", "killed")]
+        for fact in facts:
+            fact.pop("made_with")
+        assert facts[0] == facts[1]
+    facts = [json.loads((tmp_path / "whole" / "dataset.json").read_text())]
     assert facts[0]["dropped"] == {"not audio": 12}
     assert not (tmp_path / "killed" / ".prepare").exists()
 
