@@ -274,10 +274,10 @@ def adapter_parameters(core: Any, settings: AdapterSettings, method: Method) -> 
         ConfigError: the settings do not fit the model.
     """
     layers = [core.get_submodule(name) for name in target_names(core, settings)]
-    sides = sum(layer.in_features + layer.out_features for layer in layers)
+    sides: int = sum(layer.in_features + layer.out_features for layer in layers)
     if method is Method.ADALORA:
         return _first_rank(settings.rank) * (sides + len(layers))
-    magnitudes = sum(layer.out_features for layer in layers) if method is Method.DORA else 0
+    magnitudes: int = sum(layer.out_features for layer in layers) if method is Method.DORA else 0
     return settings.rank * sides + magnitudes
 
 
