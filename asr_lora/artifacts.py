@@ -377,8 +377,10 @@ class VariantsFolder(Folder):
 
     @property
     def ours(self) -> bool:
-        """Whether it holds a sweep, complete or not."""
-        return self.complete or any((self.root / name).is_dir() for name in ("configs", "runs"))
+        """Whether it holds nothing but a sweep, complete or not."""
+        tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split))}
+        known = {"configs", "runs", "reports", self.manifest_name, *tables}
+        return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
 class PromotionFolder(Folder):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import DatasetFolder, VariantsFolder, fingerprint, write_text
+from asr_lora.artifacts import DatasetFolder, RunFolder, VariantsFolder, fingerprint, write_text
 from asr_lora.config import Context, Method, RunConfig, Variant, check_config, lay_over, load_sweep, read_settings
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
 from asr_lora.model.adapters import rank_within
@@ -20,6 +20,7 @@ from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.evaluate import evaluate
 from asr_lora.scoring.page import render_markdown, render_page
 from asr_lora.stages import Stages, say
+from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
 
 SPLITS = ("dev", "test")  # dev chooses, and is scored before test is read
@@ -113,10 +114,9 @@ def plan_sweep(
     sketches: dict[str, Whisper] = {}
     for variant in settings.rows:
         place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
-        own["out"] = str(folder.run(variant.slugs[0]))
         for key, value in variant.set.items():
             lay_over(own, key, value, place)
-        config = check_config(own, place)
+        config = check_config({**own, "out": folder.run(variant.slugs[0])}, place)
         budget = variant.budget or settings.budget
         if budget and not variant.untouched and config.method is not Method.FULL:
             name = config.model.name
@@ -146,6 +146,9 @@ def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequenc
     config, told, dataset = plan.config, plan.config.model, base.data.dataset
     model = told.name if plan.variant.untouched else str(config.out)
     if not plan.variant.untouched:
+        run = RunFolder(config.out)
+        if run.complete and run.read().get("fingerprint") != run_fingerprint(config):
+            raise ConfigError(f"{run.root} holds a run with other settings or data: rename the variant, or remove that")
         stages.begin("train", folder.config(plan.slug), "--resume")
         train(config, resume=True)
     for split in splits:

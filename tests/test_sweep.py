@@ -22,10 +22,8 @@ from asr_lora.model.adapters import adapter_parameters, count_parameters, rank_w
 from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.sweep import plan_sweep
-from asr_lora.training.setup import sketch_for_training
 
 SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
-CPU = torch.device("cpu")
 Q_AND_V_32 = 1_179_648  # trainable parameters of r=32 on q_proj and v_proj of whisper-base
 
 
@@ -81,10 +79,6 @@ def test_shipped_sweeps_are_planned(path, tmp_path):
         assert load_config(tmp_path / "again.yaml") == config
 
 
-def trainable(config):
-    return count_parameters(sketch_for_training(config, CPU, torch.float32).model)[0]
-
-
 @pytest.mark.parametrize(
     ("name", "ranks"),
     [
@@ -95,14 +89,17 @@ def trainable(config):
 def test_the_budget_of_shipped_sweeps_holds(name, ranks, tmp_path):
     planned = plans(ROOT / "configs" / "sweeps" / f"{name}.yaml", tmp_path, f"model.name={BASE}")
     assert set(planned) == set(ranks)
-    core = sketch_whisper(BASE, "it").core
+    sketch = sketch_whisper(BASE, "it")
     for variant, config in planned.items():
-        taken = trainable(config)
+        with torch.device("meta"):
+            attached = attach(sketch, config.adapter, config.method)
+        taken = count_parameters(attached.model)[0]
+        attached.model.unload()
         assert config.adapter.alpha == 2 * config.adapter.rank
         if ranks[variant]:
             assert (config.adapter.rank, taken) == (ranks[variant], Q_AND_V_32)
         more = config.adapter.model_copy(update={"rank": config.adapter.rank + 1})
-        assert taken <= Q_AND_V_32 < adapter_parameters(core, more, config.method)
+        assert taken <= Q_AND_V_32 < adapter_parameters(sketch.core, more, config.method)
 
 
 def test_the_ranks_of_the_shipped_sweep_are_scaled_alike(tmp_path):
@@ -137,7 +134,7 @@ def test_a_budget_that_is_too_small_or_more_than_all(tiny_folder):
 
 def test_variants_and_the_grid(write, tmp_path):
     path = write(
-        set={"training.seed": 3},
+        set={"training.seed": 3, "out": "elsewhere"},
         variants=[{"name": "plain"}, {"name": "full", "set": {"method": "full", "optimiser.learning_rate": 1e-5}}],
         grid={"adapter.rank": [1, 2], "adapter.targets": [["q_proj"], "linear"]},
     )
@@ -202,7 +199,7 @@ def test_a_wrong_sweep_starts_nothing(write, tmp_path, body, sentence):
 def test_splits_and_folders_that_cannot_be_used(write, tmp_path):
     path = write(variants=[{"name": "a"}, {"name": "b"}])
     assert "a sweep is scored on dev" in invoke("sweep", path, "--out", tmp_path / "o", "--split", "train").stderr
-    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "runs").mkdir(parents=True)
     (tmp_path / "theirs" / "letter.txt").write_text("dear")
     done = invoke("sweep", path, "--out", tmp_path / "theirs")
     assert done.exit_code == 2
@@ -246,6 +243,12 @@ def test_a_failed_variant_is_named_and_the_rest_goes_on(write, tmp_path):
     body = folder.read()
     assert [row["name"] for row in body["splits"]["dev"]] == ["first", "none", "seed"]
     assert body["variants"][1]["config"]["adapter"]["rank"] == 2
+
+    rows[2] = {"name": "seed", "set": {"training.seed": 2}}
+    done = invoke("sweep", write(variants=rows), "--out", folder.root)
+    assert done.exit_code == 1
+    assert "seed holds a run with other settings or data: rename the variant, or remove that" in done.stderr
+    assert times(folder) == after
 
 
 def test_all_fail(write, tmp_path):
