@@ -8,8 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_lora.scoring.charts import wer_chart
 from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.intervals import Difference
-from asr_lora.scoring.normalize import basic
-from asr_lora.scoring.wer import align
+from asr_lora.scoring.wer import shown_words
 
 CHANGED_SHOWN = 30
 COLUMNS = (
@@ -105,7 +104,7 @@ def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
     """The utterances whose word errors differ most between the first system and any other."""
 
     def spread(place: int) -> int:
-        edits: list[int] = [rows[place]["word_edits"] for rows in comparison.rows]
+        edits = [scored.words[place].edits for scored in comparison.scored]
         return max(abs(count - edits[0]) for count in edits[1:])
 
     places = sorted(range(len(comparison.rows[0])), key=lambda place: (-spread(place), place))
@@ -115,14 +114,13 @@ def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
         if not spread(place):
             break
         first = comparison.rows[0][place]
-        spoken = basic(first["reference"])
         lines = [
             {
                 "name": name,
-                "edits": rows[place]["word_edits"],
-                "words": align(spoken, basic(rows[place]["hypothesis"])),
+                "edits": scored.words[place].edits,
+                "words": shown_words(scored.alignments[place]),
             }
-            for name, rows in zip(names, comparison.rows, strict=True)
+            for name, scored in zip(names, comparison.scored, strict=True)
         ]
         shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})
     return shown
