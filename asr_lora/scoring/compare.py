@@ -311,8 +311,9 @@ def rerun(folder: Path) -> Rerun:
     guards = [_found(folder, path) for path in recorded.get("guard_reports", ())]
     parts = [_rerun_report(ReportFolder(path)) for path in (*reports, *guards)]
     terms = recorded.get("terms") or [{}]
-    if recorded.get("terms") and "each" not in terms[0]:
+    if terms[0] and "each" not in terms[0]:
         parts.append(Rerun(notes=(f"{folder}: named terms were not made again, as it was written without words",)))
+        del recorded["terms"]
     language = recorded["systems"][0]["decoding"]["language"]
     comparison = read_comparison(
         reports,

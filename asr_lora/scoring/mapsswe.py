@@ -12,7 +12,7 @@ from typing import NamedTuple
 from asr_lora.scoring.wer import Alignment
 
 BOUNDARY = 2  # correct words in a row that end a segment
-SIGNIFICANT = 1.96  # |z| beyond which two systems differ, two-tailed, at the level of 5 %
+SIGNIFICANT = 0.05  # p below which two systems differ, two-tailed: |z| above 1.96
 
 
 class Segment(NamedTuple):
@@ -34,12 +34,14 @@ class MatchedPairs:
     mean: float  # errors of B minus those of A, a segment
     deviation: float  # standard deviation of that difference
     z: float  # 0 where the difference is the same in every segment, and so without spread, as in sc_stats
-    p: float  # two-tailed, under the normal distribution
+    p: float  # two-tailed, under the normal distribution; without spread by the sign test, which sc_stats does not do
 
     @property
     def verdict(self) -> str:
         """What B is beside A: "better", "worse" or "not distinguishable"."""
-        return "better" if self.z < -SIGNIFICANT else "worse" if self.z > SIGNIFICANT else "not distinguishable"
+        if self.p >= SIGNIFICANT:
+            return "not distinguishable"
+        return "better" if self.mean < 0 else "worse"
 
 
 def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPairs:
@@ -62,7 +64,7 @@ def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPair
         mean=mean,
         deviation=deviation,
         z=z,
-        p=math.erfc(abs(z) / math.sqrt(2)),
+        p=min(1.0, 2 * 0.5 ** len(changes)) if mean and not deviation else math.erfc(abs(z) / math.sqrt(2)),
     )
 
 

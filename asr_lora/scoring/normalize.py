@@ -1,6 +1,6 @@
 """Text normalisation before words are compared: named and versioned, as a score means nothing without it.
 
-- `none`: as written; words are what blanks part.
+- `none`: as written; words are what blanks part, and any white space is one blank.
 - `basic`: ours, for every language.
 - `whisper`: Whisper's own, English with its lists of numbers, contractions and spellings, all others without.
 - `leaderboard`: as the Open ASR Leaderboard scores languages other than English (its `ml_normalizer` and
@@ -61,7 +61,7 @@ def find_normaliser(name: str, language: str) -> Normaliser:
     if LABELS.get(plain, name) != name and plain != name:
         raise ConfigError(f"normaliser {name!r} is not of this version, which has {', '.join(LABELS.values())}")
     if plain == "none":
-        return Normaliser(LABELS[plain], str)
+        return Normaliser(LABELS[plain], as_written)
     if plain == "basic":
         return Normaliser(LABELS[plain], basic)
     if plain == "whisper":
@@ -74,6 +74,11 @@ def find_normaliser(name: str, language: str) -> Normaliser:
         _number_words()
         return Normaliser(LABELS[plain], lambda text: _leaderboard(text, language), joins=True)
     raise ConfigError(f"there is no normaliser {name!r}; there are {', '.join(LABELS)}")
+
+
+def as_written(text: str) -> str:
+    """Leave all but white space as it is."""
+    return " ".join(text.split())
 
 
 def basic(text: str) -> str:

@@ -49,15 +49,20 @@ def _environment(autoescape: bool = True) -> Environment:
 
 def _context(comparison: Comparison) -> dict[str, Any]:
     systems = comparison.systems
-    against = {pair.b: pair.wer for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
+    against = {pair.b: pair.leading for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
     return {
         "verdict": [pair.sentence for pair in comparison.pairs],
-        "columns": COLUMNS,
-        "table": [_row(system, against.get(system["system"]["name"])) for system in systems],
+        "columns": (*COLUMNS, *(_guard_column(guard) for guard in comparison.guards)),
+        "table": [
+            [*_row(system, against.get(system["system"]["name"])), *_guard_cells(comparison, system["system"]["name"])]
+            for system in systems
+        ]
+        + [_combined_row(comparison, body) for body in comparison.combined],
         "systems": systems,
         "dataset": systems[0]["dataset"],
         "decoding": systems[0]["decoding"],
         "normaliser": systems[0]["normaliser"],
+        "lead": comparison.lead.upper(),
         "unit": comparison.unit,
         "units": comparison.units,
         "pairs": comparison.pairs,
@@ -94,6 +99,36 @@ def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:
         facts["context"].replace("_", " "),
         f"{system['rtfx']:.1f}" if system["rtfx"] else "–",
     ]
+
+
+def _guard_column(guard: Comparison) -> str:
+    dataset = guard.systems[0]["dataset"]
+    return f"Guard {dataset['language']} {guard.lead.upper()} %"
+
+
+def _guard_cells(comparison: Comparison, name: str) -> list[str]:
+    """The leading rate of a system on every guard."""
+    cells = []
+    for guard in comparison.guards:
+        found = [system["scores"] for system in guard.systems if system["system"]["name"] == name]
+        cells.append(f"{100 * found[0][guard.lead]:.1f}" if found else "–")
+    return cells
+
+
+def _combined_row(comparison: Comparison, body: dict[str, Any]) -> list[str]:
+    """The line of several seeds or subsets: means, and their spread where a system has its interval."""
+    wer, cer = body["wer"], body["cer"]
+    change = body[comparison.lead].get("difference")
+    cells = {
+        "System": f"{body['name']} (mean of {len(body['systems'])})",
+        "WER %": f"{100 * wer['mean']:.1f} ± {100 * wer['sd']:.1f}",
+        "95 % interval": f"{100 * wer['interval'][0]:.1f} to {100 * wer['interval'][1]:.1f}",
+        "CER %": f"{100 * cer['mean']:.1f} ± {100 * cer['sd']:.1f}",
+        "Difference": f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
+        if change
+        else "–",
+    }
+    return [cells.get(column, "–") for column in COLUMNS] + ["–"] * len(comparison.guards)
 
 
 def _share(training: dict[str, Any]) -> str:

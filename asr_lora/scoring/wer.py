@@ -5,12 +5,12 @@ reference words at all is 0.0 where nothing was inserted and 1.0 where anything 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jiwer
 
-from asr_lora.scoring.normalize import Normaliser, basic
+from asr_lora.scoring.normalize import Normaliser, as_written, basic
 
 
 @dataclass(frozen=True)
@@ -230,15 +230,12 @@ class Scores:
 
 def corpus_scores(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
     """Score a corpus: what training selects by on dev, from the same counts as `evaluate` reports."""
-    clean = [basic(text) for text in references], [basic(text) for text in hypotheses]
+    clean, raw = (
+        [[change(text) for text in side] for side in (references, hypotheses)] for change in (basic, as_written)
+    )
     return Scores(
         wer=total(word_errors(*clean)).rate,
         cer=total(character_errors(*clean)).rate,
-        raw_wer=total(word_errors(references, hypotheses)).rate,
-        raw_cer=total(character_errors(references, hypotheses)).rate,
+        raw_wer=total(word_errors(*raw)).rate,
+        raw_cer=total(character_errors(*raw)).rate,
     )
-
-
-def rates_facts(rates: Rates) -> dict[str, Any]:
-    """What a manifest says of them."""
-    return asdict(rates)
