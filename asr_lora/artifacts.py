@@ -31,6 +31,7 @@ LIBRARIES = (
     "bitsandbytes",
     "datasets",
     "jiwer",
+    "num2words",
 )
 
 

@@ -24,6 +24,7 @@ from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_
 
 if TYPE_CHECKING:
     from asr_lora.adaptation import Adaptation
+    from asr_lora.scoring.rerun import Rerun
 
 OUT_OF_MEMORY = (
     "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
@@ -55,6 +56,10 @@ MaybeContext = Annotated[
 MaybePrecision = Annotated[
     Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")
 ]
+MaybeNormaliser = Annotated[
+    str | None, typer.Option(help="none, basic, whisper or leaderboard: of the scores that lead.")
+]
+Terms = Annotated[Path | None, typer.Option(help="File of names and terms, one a line, whose recall is wanted.")]
 MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
 Model = Annotated[
     str,
@@ -289,6 +294,8 @@ def evaluate_command(
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
     beams: Beams = 1,
+    normaliser: MaybeNormaliser = None,
+    terms: Terms = None,
     strength_sweep: Annotated[
         bool, typer.Option("--strength-sweep", help="Score an adapter on dev at several strengths; dev chooses one.")
     ] = False,
@@ -296,7 +303,7 @@ def evaluate_command(
 ) -> None:
     """Model and dataset split -> hypotheses, WER and CER."""
     if strength_sweep:
-        _refuse_in_sweep(split, name, context)
+        _refuse_in_sweep(split, name, context, normaliser, terms)
         from asr_lora.promotion import sweep_strengths
 
         swept = sweep_strengths(
@@ -309,16 +316,20 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", terms=terms,
     )  # fmt: skip
     _print_report(folder, as_json)
 
 
-def _refuse_in_sweep(split: str | None, name: str | None, context: Context | None) -> None:
+def _refuse_in_sweep(
+    split: str | None, name: str | None, context: Context | None, normaliser: str | None, terms: Path | None
+) -> None:
     if split not in (None, "dev"):
         raise ConfigError(f"--strength-sweep chooses on dev, never on {split}: leave out --split {split}")
     if name or context:
         raise ConfigError("--strength-sweep names its systems and takes the model's own context: leave these out")
+    if normaliser or terms:
+        raise ConfigError("--strength-sweep chooses by the basic normaliser: leave out --normaliser and --terms")
 
 
 @command
@@ -348,18 +359,52 @@ def promote_command(
 
 @command
 def compare_command(
-    reports: Annotated[list[Path], typer.Argument(help="Report folders; the others are held against the first.")],
-    out: Out,
+    reports: Annotated[
+        list[Path] | None, typer.Argument(help="Report folders; the others are held against the first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is made.")] = None,
     transcripts: Annotated[
         bool,
         typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page."),
     ] = True,
+    normaliser: Annotated[
+        str | None, typer.Option(help="none, basic, whisper or leaderboard; that of the reports when not given.")
+    ] = None,
+    terms: Terms = None,
+    guards: Annotated[
+        list[Path] | None,
+        typer.Option("--guard", help="Report of one of the systems on another dataset; may be repeated."),
+    ] = None,
+    again: Annotated[
+        Path | None, typer.Option("--rerun", help="Make every number of this folder again, and say where it differs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Reports -> one table, one verdict, one self-contained page."""
-    from asr_lora.scoring.compare import compare
+    """Reports -> one table, one verdict, one self-contained page; --rerun checks one that was made before."""
+    from asr_lora.scoring.compare import compare, rerun
 
-    _print_comparison(compare(reports, out=out, transcripts=transcripts), as_json)
+    if again is not None:
+        if reports or out or normaliser or terms or guards:
+            raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
+        _print_rerun(again, rerun(again), as_json)
+        return
+    if out is None:
+        raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
+    folder = compare(
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or ()
+    )
+    _print_comparison(folder, as_json)
+
+
+def _print_rerun(folder: Path, found: "Rerun", as_json: bool) -> None:
+    if as_json:
+        _print_json({"numbers": found.numbers, "differences": found.differences, "notes": found.notes})
+    for sentence in (*(f"note: {note}" for note in found.notes), *found.differences):
+        _say(sentence)
+    if found.differences:
+        _fail(f"{folder} does not agree with its hypotheses in {len(found.differences)} places", 3)
+    if not as_json:
+        print(f"{folder}: {found.numbers:,} values were made again from the hypotheses, and all agree")
 
 
 @command
@@ -504,13 +549,16 @@ def _print_report(folder: ReportFolder, as_json: bool) -> None:
         _print_json(body)
         return
     scores, data = body["scores"], body["dataset"]
-    low, high = (100 * value for value in scores["wer_interval"])
+    lead, other = ("cer", "wer") if scores["lead"] == "cer" else ("wer", "cer")
+    low, high = (100 * value for value in scores[f"{lead}_interval"])
     print(
-        f"{body['system']['name']}: WER {100 * scores['wer']:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"CER {100 * scores['cer']:.1f} %; "
-        f"as written {100 * scores['raw_wer']:.1f} and {100 * scores['raw_cer']:.1f} %; "
+        f"{body['system']['name']}: {lead.upper()} {100 * scores[lead]:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
+        f"{other.upper()} {100 * scores[other]:.1f} % after {body['normaliser']}; "
+        f"as written {100 * scores[f'raw_{lead}']:.1f} and {100 * scores[f'raw_{other}']:.1f} %; "
         f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
     )
+    if terms := body["analysis"].get("terms"):
+        print(f"terms: {terms['found']} of {terms['spoken']} spoken ones are heard, {terms['heard']} in all")
     print(folder.root)
 
 

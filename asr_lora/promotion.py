@@ -107,7 +107,7 @@ def _choice(chosen: str, pair: Pair | None) -> str:
     if pair is None:
         return f"dev chooses {chosen}, the adapter as it was trained: no other strength has a lower WER."
     doubt = ""
-    if pair.wer.verdict == "not distinguishable":
+    if pair.leading.verdict == "not distinguishable":
         doubt = " It is chosen by its point estimate alone, as the paired interval includes zero."
     return f"dev chooses {chosen}: {pair.sentence}{doubt}"
 
@@ -209,7 +209,7 @@ def _measured(
         )  # fmt: skip
     comparison = read_comparison(reports)
     (pair,) = comparison.pairs
-    passed = pair.wer.value <= tolerance if trial.guard else pair.wer.verdict == "better"
+    passed = pair.leading.value <= tolerance if trial.guard else pair.leading.verdict == "better"
     sides = [_side(system, report, folder) for system, report in zip(comparison.systems, reports, strict=True)]
     return {
         "fingerprint": fingerprint([side["fingerprint"] for side in sides]),
@@ -221,8 +221,8 @@ def _measured(
         "utterances": comparison.systems[0]["dataset"]["utterances"],
         "before": sides[0],
         "after": sides[1],
-        "difference": asdict(pair.wer),
-        "verdict": pair.wer.verdict,
+        "difference": asdict(pair.leading),
+        "verdict": pair.leading.verdict,
         "passed": passed,
         "sentence": _sentence(trial, pair, passed, tolerance),
     }
@@ -242,8 +242,8 @@ def _side(system: dict[str, Any], report: Path, folder: PromotionFolder) -> dict
 def _sentence(trial: Trial, pair: Pair, passed: bool, tolerance: float) -> str:
     if not trial.guard:
         return f"On dev of {trial.dataset}, {pair.sentence}"
-    change = f"{100 * pair.wer.value:+.1f} points of WER"
-    interval = f"95 % interval {100 * pair.wer.low:+.1f} to {100 * pair.wer.high:+.1f}"
+    change = f"{100 * pair.leading.value:+.1f} points of {pair.lead.upper()}"
+    interval = f"95 % interval {100 * pair.leading.low:+.1f} to {100 * pair.leading.high:+.1f}"
     kept = "within" if passed else "more than"
     return f"Guard {trial.dataset} changes by {change} ({interval}), {kept} the {100 * tolerance:.1f} tolerated."
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import DEMO
 
 from asr_lora import compare, evaluate, prepare, train
-from asr_lora.artifacts import ReportFolder, RunFolder, read_jsonl
+from asr_lora.artifacts import ReportFolder, RunFolder, read_jsonl, write_jsonl
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters import save_weights
@@ -49,6 +49,35 @@ def test_a_report_is_reused_and_renamed(dev):
     assert dev(name="untouched").read()["system"]["name"] == "untouched"
     assert dev(name="untouched").hypotheses.stat().st_mtime_ns == before
     assert dev(beams=2).hypotheses.stat().st_mtime_ns != before
+
+
+def test_another_normaliser_or_terms_score_again_and_transcribe_nothing(dev, tmp_path, monkeypatch):
+    whole = dev()
+    before, hypotheses = whole.read(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
+    monkeypatch.setattr("asr_lora.scoring.evaluate.open_system", None)  # a model that is opened fails the test
+    raw = dev(normaliser="none").read()
+    assert (raw["normaliser"], raw["scores"]["wer"]) == ("none-1", before["scores"]["raw_wer"])
+    assert raw["transcribed_with"] == before["made_with"]
+    assert [row["hypothesis"] for row in read_jsonl(whole.hypotheses)] == hypotheses
+    terms = tmp_path / "terms.txt"
+    terms.write_text(f"{read_jsonl(whole.hypotheses)[0]['reference'].split()[0]}\n")
+    listed = dev(terms=terms).read()
+    assert listed["analysis"]["terms"]["spoken"] >= 1
+    assert dev().read()["scores"] == before["scores"]
+    with pytest.raises(ConfigError, match="there is no normaliser 'fancy'"):
+        dev(normaliser="fancy")
+
+
+def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
+    whole = dev()
+    body = whole.read()
+    old = {key: value for key, value in body.items() if key not in ("scoring", "analysis")}
+    whole.write(old)
+    rows = read_jsonl(whole.hypotheses)
+    write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
+    monkeypatch.setattr("asr_lora.scoring.evaluate.open_system", None)
+    assert dev().read()["analysis"] == body["analysis"]
+    assert read_jsonl(whole.hypotheses) == rows
 
 
 def test_lost_hypotheses_are_made_again(dev):

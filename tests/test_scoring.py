@@ -123,18 +123,19 @@ def test_sixteen_thousand_utterances_are_quick():
 
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 15, 16_000).tolist()
-    plan = resamples([str(n) for n in generator.integers(0, 2000, 16_000)])
-    started = time.perf_counter()
+    plan = resamples([str(n) for n in range(16_000)])  # every one of another speaker, which is the most work
+    started = time.process_time()
     rate_interval(plan, lengths, lengths)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 2
 
 
 def report(folder: Path, name: str, edits: list[int], **changes) -> Path:
-    """A report folder as `evaluate` writes one."""
+    """A report folder as an earlier version wrote one; `edits` says how many words each hypothesis leaves out."""
+    words = ["een", "twee", "b", "drie", "b", "vier", "vijf"]
     rows = [
         {
             "id": f"clip{n}", "speaker": f"s{n % 12}", "seconds": 3.0, "reference": "een twee <b>drie</b> vier & vijf",
-            "hypothesis": "een twee" if count else "een twee b drie b vier vijf", "word_edits": count,
+            "hypothesis": " ".join(words[: len(words) - count]), "word_edits": count,
             "reference_words": 7, "character_edits": count, "reference_characters": 20,
         }
         for n, count in enumerate(edits)

@@ -1,56 +1,95 @@
-"""The job: two or more reports of the same utterances -> one table, one verdict, one page."""
+"""The job: two or more reports of the same utterances -> one table, one verdict, one page; or all of it once more."""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import ComparisonFolder, ReportFolder, fingerprint, read_jsonl, write_text
+from asr_lora.artifacts import ComparisonFolder, ReportFolder, fingerprint, sha256_file, write_text
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.scoring.breakdown import find_groups, group_columns, group_facts
+from asr_lora.scoring.combine import combine
 from asr_lora.scoring.comparison import Comparison, Pair
-from asr_lora.scoring.intervals import Difference, paired_difference, resamples
+from asr_lora.scoring.confusions import changed_words, confusions
+from asr_lora.scoring.hallucination import hallucination
+from asr_lora.scoring.intervals import REPLICATES, Difference, Resamples, difference_of, resamples
+from asr_lora.scoring.mapsswe import MatchedPairs, matched_pairs
+from asr_lora.scoring.normalize import Normaliser, find_normaliser
 from asr_lora.scoring.page import render_markdown, render_page
+from asr_lora.scoring.report import (
+    SCORING,
+    breakdown_facts,
+    counted_rows,
+    counts_of,
+    leading,
+    rate_columns,
+    read_rows,
+    report_facts,
+    score_facts,
+    score_rows,
+)
+from asr_lora.scoring.rerun import Rerun, disagreements
+from asr_lora.scoring.terms import Term, TermCounts, count_terms, read_terms, term_facts
+from asr_lora.scoring.wer import Scored, align_characters
 
 
-def compare(reports: Sequence[Path], *, out: Path, transcripts: bool = True) -> ComparisonFolder:
+def compare(
+    reports: Sequence[Path],
+    *,
+    out: Path,
+    transcripts: bool = True,
+    normaliser: str | None = None,
+    terms: Path | None = None,
+    guards: Sequence[Path] = (),
+) -> ComparisonFolder:
     """Compare every pair of systems with a paired bootstrap; write index.html, comparison.json and table.md.
+
+    All is counted anew from the hypotheses. Systems named NAME#1, NAME#2 are combined to mean and spread as well.
 
     Args:
         reports: report folders; the first is what the others are held against.
-        transcripts: whether the page may show references and hypotheses.
+        transcripts: whether page and comparison.json may show words, not only numbers.
+        normaliser: by name or label; that of the reports when not given.
+        terms: file of named terms, one a line, whose recall is wanted.
+        guards: reports of the same systems, by name, on other datasets.
 
     Raises:
-        ConfigError: fewer than two reports, or two with the same name; `out` holds something else.
+        ConfigError: fewer than two reports, or two with the same name; `out` holds something else; a guard is of none
+            of the systems.
         DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
     """
-    comparison = read_comparison(reports)
-    systems = comparison.systems
-    names = [system["system"]["name"] for system in systems]
+    comparison = read_comparison(reports, normaliser=normaliser, terms=terms, guards=guards)
     folder = ComparisonFolder(out)
     folder.require_ours(folder.complete or folder.markdown.is_file())
     write_text(folder.page, render_page(comparison, transcripts=transcripts))
     write_text(folder.markdown, render_markdown(comparison))
+    names = [system["system"]["name"] for system in comparison.systems]
+    prints = [system["fingerprint"] for system in comparison.systems]
+    asked = (normaliser, [str(path) for path in guards], terms and sha256_file(terms))
     folder.write(
         {
-            "fingerprint": fingerprint([system["fingerprint"] for system in systems], names, transcripts),
+            "fingerprint": fingerprint(prints, names, transcripts, *(asked if any(asked) else ())),
             "reports": [str(path) for path in reports],
-            "systems": [{key: system[key] for key in ("system", "scores", "rtfx", "decoding")} for system in systems],
-            "dataset": systems[0]["dataset"],
-            "normaliser": systems[0]["normaliser"],
-            "bootstrap": {"unit": comparison.unit, "units": comparison.units},
-            "pairs": [{**asdict(pair), "verdict": pair.wer.verdict} for pair in comparison.pairs],
-            "verdict": comparison.verdict,
+            "guard_reports": [str(path) for path in guards],
+            "transcripts": transcripts,
+            **comparison_facts(comparison, transcripts=transcripts),
         }
     )
     return folder
 
 
-def read_comparison(reports: Sequence[Path]) -> Comparison:
+def read_comparison(
+    reports: Sequence[Path],
+    *,
+    normaliser: str | None = None,
+    terms: Path | Sequence[Term] | None = None,
+    guards: Sequence[Path] = (),
+) -> Comparison:
     """Hold every pair of reports against each other, and write nothing.
 
     Raises:
-        ConfigError: fewer than two reports, or two with the same name.
+        ConfigError: fewer than two reports, or two with the same name; a guard is of none of the systems.
         DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
     """
     if len(reports) < 2:
@@ -59,21 +98,34 @@ def read_comparison(reports: Sequence[Path]) -> Comparison:
     systems = [folder.read() for folder in folders]
     names = [system["system"]["name"] for system in systems]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two reports have one name ({', '.join(names)}): evaluate again with --name")
-    _same_conditions(systems, reports)
-    rows = [sorted(read_jsonl(folder.hypotheses), key=lambda row: row["id"]) for folder in folders]
+        raise ConfigError(
+            f"two reports have one name ({', '.join(names)}): evaluate again with --name, such as {names[0]}#2 for "
+            "another seed"
+        )
+    _same_conditions(systems, reports, ("decoding",) if normaliser else ("normaliser", "decoding"))
+    rows = [read_rows(folder) for folder in folders]
     _same_utterances(rows, reports)
-    return _compare(systems, names, rows)
+    how = find_normaliser(normaliser or systems[0]["normaliser"], systems[0]["decoding"]["language"])
+    wanted = read_terms(terms, how) if isinstance(terms, Path) else terms
+    comparison = _compare(systems, names, rows, how, wanted)
+    return replace(comparison, guards=_guards(names, guards, normaliser)) if guards else comparison
 
 
-def _same_conditions(systems: list[dict[str, Any]], reports: Sequence[Path]) -> None:
-    for field in ("normaliser", "decoding"):
+def _same_conditions(systems: list[dict[str, Any]], reports: Sequence[Path], fields: Sequence[str]) -> None:
+    for field in fields:
+        first = _condition(systems[0], field)
         for system, report in zip(systems[1:], reports[1:], strict=True):
-            if system[field] != systems[0][field]:
+            if (other := _condition(system, field)) != first:
+                mending = " or name one with --normaliser" if field == "normaliser" else ""
                 raise DataError(
-                    f"{report} and {reports[0]} differ in {field} ({system[field]} and {systems[0][field]}): "
-                    "evaluate both in the same way"
+                    f"{report} and {reports[0]} differ in {field} ({other} and {first}): "
+                    f"evaluate both in the same way{mending}"
                 )
+
+
+def _condition(system: dict[str, Any], field: str) -> Any:
+    """A condition of a report; one from before tokens were borrowed borrowed none."""
+    return {"language_token": None, **system[field]} if field == "decoding" else system[field]
 
 
 def _same_utterances(rows: list[list[dict[str, Any]]], reports: Sequence[Path]) -> None:
@@ -83,15 +135,219 @@ def _same_utterances(rows: list[list[dict[str, Any]]], reports: Sequence[Path]) 
             raise DataError(f"{report} and {reports[0]} are not of the same utterances: evaluate both on one split")
 
 
-def _compare(systems: list[dict[str, Any]], names: list[str], rows: list[list[dict[str, Any]]]) -> Comparison:
-    plan = resamples([row["speaker"] for row in rows[0]])
+def _compare(
+    systems: list[dict[str, Any]],
+    names: list[str],
+    rows: list[list[dict[str, Any]]],
+    normaliser: Normaliser,
+    terms: Sequence[Term] | None,
+) -> Comparison:
+    scored = [score_rows(own, normaliser) for own in rows]
+    lead, plan = leading(rows[0]), resamples([row["speaker"] for row in rows[0]])
+    groups, counts = find_groups(rows[0]), [counts_of(one, lead) for one in scored]
+    counted = [count_terms(terms, one, characters=lead == "cer") for one in scored] if terms else []
+    sums = plan.draw(rate_columns(scored) | group_columns(groups, counts) | _term_columns(counted))
 
-    def difference(a: int, b: int, what: str) -> Difference:
-        edits_a, edits_b = ([row[f"{what}_edits"] for row in rows[index]] for index in (a, b))
-        return paired_difference(plan, edits_a, edits_b, [row[f"reference_{what}s"] for row in rows[a]])
+    def difference(a: int, b: int, rate: str) -> Difference:
+        (edits_a, lengths_a), (edits_b, lengths_b) = (
+            (sums[rate, place, "edits"], sums[rate, place, "lengths"]) for place in (a, b)
+        )
+        return difference_of(edits_a, edits_b, lengths_a, lengths_b)
 
     pairs = [
-        Pair(names[a], names[b], difference(a, b, "word"), difference(a, b, "character"))
+        Pair(
+            names[a],
+            names[b],
+            difference(a, b, "wer"),
+            difference(a, b, "cer"),
+            lead,
+            _test(scored[a], scored[b], lead),
+        )
         for a, b in itertools.combinations(range(len(systems)), 2)
     ]
-    return Comparison(systems, rows, pairs, plan.unit, plan.units)
+    return Comparison(
+        [
+            {**system, "normaliser": normaliser.label, "scores": _scores(system, scored, lead, plan, sums, place)}
+            for place, system in enumerate(systems)
+        ],
+        [counted_rows(own, one) for own, one in zip(rows, scored, strict=True)],
+        pairs,
+        plan.unit,
+        plan.units,
+        scored,
+        lead,
+        breakdown_facts(rows[0], scored, lead, group_facts(groups, len(systems), sums)),
+        combine(names, sums),
+        [
+            term_facts(terms, own, sums["terms", place, "found"], sums["terms", place, "spoken"])
+            for place, own in enumerate(counted)
+        ]
+        if terms
+        else [],
+    )
+
+
+def _scores(
+    system: dict[str, Any], scored: list[Scored], lead: str, plan: Resamples, sums: dict[Any, Any], place: int
+) -> dict[str, Any]:
+    """Scores counted anew; beside them what the report says of other normalisers."""
+    kept = ("raw_wer", "raw_cer", "normalised", "not_scored")
+    return {
+        **score_facts(scored[place], lead, plan, sums, place),
+        **{key: system["scores"][key] for key in kept if key in system["scores"]},
+    }
+
+
+def _term_columns(counted: Sequence[TermCounts]) -> dict[tuple[Any, ...], Any]:
+    return {
+        ("terms", place, what): getattr(own, what).sum(axis=0)
+        for place, own in enumerate(counted)
+        for what in ("found", "spoken")
+    }
+
+
+def _test(a: Scored, b: Scored, lead: str) -> MatchedPairs | None:
+    """The matched-pairs test in units of the leading rate; None where a normaliser made the references unlike."""
+    if a.references != b.references:
+        return None
+    if lead == "cer":
+        return matched_pairs(*(align_characters(one.references, one.hypotheses) for one in (a, b)))
+    return matched_pairs(a.alignments, b.alignments)
+
+
+def _guards(names: Sequence[str], guards: Sequence[Path], normaliser: str | None) -> list[Comparison]:
+    """One comparison for each dataset that the guards' reports are of, the systems in the order of the names."""
+    bodies = {path: ReportFolder(path).read() for path in guards}
+    for path, body in bodies.items():
+        if body["system"]["name"] not in names:
+            raise ConfigError(
+                f"guard {path} is of {body['system']['name']}, none of the systems compared ({', '.join(names)}): "
+                "evaluate it with the name of one, by --name"
+            )
+    datasets: dict[str, list[Path]] = {}
+    for path in sorted(guards, key=lambda path: names.index(bodies[path]["system"]["name"])):
+        datasets.setdefault(bodies[path]["dataset"]["sha256"], []).append(path)
+    return [read_comparison(paths, normaliser=normaliser) for paths in datasets.values()]
+
+
+def comparison_facts(comparison: Comparison, *, transcripts: bool) -> dict[str, Any]:
+    """What comparison.json says, but for where it was made; no words of anybody without `transcripts`."""
+    systems = comparison.systems
+    facts = {
+        "systems": [{key: system.get(key) for key in ("system", "scores", "rtfx", "decoding")} for system in systems],
+        "dataset": systems[0]["dataset"],
+        "normaliser": systems[0]["normaliser"],
+        "scoring": SCORING,
+        "lead": comparison.lead,
+        "bootstrap": {"unit": comparison.unit, "units": comparison.units, "replicates": REPLICATES},
+        "pairs": [_pair_facts(comparison, pair) for pair in comparison.pairs],
+        "combined": comparison.combined,
+        "breakdown": comparison.breakdown,
+        "hallucination": [hallucination(scored, characters=comparison.lead == "cer") for scored in comparison.scored],
+        "terms": [
+            own if transcripts else {key: value for key, value in own.items() if key != "each"}
+            for own in comparison.terms
+        ],
+        "guards": [_guard_facts(guard) for guard in comparison.guards],
+        "verdict": comparison.verdict,
+    }
+    if transcripts:
+        facts["words"] = [confusions(scored.alignments) for scored in comparison.scored]
+        facts["changed_words"] = _changed_words(comparison)
+    return facts
+
+
+def _pair_facts(comparison: Comparison, pair: Pair) -> dict[str, Any]:
+    dataset = comparison.systems[0]["dataset"]
+    rows = comparison.rows[0]
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "wer": asdict(pair.wer),
+        "cer": asdict(pair.cer),
+        "mapsswe": {**asdict(pair.test), "verdict": pair.test.verdict} if pair.test else None,
+        "utterances": len(rows),
+        "speakers": len({row["speaker"] for row in rows}),
+        "seconds": dataset["seconds"],
+        "verdict": pair.verdict,
+        "sentence": pair.sentence,
+    }
+
+
+def _changed_words(comparison: Comparison) -> list[dict[str, Any]]:
+    """For every system after the first, the words that it has right more often and less often than that."""
+    names = [system["system"]["name"] for system in comparison.systems]
+    first = comparison.scored[0]
+    return [
+        {"a": names[0], "b": name, **changed_words(first.alignments, other.alignments)}
+        for name, other in zip(names[1:], comparison.scored[1:], strict=True)
+        if first.references == other.references
+    ]
+
+
+def _guard_facts(guard: Comparison) -> dict[str, Any]:
+    return {
+        "dataset": guard.systems[0]["dataset"],
+        "normaliser": guard.systems[0]["normaliser"],
+        "lead": guard.lead,
+        "systems": [{"name": system["system"]["name"], "scores": system["scores"]} for system in guard.systems],
+        "pairs": [_pair_facts(guard, pair) for pair in guard.pairs],
+    }
+
+
+def rerun(folder: Path) -> Rerun:
+    """Make every number of a comparison or a report again from its hypotheses, and write nothing.
+
+    Raises:
+        ConfigError: the folder holds neither.
+        DataError: a report or its hypotheses are missing or cannot be read.
+    """
+    if ReportFolder(folder).complete:
+        return _rerun_report(ReportFolder(folder))
+    if not ComparisonFolder(folder).complete:
+        raise ConfigError(f"{folder} holds no report and no comparison: name one that evaluate or compare has made")
+    recorded = ComparisonFolder(folder).read()
+    reports = [_found(folder, path) for path in recorded["reports"]]
+    guards = [_found(folder, path) for path in recorded.get("guard_reports", ())]
+    parts = [_rerun_report(ReportFolder(path)) for path in (*reports, *guards)]
+    terms = recorded.get("terms") or [{}]
+    if terms[0] and "each" not in terms[0]:
+        parts.append(Rerun(notes=(f"{folder}: named terms were not made again, as it was written without words",)))
+        del recorded["terms"]
+    language = recorded["systems"][0]["decoding"]["language"]
+    comparison = read_comparison(
+        reports,
+        normaliser=recorded["normaliser"],
+        terms=_recorded_terms(terms[0], find_normaliser(recorded["normaliser"], language)),
+        guards=guards,
+    )
+    facts = comparison_facts(comparison, transcripts=recorded.get("transcripts", False))
+    parts.append(disagreements(folder, recorded, facts))
+    return Rerun.together(parts)
+
+
+def _rerun_report(folder: ReportFolder) -> Rerun:
+    recorded, rows = folder.read(), read_rows(folder)
+    language = recorded["decoding"]["language"]
+    how = find_normaliser(recorded["normaliser"], language)
+    terms = _recorded_terms(recorded.get("analysis", {}).get("terms", {}), how)
+    counted, facts = report_facts(rows, language, how, terms)
+    utterances = disagreements(folder.hypotheses, {"": rows}, {"": counted})
+    return Rerun.together([utterances, disagreements(folder.root, recorded, facts)])
+
+
+def _recorded_terms(facts: dict[str, Any], normaliser: Normaliser) -> list[Term] | None:
+    each = facts.get("each", ())
+    return [Term(row["term"], normaliser.clean(row["term"]).strip()) for row in each] or None
+
+
+def _found(folder: Path, report: str) -> Path:
+    """A report by the path that a comparison has of it: from here, or from the folder or one above it.
+
+    Raises:
+        DataError: it is at none of these.
+    """
+    for place in (Path(), folder.resolve(), *folder.resolve().parents):
+        if (place / report).is_dir():
+            return place / report
+    raise DataError(f"{folder} was made from {report}, which is not there: run this where that path leads to it")

@@ -14,9 +14,9 @@ from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
 from asr_lora.model.system import System, language_to_tell, open_system, system_digest
 from asr_lora.processes import Team, join_team
-from asr_lora.scoring.intervals import rate_interval, resamples
-from asr_lora.scoring.normalize import NORMALISER, basic
-from asr_lora.scoring.wer import character_errors, corpus_scores, word_errors
+from asr_lora.scoring.normalize import NORMALISER, Normaliser, find_normaliser
+from asr_lora.scoring.report import PERSON, SCORING, read_rows, report_facts
+from asr_lora.scoring.terms import Term, read_terms
 from asr_lora.transcription.decode import MAX_NEW_TOKENS, decode_split, default_batch_seconds
 
 
@@ -45,25 +45,33 @@ def evaluate(
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
     beams: int = 1,
+    normaliser: str = "basic",
+    terms: Path | None = None,
 ) -> ReportFolder:
     """Transcribe a split and score it: report.json and hypotheses.jsonl in `out`.
 
     Language and task are forced. An interrupted evaluation goes on where it stopped; one with the same model, data
-    and settings is left as it is. Under `accelerate launch` each process transcribes its share.
+    and settings is not transcribed again, only scored again where another normaliser or terms are asked for. Under
+    `accelerate launch` each process transcribes its share.
 
     Args:
         model: see `asr_lora.model.system`.
         name: of the system in comparisons; the model's when not given.
         language: the run's, then the dataset's, when not given.
         language_token: of a related language, where Whisper has none for the language; the run's when not given.
+        normaliser: of the scores that lead, see `asr_lora.scoring.normalize`; the others are given beside it.
+        terms: file of named terms, one a line, whose recall is wanted.
 
     Raises:
-        ConfigError: unknown language; `out` holds the report of another model or split, or something else.
+        ConfigError: unknown language or normaliser; `out` holds the report of another model or split, or something
+            else.
         DataError: the model or dataset cannot be used, or has no such split.
     """
     manifest = DatasetFolder(dataset).read()
     told = language_to_tell(model, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
+    how = find_normaliser(normaliser, told.language)
+    wanted = read_terms(terms, how) if terms else None
     data = read_split(dataset, split)
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     stamp = fingerprint(
@@ -71,7 +79,7 @@ def evaluate(
     )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        _rename(folder, name or model)
+        _score_again(folder, data, name or model, how, wanted)
         return folder
     team = join_team()
     if team.main:
@@ -84,7 +92,7 @@ def evaluate(
         folder.manifest.unlink(missing_ok=True)
     hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams, team)
     if team.main:
-        rows = _scored_rows(data, hypotheses)
+        rows, facts = report_facts(_rows(data, hypotheses), told.language, how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
             {
@@ -92,8 +100,7 @@ def evaluate(
                 "system": _system_facts(system, name or model, model),
                 "dataset": _dataset_facts(dataset, manifest, split, data),
                 "decoding": asdict(Decoding(told.language, told.token, system.whisper.task, beams)),
-                "normaliser": NORMALISER,
-                "scores": _scores(rows),
+                **facts,
                 "processes": team.size,
                 "inference_seconds": round(seconds, 2),
                 "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
@@ -131,11 +138,25 @@ def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
     }
 
 
-def _rename(folder: ReportFolder, name: str) -> None:
+def _score_again(
+    folder: ReportFolder, data: Split, name: str, normaliser: Normaliser, terms: list[Term] | None
+) -> None:
+    """Bring a report's name and scores to what is asked; its hypotheses stay as they were transcribed."""
     body = folder.read()
-    if body["system"]["name"] != name:
-        body["system"]["name"] = name
-        folder.write(body)
+    before = {key: body.get(key) for key in ("normaliser", "scoring")}
+    listed = [row["term"] for row in body.get("analysis", {}).get("terms", {}).get("each", ())]
+    same = before == {"normaliser": normaliser.label, "scoring": SCORING}
+    if same and listed == [term.written for term in terms or ()]:
+        if body["system"]["name"] != name:
+            body["system"]["name"] = name
+            folder.write(body)
+        return
+    found = {row["id"]: row["hypothesis"] for row in read_rows(folder)}
+    hypotheses = [found[clip] for clip in data.ids]
+    rows, facts = report_facts(_rows(data, hypotheses), body["decoding"]["language"], normaliser, terms)
+    body["system"]["name"] = name
+    write_jsonl(folder.hypotheses, rows)
+    folder.write({**body, **facts, "transcribed_with": body.get("transcribed_with", body["made_with"])})
 
 
 def _check_free(folder: ReportFolder, model: str, split: str) -> None:
@@ -199,37 +220,19 @@ def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
     return kept
 
 
-def _scored_rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
-    references = [basic(text) for text in data.texts]
-    cleaned = [basic(text) for text in hypotheses]
-    words, characters = word_errors(references, cleaned), character_errors(references, cleaned)
+def _rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
+    """What is known of every utterance before it is scored, in the order of `data`."""
+    person = {field: list(data.rows[field]) for field in PERSON if field in data.rows.column_names}
     return [
         {
             "id": clip,
             "speaker": speaker,
+            **{field: values[place] for field, values in person.items()},
             "seconds": round(seconds, 3),
             "reference": reference,
             "hypothesis": hypothesis,
-            "word_edits": word.edits,
-            "reference_words": word.reference,
-            "character_edits": character.edits,
-            "reference_characters": character.reference,
         }
-        for clip, speaker, seconds, reference, hypothesis, word, character in zip(
-            data.ids, data.speakers, data.seconds, data.texts, hypotheses, words, characters, strict=True
+        for place, (clip, speaker, seconds, reference, hypothesis) in enumerate(
+            zip(data.ids, data.speakers, data.seconds, data.texts, hypotheses, strict=True)
         )
     ]
-
-
-def _scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = corpus_scores([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
-    plan = resamples([row["speaker"] for row in rows])
-    edits, lengths = [row["word_edits"] for row in rows], [row["reference_words"] for row in rows]
-    interval = rate_interval(plan, edits, lengths)
-    return {
-        **asdict(scores),
-        "wer_interval": [interval.low, interval.high],
-        "resampled": plan.unit,
-        "word_edits": sum(edits),
-        "reference_words": sum(lengths),
-    }

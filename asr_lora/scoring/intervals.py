@@ -1,12 +1,15 @@
 """Confidence intervals of an error rate and of the difference of two, by bootstrap (Bisani & Ney, ICASSP 2004)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 REPLICATES = 10_000
 MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead: a handful of speakers gives no interval
+AT_ONCE = 250_000  # weights drawn at a time, which bounds memory
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,70 @@ class Difference:
         return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
+class Sums(NamedTuple):
+    """A count summed over the utterances, and over each replicate of them."""
+
+    total: float
+    replicates: np.ndarray  # (REPLICATES,), float64
+
+
 @dataclass(frozen=True)
 class Resamples:
-    """Weights of the sampling units in each replicate, drawn once so that every system meets the same ones."""
+    """A bootstrap's sampling units. The draws follow from units and seed, so every system meets the same ones."""
 
     unit: str  # "speaker" or "utterance"
     units: int
     groups: np.ndarray  # (utterances,) unit of each utterance
     seed: int
 
-    def sums(self, *columns: Sequence[int]) -> list[np.ndarray]:
-        """Sum each column, shape (utterances,), over every replicate: a list of (replicates,) arrays."""
-        totals = np.stack([np.bincount(self.groups, column, self.units) for column in columns], axis=1)
-        generator = np.random.default_rng(self.seed)
-        parts, step = [], max(1, 4_000_000 // self.units)  # replicates at a time, which bounds memory
-        for start in range(0, REPLICATES, step):
-            draws = min(step, REPLICATES - start)
-            weights = generator.multinomial(self.units, np.full(self.units, 1 / self.units), size=draws)
-            parts.append(weights @ totals)  # (draws, columns)
-        return list(np.concatenate(parts).T)
+    def draw(self, columns: Mapping[Key, Sequence[float] | np.ndarray]) -> dict[Key, Sums]:
+        """Sum every column, shape (utterances,), over the same replicates, which are drawn once for all of them."""
+        keys = list(columns)
+        totals = np.stack([np.bincount(self.groups, columns[key], self.units) for key in keys], axis=1)
+        exact = 4 * np.abs(totals).sum(axis=0).max() < 2**24  # then float32 holds every sum, and is twice as quick
+        totals = totals.astype(np.float32 if exact else np.float64)
+        parts = [weights.astype(totals.dtype) @ totals for weights in _weights(self.units, self.seed)]
+        many = np.concatenate(parts).astype(np.float64)  # (REPLICATES, columns)
+        whole = totals.sum(axis=0, dtype=np.float64)
+        return {key: Sums(float(whole[place]), many[:, place]) for place, key in enumerate(keys)}
+
+
+def _weights(units: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each unit is drawn, (replicates at a time, units), uint8: multinomial, `units` draws a row.
+
+    Poisson counts given their sum are multinomial, and so is what is left when draws of single units make up for a sum
+    that is too small. So most draws are read off a table, for which 16 random bits suffice, and only about five times
+    the root of `units` are drawn one by one; of few units, all are.
+    """
+    generator = np.random.default_rng(seed)
+    mean = max(0.0, 1 - 5 / np.sqrt(units))  # a sum beyond `units` is then one in millions, and that row drawn again
+    table = _poisson_table(mean)
+    step = max(1, AT_ONCE // units)
+    for start in range(0, REPLICATES, step):
+        draws = min(step, REPLICATES - start)
+        counts = _poisson(generator, table, draws, units) if mean else np.zeros((draws, units), np.uint8)
+        left = units - counts.sum(axis=1, dtype=np.int64)
+        while (left < 0).any():
+            again = np.flatnonzero(left < 0)
+            counts[again] = _poisson(generator, table, len(again), units)
+            left = units - counts.sum(axis=1, dtype=np.int64)
+        rows = np.repeat(np.arange(draws), left)
+        single = generator.integers(0, units, len(rows))
+        np.add.at(counts, (rows, single), 1)
+        yield counts
+
+
+def _poisson_table(mean: float) -> np.ndarray:
+    """Which count 16 random bits stand for, (65536,), uint8."""
+    counts = np.arange(32)
+    mass = np.exp(-mean) * mean**counts / np.cumprod(np.maximum(counts, 1).astype(float))
+    edges = np.round(65536 * np.cumsum(mass)[:-1])
+    return np.searchsorted(edges, np.arange(65536), side="right").astype(np.uint8)
+
+
+def _poisson(generator: np.random.Generator, table: np.ndarray, draws: int, units: int) -> np.ndarray:
+    bits = generator.integers(0, 2**64, (draws * units + 3) // 4, dtype=np.uint64)
+    return np.asarray(table[bits.view(np.uint16)[: draws * units]]).reshape(draws, units)
 
 
 def resamples(speakers: Sequence[str], *, seed: int = 0) -> Resamples:
@@ -68,20 +116,50 @@ def resamples(speakers: Sequence[str], *, seed: int = 0) -> Resamples:
     return Resamples("utterance", len(speakers), np.arange(len(speakers)), seed)
 
 
+def rate_of(edits: Sums, lengths: Sums) -> Interval:
+    """Interval of an error rate from sums of edits and of reference lengths."""
+    some = (lengths.replicates > 0) | (edits.replicates > 0)  # a group may be missing from a replicate
+    if not some.any():
+        return Interval(0.0, 0.0, 0.0)
+    low, high = np.quantile(_rates(edits.replicates[some], lengths.replicates[some]), [0.025, 0.975])
+    return Interval(float(_rates(edits.total, lengths.total)), float(low), float(high))
+
+
+def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums | None = None) -> Difference:
+    """Interval of B's error rate minus A's, both on the same replicates.
+
+    Args:
+        edits_a: of A.
+        edits_b: of B.
+        lengths_a: of the reference.
+        lengths_b: of the reference as B is held against it, where a normaliser joins compounds; A's when not given.
+    """
+    lengths_b = lengths_b or lengths_a
+    many_a, many_b = (
+        _rates(edits.replicates, lengths.replicates) for edits, lengths in ((edits_a, lengths_a), (edits_b, lengths_b))
+    )
+    some = (lengths_a.replicates > 0) | (edits_a.replicates > 0) | (edits_b.replicates > 0)
+    low, high = np.quantile((many_b - many_a)[some], [0.025, 0.975]) if some.any() else (0.0, 0.0)
+    # A tie counts half, so that a system beside itself improves with probability one half.
+    fewer, same = edits_b.replicates < edits_a.replicates, edits_b.replicates == edits_a.replicates
+    value = float(_rates(edits_b.total, lengths_b.total) - _rates(edits_a.total, lengths_a.total))
+    return Difference(value, float(low), float(high), float(np.mean(fewer) + np.mean(same) / 2))
+
+
+def _rates(edits: float | np.ndarray, lengths: float | np.ndarray) -> np.ndarray:
+    """Edits over lengths; where there is nothing to divide by, as `wer.Errors.rate` has it."""
+    return np.where(np.asarray(lengths) > 0, edits / np.maximum(lengths, 1), np.asarray(edits) > 0)
+
+
 def rate_interval(plan: Resamples, edits: Sequence[int], lengths: Sequence[int]) -> Interval:
     """Interval of an error rate from edits and reference length of each utterance."""
-    many_edits, many_lengths = plan.sums(edits, lengths)
-    low, high = np.quantile(many_edits / np.maximum(many_lengths, 1), [0.025, 0.975])
-    return Interval(sum(edits) / max(sum(lengths), 1), float(low), float(high))
+    sums = plan.draw({"edits": edits, "lengths": lengths})
+    return rate_of(sums["edits"], sums["lengths"])
 
 
 def paired_difference(
     plan: Resamples, edits_a: Sequence[int], edits_b: Sequence[int], lengths: Sequence[int]
 ) -> Difference:
     """Interval of B's error rate minus A's, both on the same replicates."""
-    many_a, many_b, many_lengths = plan.sums(edits_a, edits_b, lengths)
-    differences = (many_b - many_a) / np.maximum(many_lengths, 1)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    # A tie counts half, so that a system beside itself improves with probability one half.
-    improved = float(np.mean(many_b < many_a) + np.mean(many_b == many_a) / 2)
-    return Difference((sum(edits_b) - sum(edits_a)) / max(sum(lengths), 1), float(low), float(high), improved)
+    sums = plan.draw({"a": edits_a, "b": edits_b, "lengths": lengths})
+    return difference_of(sums["a"], sums["b"], sums["lengths"])

@@ -1,11 +1,84 @@
-"""Text normalisation before words are compared: named and versioned, as a score means nothing without it."""
+"""Text normalisation before words are compared: named and versioned, as a score means nothing without it.
 
+- `none`: as written; words are what blanks part, and any white space is one blank.
+- `basic`: ours, for every language.
+- `whisper`: Whisper's own, English with its lists of numbers, contractions and spellings, all others without.
+- `leaderboard`: as the Open ASR Leaderboard scores languages other than English (its `ml_normalizer` and
+  `normalize_compound_pairs` of August 2026): Whisper's for other languages, then digits to words, then compounds that
+  one side writes together and the other apart are joined on both. Not taken over: that it leaves out utterances whose
+  reference is empty, and that its word errors also forgive compounds within longer mismatches (`kaldialign` with
+  `merge_compounds`). English is refused, because it scores English with lists of names and abbreviations of its own.
+
+`whisper` and `leaderboard` put blanks in the place of combining marks, so they flatter Indic and Thai systems.
+"""
+
+import json
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from importlib import resources
 
-NORMALISER = "basic-1"  # name and version: change the version with every change of what `basic` returns
+from asr_lora.errors import ConfigError
+
+# Name and version: change the version with every change of what a normaliser returns.
+NORMALISER = "basic-1"
+LABELS = {"none": "none-1", "basic": NORMALISER, "whisper": "whisper-1", "leaderboard": "leaderboard-1"}
+EXTRA = "pip install 'asr_lora[scores]'"
 
 _APOSTROPHES = re.compile(r"(?<=\w)[’‘ʼ`´](?=\w)")
+_BRACKETS = (re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\(([^)]+?)\)"))
+# Scripts that put no blanks between words, by how the names of their letters begin: there, CER leads.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """What is done to a reference and a hypothesis before they are compared."""
+
+    label: str  # name and version
+    clean: Callable[[str], str]
+    joins: bool = False  # whether compounds that only one side writes together are joined
+
+    def pairs(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Normalise references and hypotheses of the same utterances."""
+        cleaned = [self.clean(text) for text in references], [self.clean(text) for text in hypotheses]
+        if not self.joins:
+            return cleaned
+        joined = [join_compounds(reference, hypothesis) for reference, hypothesis in zip(*cleaned, strict=True)]
+        return [reference for reference, _ in joined], [hypothesis for _, hypothesis in joined]
+
+
+def find_normaliser(name: str, language: str) -> Normaliser:
+    """Return a normaliser by name (`basic`) or label (`basic-1`), for the language that is spoken.
+
+    Raises:
+        ConfigError: there is no such normaliser, it does not suit the language, or it needs a package that is missing.
+    """
+    plain = name if name in LABELS else name.rpartition("-")[0]
+    if LABELS.get(plain, name) != name and plain != name:
+        raise ConfigError(f"normaliser {name!r} is not of this version, which has {', '.join(LABELS.values())}")
+    if plain == "none":
+        return Normaliser(LABELS[plain], as_written)
+    if plain == "basic":
+        return Normaliser(LABELS[plain], basic)
+    if plain == "whisper":
+        return Normaliser(LABELS[plain], _whisper(language))
+    if plain == "leaderboard":
+        if language == "en":
+            raise ConfigError(
+                "normaliser leaderboard is that of other languages: English has lists of its own there, take whisper"
+            )
+        _number_words()
+        return Normaliser(LABELS[plain], lambda text: _leaderboard(text, language), joins=True)
+    raise ConfigError(f"there is no normaliser {name!r}; there are {', '.join(LABELS)}")
+
+
+def as_written(text: str) -> str:
+    """Leave all but white space as it is."""
+    return " ".join(text.split())
 
 
 def basic(text: str) -> str:
@@ -25,3 +98,76 @@ def basic(text: str) -> str:
         elif category != "Cf":  # joiners and direction marks vanish; all else parts words
             kept.append(" ")
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
+
+
+def characters_lead(references: Sequence[str]) -> bool:
+    """Whether most letters are of scripts without blanks between words, where a word error rate counts phrases."""
+    letters = [char for text in references for char in text if char.isalpha()]
+    return 2 * sum(_unspaced(char) for char in letters) > len(letters)
+
+
+@cache
+def _unspaced(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith(_UNSPACED)
+
+
+@cache
+def _whisper(language: str) -> Callable[[str], str]:
+    """Whisper's normaliser, as transformers carries it."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    found: Callable[[str], str]
+    if language != "en":
+        found = BasicTextNormalizer()
+        return lambda text: found(text).strip()
+    try:
+        spellings = resources.files("whisper_normalizer") / "normalizers" / "english.json"
+        found = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"normaliser whisper needs a list of English spellings: {EXTRA}") from error
+    return lambda text: found(text).strip()
+
+
+def _leaderboard(text: str, language: str) -> str:
+    """Lower-case, without brackets, symbols and marks; whole numbers in words where num2words has the language."""
+    text = text.lower()
+    for brackets in _BRACKETS:
+        text = brackets.sub("", text)
+    composed = unicodedata.normalize("NFKC", text)
+    text = "".join(" " if unicodedata.category(char)[0] in "MSP" else char for char in composed).lower()
+    text = re.sub(r"\s+", " ", re.sub(r"[^\w\s]", "", text)).strip()
+    text = re.sub(r"(\d)\s+(\d{3})\b", r"\1\2", text)  # 10 000 is one number
+    return re.sub(r"\d+", lambda digits: _spelt(digits.group(), language), text)
+
+
+@cache
+def _number_words() -> Callable[..., str]:
+    try:
+        from num2words import num2words
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"normaliser leaderboard needs the package num2words: {EXTRA}") from error
+    spell: Callable[..., str] = num2words
+    return spell
+
+
+@cache
+def _spelt(digits: str, language: str) -> str:
+    try:
+        return _number_words()(int(digits), lang=language)
+    except Exception:  # noqa: BLE001 (a language or number that it does not have raises anything; the digits stay)
+        return digits
+
+
+def join_compounds(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Join words on both sides where a stretch differs in its blanks alone."""
+    said, heard = reference.split(), hypothesis.split()
+    new_said: list[str] = []
+    new_heard: list[str] = []
+    for kind, i, j, k, m in SequenceMatcher(None, said, heard).get_opcodes():
+        if kind != "equal" and "".join(said[i:j]) == "".join(heard[k:m]):
+            new_said.append("".join(said[i:j]))
+            new_heard.append("".join(heard[k:m]))
+        else:
+            new_said += said[i:j]
+            new_heard += heard[k:m]
+    return " ".join(new_said), " ".join(new_heard)

@@ -8,8 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_lora.scoring.charts import wer_chart
 from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.intervals import Difference
-from asr_lora.scoring.normalize import basic
-from asr_lora.scoring.wer import align
+from asr_lora.scoring.wer import shown_words
 
 CHANGED_SHOWN = 30
 COLUMNS = (
@@ -51,15 +50,20 @@ def environment(autoescape: bool = True) -> Environment:
 
 def _context(comparison: Comparison) -> dict[str, Any]:
     systems = comparison.systems
-    against = {pair.b: pair.wer for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
+    against = {pair.b: pair.leading for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
     return {
         "verdict": [pair.sentence for pair in comparison.pairs],
-        "columns": COLUMNS,
-        "table": [_row(system, against.get(system["system"]["name"])) for system in systems],
+        "columns": (*COLUMNS, *(_guard_column(guard) for guard in comparison.guards)),
+        "table": [
+            [*_row(system, against.get(system["system"]["name"])), *_guard_cells(comparison, system["system"]["name"])]
+            for system in systems
+        ]
+        + [_combined_row(comparison, body) for body in comparison.combined],
         "systems": systems,
         "dataset": systems[0]["dataset"],
         "decoding": systems[0]["decoding"],
         "normaliser": systems[0]["normaliser"],
+        "lead": comparison.lead.upper(),
         "unit": comparison.unit,
         "units": comparison.units,
         "pairs": comparison.pairs,
@@ -98,6 +102,36 @@ def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:
     ]
 
 
+def _guard_column(guard: Comparison) -> str:
+    dataset = guard.systems[0]["dataset"]
+    return f"Guard {dataset['language']} {guard.lead.upper()} %"
+
+
+def _guard_cells(comparison: Comparison, name: str) -> list[str]:
+    """The leading rate of a system on every guard."""
+    cells = []
+    for guard in comparison.guards:
+        found = [system["scores"] for system in guard.systems if system["system"]["name"] == name]
+        cells.append(f"{100 * found[0][guard.lead]:.1f}" if found else "–")
+    return cells
+
+
+def _combined_row(comparison: Comparison, body: dict[str, Any]) -> list[str]:
+    """The line of several seeds or subsets: means, and their spread where a system has its interval."""
+    wer, cer = body["wer"], body["cer"]
+    change = body[comparison.lead].get("difference")
+    cells = {
+        "System": f"{body['name']} (mean of {len(body['systems'])})",
+        "WER %": f"{100 * wer['mean']:.1f} ± {100 * wer['sd']:.1f}",
+        "95 % interval": f"{100 * wer['interval'][0]:.1f} to {100 * wer['interval'][1]:.1f}",
+        "CER %": f"{100 * cer['mean']:.1f} ± {100 * cer['sd']:.1f}",
+        "Difference": f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
+        if change
+        else "–",
+    }
+    return [cells.get(column, "–") for column in COLUMNS] + ["–"] * len(comparison.guards)
+
+
 def _share(training: dict[str, Any]) -> str:
     return f"{100 * training['trainable_parameters'] / training['total_parameters']:.1f} %"
 
@@ -106,7 +140,7 @@ def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
     """The utterances whose word errors differ most between the first system and any other."""
 
     def spread(place: int) -> int:
-        edits: list[int] = [rows[place]["word_edits"] for rows in comparison.rows]
+        edits = [scored.words[place].edits for scored in comparison.scored]
         return max(abs(count - edits[0]) for count in edits[1:])
 
     places = sorted(range(len(comparison.rows[0])), key=lambda place: (-spread(place), place))
@@ -116,14 +150,13 @@ def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
         if not spread(place):
             break
         first = comparison.rows[0][place]
-        spoken = basic(first["reference"])
         lines = [
             {
                 "name": name,
-                "edits": rows[place]["word_edits"],
-                "words": align(spoken, basic(rows[place]["hypothesis"])),
+                "edits": scored.words[place].edits,
+                "words": shown_words(scored.alignments[place]),
             }
-            for name, rows in zip(names, comparison.rows, strict=True)
+            for name, scored in zip(names, comparison.scored, strict=True)
         ]
         shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})
     return shown
