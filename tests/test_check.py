@@ -371,7 +371,8 @@ def test_the_largest_micro_batches_are_those_of_most_audio_and_most_text():
     assert largest([[long], [wordy], [short]], [[5], [90], [4]], 10.0) == [[long], [wordy]]
     assert padding([[Example((0,), 3.0, 4.0, 0)]]) == pytest.approx(0.25)
     size = Size(width=2, encoder_layers=1, decoder_layers=1, vocabulary=10)
-    assert step_work([long], [0], size) == 9 * 50 * 14 * 4
+    assert step_work([long], [0], size) == 9 * 50 * (14 * 4 + 2 * 9 * 50 * 2)
+    assert step_work([long], [0], size, at_once=8.0) == pytest.approx(4 / 3 * step_work([long], [0], size))
     assert step_work([long], [1], size, encoded=True) == 9 * 50 * 2 * 4 + 14 * 4 + 20
 
 

@@ -220,7 +220,7 @@ def _data_bytes(subject: Subject, epochs: float) -> int:
 def _time(subject: Subject, plan: Plan) -> Time:
     size = _size(subject.whisper)
     work = [
-        step_work(step, given, size, encoded=subject.encoded)
+        step_work(step, given, size, at_once=subject.at_once, encoded=subject.encoded)
         for step, given in zip(subject.steps, subject.tokens, strict=True)
     ]
     places = representative(work, min(PROBED_STEPS, len(work)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from asr_lora.training.examples import Example, micro_batches
 
-KEPT_BYTES, KEPT_SHARE, KEPT_STEPS = 1.7e8, 0.9, 5  # see `kept_bytes`
+KEPT_BYTES, KEPT_SHARE, KEPT_STEPS = 5.9e8, 0.34, 8  # see `kept_bytes`
 FRAMES_A_SECOND = 50  # that the encoder's blocks see
 
 
@@ -135,19 +135,28 @@ def utterances(schedule: Sequence[Sequence[Example]]) -> int:
     return sum(len(example.utterances) for step in schedule for example in step)
 
 
-def step_work(step: Sequence[Example], tokens: Sequence[int], size: Size, *, encoded: bool = False) -> float:
-    """Multiplications of a forward, in the layers' products alone: what steps are held against each other by.
+def step_work(
+    step: Sequence[Example], tokens: Sequence[int], size: Size, *, at_once: float = math.inf, encoded: bool = False
+) -> float:
+    """Multiplications of a forward: what steps are held against each other by.
 
     Args:
         step: its examples.
         tokens: that the decoder is given for each of them.
         size: of the model.
+        at_once: seconds of audio in memory at once; a longer example is computed twice, which is a third more.
         encoded: whether the encoder's outputs come from a cache.
     """
-    frames = FRAMES_A_SECOND * sum(example.context for example in step)
-    a_frame = (0 if encoded else 12 * size.encoder_layers) + 2 * size.decoder_layers  # and keys and values of it
     square = size.width**2
-    return frames * a_frame * square + sum(tokens) * (14 * size.decoder_layers * square + size.width * size.vocabulary)
+    a_token = 14 * size.decoder_layers * square + size.width * size.vocabulary
+    work = 0.0
+    for example, count in zip(step, tokens, strict=True):
+        frames = FRAMES_A_SECOND * example.context
+        a_frame: float = 2 * size.decoder_layers * square  # keys and values of it
+        if not encoded:
+            a_frame += size.encoder_layers * (12 * square + 2 * frames * size.width)  # the latter: attention
+        work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > at_once else 1)
+    return work
 
 
 def largest(
@@ -191,15 +200,15 @@ def mean_step_seconds(seconds: Sequence[float], work: Sequence[float], mean_work
 def kept_bytes(step_bytes: int, steps: int) -> int:
     """What a process keeps of freed memory on a CPU, where batches come in ever new shapes.
 
-    The C library cannot give back holes between blocks, and kernels made for a shape are kept for the next time. Fitted
-    to runs of whisper-base of 5 to 400 steps (LoRA at 20 and 40 s a step, full at 40 s; within 10 % of their peaks); a
-    rule of thumb elsewhere.
+    The C library cannot give back holes between blocks, and kernels made for a shape are kept for the next time;
+    `train` trims both, so what is kept stops growing. Fitted to runs of whisper-base (reports/forecast); a rule of
+    thumb elsewhere.
 
     Args:
         step_bytes: most that a step has in memory at once, weights left out.
         steps: of the run.
     """
-    return round((KEPT_BYTES + KEPT_SHARE * step_bytes) * math.log1p(steps / KEPT_STEPS))
+    return round((KEPT_BYTES + KEPT_SHARE * step_bytes) * (1 - math.exp(-steps / KEPT_STEPS)))
 
 
 def table(forecast: Forecast) -> str:
