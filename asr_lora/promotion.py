@@ -78,8 +78,8 @@ def sweep_strengths(
 
 
 def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str, Any]:
-    systems = comparison.systems
-    best = min(range(len(systems)), key=lambda place: systems[place]["scores"]["wer"])  # the first of equals
+    systems, lead = comparison.systems, comparison.lead
+    best = min(range(len(systems)), key=lambda place: systems[place]["scores"][lead])  # the first of equals
     chosen = systems[best]["system"]["name"]
     against = {pair.b: pair for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
     rows = [
@@ -87,7 +87,7 @@ def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str,
             "strength": strength,
             "model": system["system"]["name"],
             **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
-            "difference": asdict(against[system["system"]["name"]].wer) if place else None,
+            "difference": asdict(against[system["system"]["name"]].leading) if place else None,
             "fingerprint": system["fingerprint"],
         }
         for place, (strength, system) in enumerate(zip(STRENGTHS, systems, strict=True))
@@ -98,14 +98,14 @@ def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str,
         "dataset": {**systems[0]["dataset"], "folder": str(dataset)},
         "strengths": sorted(rows, key=lambda row: row["strength"]),
         "chosen": chosen,
-        "verdict": _choice(chosen, against.get(chosen)),
+        "verdict": _choice(chosen, against.get(chosen), lead),
     }
 
 
-def _choice(chosen: str, pair: Pair | None) -> str:
+def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
     """The choice of dev in words; `pair` holds it against full strength, None where it is that itself."""
     if pair is None:
-        return f"dev chooses {chosen}, the adapter as it was trained: no other strength has a lower WER."
+        return f"dev chooses {chosen}, the adapter as it was trained: no other strength has a lower {lead.upper()}."
     doubt = ""
     if pair.leading.verdict == "not distinguishable":
         doubt = " It is chosen by its point estimate alone, as the paired interval includes zero."

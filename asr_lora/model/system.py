@@ -63,9 +63,10 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What a name stands for, before anything is loaded."""
 
+    name: str
     run: dict[str, Any] | None  # run.json
     weights: Path | None  # folder of the adapter or the fine-tuned model
     base: str
@@ -73,7 +74,7 @@ class _Place:
 
 
 def open_system(
-    name: str,
+    name: str | Place,
     *,
     language: str | None = None,
     language_token: str | None = None,
@@ -81,7 +82,7 @@ def open_system(
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
 ) -> System:
-    """Load a model by any name. Language, task and context come from the run unless they are given.
+    """Load a model by any name, or what `locate` found. Language, task and context come from the run unless given.
 
     An adapter is merged into its base in float32, then brought to the precision asked, so it costs nothing. A model
     that nothing is known of is given the full context, which is what Whisper was trained on.
@@ -90,10 +91,10 @@ def open_system(
         ConfigError: no language is given and none is recorded, or it is unknown; a strength without an adapter.
         DataError: the model is not there, the run is unfinished, or the adapter does not fit.
     """
-    place = _locate(name)
+    place = locate(name)
     told = _told(place, language, language_token)
     if told is None:
-        raise ConfigError(f"{name} does not say its language: add --language, for example --language Dutch")
+        raise ConfigError(f"{place.name} does not say its language: add --language, for example --language Dutch")
     recorded = place.run["model"] if place.run else {}
     task = task or Task(recorded.get("task", Task.TRANSCRIBE))
     context = context or Context(recorded.get("context", Context.FULL))
@@ -109,12 +110,12 @@ def open_system(
         whisper = load_whisper(
             source, told.language, language_token=told.token, task=task, dtype=dtype, device=device
         )  # fmt: skip
-    whisper = replace(whisper, context=context, source=name)
+    whisper = replace(whisper, context=context, source=place.name)
     return System(whisper, place.base, place.weights, _training(place), place.strength)
 
 
 def language_to_tell(
-    name: str, language: str | None, token: str | None = None, *, otherwise: str | None = None
+    name: str | Place, language: str | None, token: str | None = None, *, otherwise: str | None = None
 ) -> Told | None:
     """What a model would be told, without loading it: what is given, the run's, or `otherwise`; None: nobody says.
 
@@ -122,10 +123,10 @@ def language_to_tell(
         ConfigError: an unknown language, or one that Whisper has no token for and none is borrowed.
         DataError: the model is not there, or the run is unfinished.
     """
-    return _told(_locate(name), language, token, otherwise)
+    return _told(locate(name), language, token, otherwise)
 
 
-def _told(place: _Place, language: str | None, token: str | None, otherwise: str | None = None) -> Told | None:
+def _told(place: Place, language: str | None, token: str | None, otherwise: str | None = None) -> Told | None:
     recorded = place.run["model"] if place.run else {}
     found = language or recorded.get("language") or otherwise
     if not found:
@@ -170,9 +171,19 @@ def split_strength(name: str) -> tuple[str, float | None]:
     return model, strength
 
 
-def _locate(name: str) -> _Place:
+def locate(name: str | Place) -> Place:
+    """Find what a name stands for, and read its run; a place that is found already is left as it is.
+
+    Raises:
+        ConfigError: a strength where there is no adapter, or that is no number from 0 to 1.
+        DataError: the run is unfinished or has lost its weights.
+    """
+    return name if isinstance(name, Place) else _locate(name)
+
+
+def _locate(name: str) -> Place:
     model, strength = split_strength(name)
-    place = _find(model)
+    place = replace(_find(model), name=name)
     if place.weights is not None and (place.weights / ADAPTER_CONFIG).is_file():
         return replace(place, strength=1.0 if strength is None else strength)
     if strength is not None:
@@ -181,7 +192,7 @@ def _locate(name: str) -> _Place:
     return place
 
 
-def _find(name: str) -> _Place:
+def _find(name: str) -> Place:
     folder = Path(name).expanduser()
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _from_run(RunFolder(folder), name)
@@ -189,19 +200,19 @@ def _find(name: str) -> _Place:
     if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
         return _from_run(run, name)  # the weights within a run: the run knows their language and context
     if (folder / ADAPTER_CONFIG).is_file():
-        return _Place(None, folder, adapter_base(folder))
-    return _Place(None, None, name)
+        return Place(name, None, folder, adapter_base(folder))
+    return Place(name, None, None, name)
 
 
-def _from_run(run: RunFolder, name: str) -> _Place:
+def _from_run(run: RunFolder, name: str) -> Place:
     body = run.read()
     weights = run.weights(body["method"])
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
-    return _Place(body, weights, body["model"]["name"])
+    return Place(name, body, weights, body["model"]["name"])
 
 
-def _training(place: _Place) -> Training | None:
+def _training(place: Place) -> Training | None:
     run, weights = place.run, place.weights
     if run is None or weights is None:
         return None
@@ -219,14 +230,14 @@ def _training(place: _Place) -> Training | None:
     )
 
 
-def system_digest(name: str) -> object:
+def system_digest(name: str | Place) -> object:
     """What changes when the model does: digest of its run's weights, or sizes and times of its files; its strength."""
-    place = _locate(name)
+    place = locate(name)
     digest = _files_digest(place)
     return digest if place.strength in (None, 1) else (digest, place.strength)
 
 
-def _files_digest(place: _Place) -> object:
+def _files_digest(place: Place) -> object:
     if place.run is not None:
         return place.run["weights_digest"], place.run["model"]["context"]
     folder = place.weights or Path(place.base).expanduser()

@@ -12,12 +12,14 @@ from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_js
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
-from asr_lora.model.system import System, language_to_tell, open_system, system_digest
+from asr_lora.model.system import System, language_to_tell, locate, open_system, system_digest
 from asr_lora.processes import Team, join_team
-from asr_lora.scoring.normalize import NORMALISER, Normaliser, find_normaliser
+from asr_lora.scoring.normalize import Normaliser, find_normaliser
 from asr_lora.scoring.report import PERSON, SCORING, read_rows, report_facts
 from asr_lora.scoring.terms import Term, read_terms
 from asr_lora.transcription.decode import MAX_NEW_TOKENS, decode_split, default_batch_seconds
+
+STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ def evaluate(
         DataError: the model or dataset cannot be used, or has no such split.
     """
     manifest = DatasetFolder(dataset).read()
-    told = language_to_tell(model, language, language_token, otherwise=manifest["language"])
+    place = locate(model)
+    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
     how = find_normaliser(normaliser, told.language)
     wanted = read_terms(terms, how) if terms else None
     data = read_split(dataset, split)
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     stamp = fingerprint(
-        system_digest(model), manifest["splits"][split]["sha256"], asdict(told), settings, MAX_NEW_TOKENS, NORMALISER
+        system_digest(place), manifest["splits"][split]["sha256"], asdict(told), settings, MAX_NEW_TOKENS, STAMPED
     )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
@@ -86,7 +89,7 @@ def evaluate(
         _check_free(folder, model, split)
 
     system = open_system(
-        model, language=told.language, language_token=told.token, task=task, context=context, precision=precision
+        place, language=told.language, language_token=told.token, task=task, context=context, precision=precision
     )
     if team.main:
         folder.manifest.unlink(missing_ok=True)
