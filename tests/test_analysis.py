@@ -103,6 +103,7 @@ def test_nothing_has_no_rank(values):
     assert amplifications(random(4, 5), torch.ones(4), none) == []
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.floats(1e-3, 1e3))
 def test_equal_values_have_their_number_as_rank(count, value):
     values = torch.full((count,), value, dtype=torch.float64)

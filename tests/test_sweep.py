@@ -148,6 +148,7 @@ def test_variants_and_the_grid(write, tmp_path):
     assert planned["rank=1 targets=q_proj"].out == tmp_path / "o" / "runs" / "rank=1-targets=q_proj"
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=60))
 def test_any_name_makes_a_plain_folder(name):
     try:
