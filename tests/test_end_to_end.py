@@ -93,7 +93,7 @@ def test_each_stage_can_be_repeated_by_hand(made, tmp_path):
 def test_splits_are_disjoint_and_dev_selects(made):
     out = made[0]
     shared = json.loads((out / "data" / "dataset.json").read_text())["shared_between_splits"]
-    assert all(counts == {"speakers": 0, "sentences": 0} for counts in shared.values())
+    assert not any(count for counts in shared.values() for count in counts.values())
     for method in ("lora", "full"):
         body = json.loads((out / "runs" / method / "run.json").read_text())
         dev = [row["dev_wer"] for row in read_jsonl(out / "runs" / method / "metrics.jsonl") if "dev_wer" in row]

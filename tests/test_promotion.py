@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import BASE, DEMO
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from test_cli import invoke
 
 from asr_lora import evaluate, prepare, promote, sweep_strengths
@@ -177,9 +178,14 @@ def test_a_sweep_is_of_dev_and_says_what_to_use(bad, dataset, tmp_path):
 
 
 def test_a_tie_is_full_strength(good, dataset, tmp_path):
-    body = sweep_strengths(good, dataset, out=tmp_path / "sweep").read()
+    run = tmp_path / "run"  # whose update is nothing, at any strength
+    shutil.copytree(good, run)
+    weights = run / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: 0 * value if "lora_B" in name else value for name, value in tensors.items()}, weights)
+    body = sweep_strengths(str(run), dataset, out=tmp_path / "sweep").read()
     assert len({row["wer"] for row in body["strengths"]}) == 1
-    assert body["chosen"] == f"{good}@1"
+    assert body["chosen"] == f"{run}@1"
     assert "no other strength has a lower WER" in body["verdict"]
 
 

@@ -3,7 +3,9 @@
 import io
 import math
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +71,27 @@ def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | 
     elif not source:
         raise AudioError("empty file", "the audio is empty")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)) as audio:
+        with _opened(source) as file, soundfile.SoundFile(file, closefd=False) as audio:
             _require_possible(audio)
             yield from _resampled(audio, start, seconds)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError("not audio", f"{describe(source)} cannot be decoded ({first_line(error)})") from error
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[bytes | int]:
+    """What libsndfile reads itself: a path, or the descriptor of a file in memory.
+
+    From a BytesIO it would read through callbacks into Python, which swallow Ctrl-C.
+    """
+    if isinstance(source, Path):
+        yield os.fsencode(source)
+        return
+    memory = hasattr(os, "memfd_create")  # Linux
+    with os.fdopen(os.memfd_create("audio"), "w+b") if memory else tempfile.TemporaryFile() as file:
+        file.write(source)
+        file.seek(0)
+        yield file.fileno()
 
 
 def _require_possible(audio: soundfile.SoundFile) -> None:
