@@ -18,7 +18,7 @@ from asr_lora.errors import AudioError, ConfigError, DataError
 
 MEASURED = ("seconds", "peak", "loudness_db", "clipped", "digest")  # columns of what prepare measured
 ROWS_AT_ONCE = 128  # decoded together, where it did not
-MOST_FRESH = 500_000  # utterances that `prepare` checks the labels of: about 600 h, and half a gigabyte
+MOST_FRESH = 200_000  # utterances that `prepare` checks the labels of: some 250 h, within a gigabyte
 
 
 @dataclass(frozen=True)
