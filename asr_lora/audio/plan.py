@@ -39,7 +39,20 @@ CREATE INDEX by_sentence ON utterance (sentence);
 SCRATCH = """
 CREATE TABLE scratch.begun (number INTEGER PRIMARY KEY);
 CREATE TABLE scratch.heard (number INTEGER PRIMARY KEY, reason TEXT, seconds REAL, digest TEXT, pseudonym TEXT);
-CREATE TABLE scratch.other (split TEXT, id TEXT, sentence INTEGER, person TEXT, digest TEXT);
+CREATE TABLE scratch.kept (number INTEGER PRIMARY KEY, split TEXT, id TEXT, speaker TEXT, seconds REAL, gender TEXT,
+                           characters INTEGER, person TEXT, sentence INTEGER, digest TEXT);
+"""
+KEPT = """
+CREATE INDEX scratch.kept_split ON kept (split, number);
+CREATE INDEX scratch.kept_person ON kept (person, split, id);
+CREATE INDEX scratch.kept_sentence ON kept (sentence, split, id);
+CREATE INDEX scratch.kept_digest ON kept (digest, split, id);
+"""
+OTHER = "CREATE TABLE scratch.other (split TEXT, id TEXT, sentence INTEGER, person TEXT, digest TEXT);"
+OTHER_INDICES = """
+CREATE INDEX scratch.other_person ON other (person, split, id);
+CREATE INDEX scratch.other_sentence ON other (sentence, split, id);
+CREATE INDEX scratch.other_digest ON other (digest, split, id);
 """
 
 
@@ -130,18 +143,19 @@ class Plan:
         self.database.executemany("INSERT OR REPLACE INTO scratch.heard VALUES (?, ?, ?, ?, ?)", rows)
         self.database.execute("COMMIT")
 
-    def index_sounds(self) -> None:
-        self.database.execute("CREATE INDEX scratch.by_digest ON heard (digest)")
+    def settle(self) -> None:
+        """Gather what is kept, once all has been heard: what follows asks about that alone."""
+        self.database.executescript(
+            "BEGIN; INSERT INTO scratch.kept SELECT u.number, u.split, u.id, h.pseudonym, h.seconds, u.gender, "
+            "LENGTH(u.text), CASE WHEN u.speaker <> '' THEN u.person END, u.sentence, h.digest FROM utterance u "
+            f"JOIN scratch.heard h ON h.number = u.number WHERE u.reason IS NULL AND h.reason IS NULL; COMMIT; {KEPT}"
+        )
 
     def kept(self, split: str) -> Iterator[dict[str, Any]]:
         """What is in the dataset, without audio and text: enough for subsets and summaries."""
-        rows = self.database.execute(
-            "SELECT u.id, h.pseudonym, h.seconds, u.gender, LENGTH(u.text) FROM utterance u JOIN scratch.heard h "
-            "ON h.number = u.number WHERE u.split = ? AND u.reason IS NULL AND h.reason IS NULL ORDER BY u.number",
-            (split,),
-        )
         names = ("id", "speaker", "seconds", "gender", "characters")
-        return (dict(zip(names, row, strict=True)) for row in rows)
+        query = f"SELECT {', '.join(names)} FROM scratch.kept WHERE split = ? ORDER BY number"
+        return (dict(zip(names, row, strict=True)) for row in self.database.execute(query, (split,)))
 
     def dropped(self) -> Iterator[dict[str, str]]:
         """What was left out and why, in the order of the rows."""
@@ -154,38 +168,30 @@ class Plan:
     def leaks(self) -> Iterator[dict[str, str]]:
         """Utterances of a split that share speaker, sentence or sound with an earlier split."""
         for one, other in combinations(SPLITS, 2):
-            for kind, column in (("speaker", "u.person"), ("sentence", "u.sentence"), ("clip", "h.digest")):
-                known = "AND u.speaker <> ''" if kind == "speaker" else ""
-                first = (
-                    f"SELECT {column} AS value, MIN(u.id) AS id FROM utterance u JOIN scratch.heard h "
-                    "ON h.number = u.number AND h.reason IS NULL WHERE u.split = ? GROUP BY value"
-                )
-                rows = self.database.execute(
-                    f"SELECT u.id, f.id FROM utterance u JOIN scratch.heard h ON h.number = u.number "
-                    f"AND h.reason IS NULL JOIN ({first}) f ON f.value = {column} WHERE u.split = ? {known} "
-                    "ORDER BY u.number",
-                    (one, other),
-                )
-                for clip, example in rows:
-                    yield {"id": clip, "split": other, "shares": kind, "with": one, "example": example}
+            yield from self._shared("kept", other, one)
 
     def compare(self, rows: Iterable[tuple[str, str, int, str | None, str | None]]) -> Iterator[dict[str, str]]:
         """Utterances of ours that share something with another dataset's: its split, id, sentence, person, digest."""
-        self.database.execute("DELETE FROM scratch.other")
+        self.database.executescript(f"DROP TABLE IF EXISTS scratch.other; {OTHER}")
         self.database.execute("BEGIN")
         self.database.executemany("INSERT INTO scratch.other VALUES (?, ?, ?, ?, ?)", rows)
         self.database.execute("COMMIT")
-        for kind, ours, theirs in (
-            ("speaker", "u.person", "person"), ("sentence", "u.sentence", "sentence"), ("clip", "h.digest", "digest"),
-        ):  # fmt: skip
-            found = self.database.execute(
-                "SELECT u.id, u.split, o.split, o.id FROM utterance u JOIN scratch.heard h "
-                "ON h.number = u.number AND h.reason IS NULL JOIN (SELECT split, MIN(id) AS id, "
-                f"{theirs} AS value FROM scratch.other WHERE value IS NOT NULL GROUP BY split, value) o "
-                f"ON o.value = {ours} ORDER BY u.number, o.split"
+        self.database.executescript(OTHER_INDICES)
+        theirs = [split for (split,) in self.database.execute("SELECT DISTINCT split FROM scratch.other ORDER BY 1")]
+        for ours in SPLITS:
+            for split in theirs:
+                yield from self._shared("other", ours, split)
+
+    def _shared(self, table: str, ours: str, theirs: str) -> Iterator[dict[str, str]]:
+        """What our split shares with a split of a table, each with the first of the ids that it shares it with."""
+        for kind, column in (("speaker", "person"), ("sentence", "sentence"), ("clip", "digest")):
+            rows = self.database.execute(
+                f"SELECT k.id, (SELECT MIN(o.id) FROM scratch.{table} o WHERE o.{column} = k.{column} AND o.split = ?) "
+                "AS example FROM scratch.kept k WHERE k.split = ? AND example IS NOT NULL ORDER BY k.number",
+                (theirs, ours),
             )
-            for clip, split, other, example in found:
-                yield {"id": clip, "split": split, "shares": kind, "with": other, "example": example}
+            for clip, example in rows:
+                yield {"id": clip, "split": ours, "shares": kind, "with": theirs, "example": example}
 
 
 @dataclass(frozen=True)

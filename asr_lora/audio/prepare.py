@@ -374,7 +374,7 @@ def _join(plan: Plan, folder: DatasetFolder) -> None:
         for split in SPLITS:
             if len(waiting[split]):
                 writers[split].write_table(waiting[split].combine_chunks())
-    plan.index_sounds()
+    plan.settle()
 
 
 def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
