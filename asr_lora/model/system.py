@@ -147,7 +147,7 @@ def find_tuned(name: str) -> Tuned:
     model, strength = split_strength(name)
     if strength is not None:
         raise ConfigError(f"{name}: what was trained is looked at as a whole; name {model}")
-    place = _locate(name)
+    place = locate(name)
     if place.weights is None:
         raise DataError(f"{name} is no run or adapter, so nothing says what it was trained from: name a run folder")
     return Tuned(place.base, place.weights, place.strength is not None, place.run)

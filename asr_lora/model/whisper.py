@@ -226,7 +226,7 @@ def resolve_quantise(quantise: Quantise, source: str, device: torch.device) -> Q
     """Choose how a frozen base is kept, where that is left to us.
 
     On a CPU bitsandbytes computes with 8-bit weights by unpacking them, which costs more time and memory than it saves
-    (reports/training-speed). On a GPU whose memory 16-bit weights would take a third of, they leave too little room.
+    (reports/large-v2-cost). On a GPU whose memory 16-bit weights would take a third of, they leave too little room.
     """
     if quantise is not Quantise.AUTO:
         return quantise
