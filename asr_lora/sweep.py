@@ -222,5 +222,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _named(failed: dict[str, str], total: int) -> str:
-    each = "; ".join(f"{name} ({reason.rstrip('.')})" for name, reason in failed.items())
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        by_reason.setdefault(reason.rstrip("."), []).append(name)
+    each = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
     return f"{len(failed)} of {total} variants failed: {each}. Run the same command again to try them again."

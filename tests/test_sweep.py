@@ -256,7 +256,7 @@ def test_all_fail(write, tmp_path):
     path = write(set={"data.subset": "10h"}, variants=[{"name": "a"}, {"name": "b"}])
     done = invoke("sweep", path, "--out", tmp_path / "o")
     assert done.exit_code == 1
-    assert "2 of 2 variants failed" in done.stderr
+    assert "2 of 2 variants failed: a, b (data.subset: " in done.stderr  # a reason that they share is said once
     assert done.stderr.endswith("There is nothing to compare yet.\n")
     assert not done.stdout
 
