@@ -193,9 +193,11 @@ def _warn_of_labels(folder: DatasetFolder) -> None:
     if not folder.diagnosis.complete:
         _say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
         return
+    from asr_lora.audio.checks import NO_LABEL
+
     body = folder.diagnosis.read()
     if body["suspicious"]:
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule != "left-out")
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
         share = f"{body['suspicious']:,} of {body['utterances']:,}"
         see = f"see them with: asr-lora check {folder.root}"
         _say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
@@ -573,10 +575,13 @@ def _print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
         for rule, count in body["counts"].items():
             example = body["examples"][rule]
             print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
+    if body["suspicious"]:
         share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
         _say(f"warning: {share} are suspicious; nothing was left out for it")
     else:
         print(f"nothing suspicious in {body['utterances']:,} utterances")
+    if body["leaked"]:
+        _say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
     for path in (folder.findings, folder.page):
         print(path)
 

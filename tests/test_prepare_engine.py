@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from asr_lora import prepare
 from asr_lora.artifacts import DatasetFolder, read_jsonl
-from asr_lora.audio.checks import measure
+from asr_lora.audio.checks import LEAKED, measure
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode
 from asr_lora.cli import app
@@ -185,6 +185,17 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     }  # fmt: skip
     assert "train and test share 1 speakers" in done.stderr
     assert "train and dev share 1 sentences" in done.stderr
+    assert "leaked-" not in done.stderr  # each is said once
+    found = read_jsonl(DatasetFolder(tmp_path / "o").diagnosis.findings)
+    assert {
+        (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
+    } == {
+        ("leaked-sentence", "c1", "quattro"): "also in train, b1",
+        ("leaked-speaker", "d1", "cinque"): "also in train, a1",
+        ("leaked-audio", "d2", "sette"): "also in train, f1",
+    }
+    checked = CliRunner().invoke(app, ["check", str(tmp_path / "o")])
+    assert "3 utterances of dev and test share something with another split" in checked.stderr
 
     new = {"train": [("dora", "x1", "nuova")], "dev": [("eva", "x2", "Sette.")], "test": [("gaia", "x3", "altra")]}
     files = release_files("cv-26/it", new)

@@ -646,4 +646,5 @@ def test_rules_are_done_once(text):
 def test_sentences_are_equal_but_for_form():
     assert sentence_key("Goedemorgen, Els!") == sentence_key("  goedemorgen els")
     assert sentence_key("caffe\u0301") == sentence_key("CAFFÉ")
+    assert sentence_key("می\u200cخواهم") == sentence_key("میخواهم")
     assert len({sentence_key(text) for text in ("uno", "due", "हिन्दी", "हिन्द", "", "!", "?")}) == 7

@@ -408,13 +408,13 @@ def _finish(
     for split in SPLITS:
         os.replace(folder.draft(split), folder.split(split))
     stream_jsonl(folder.dropped, plan.dropped())
-    diagnose_fresh(folder, facts["language"])
     shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
     against = {other.name: Leaks() for other in others}
     lists = [shared.counted("{with} and {split}", plan.leaks())]
     for other in others:
         lists.append(against[other.name].counted("{split} and its {with}", _shared_with(plan, other)))
     stream_jsonl(folder.leaks, chain.from_iterable(lists))
+    diagnose_fresh(folder, facts["language"])
     folder.write(
         {
             **facts,
