@@ -96,6 +96,8 @@ def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] 
 
 def _leaks(dataset: DatasetFolder, labels: Iterable[Label]) -> Iterator[Finding]:
     """What dev and test share with the splits before them, as `prepare` has listed it; of each kind the first."""
+    if not dataset.leaks.is_file():
+        raise DataError(f"{dataset.leaks} is missing. {dataset.remedy}")
     leaks: dict[tuple[str, str], dict[str, str]] = {}
     for row in read_jsonl(dataset.leaks):
         if "of" not in row:  # else it is in another dataset

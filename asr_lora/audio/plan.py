@@ -248,7 +248,9 @@ def make_plan(path: Path, shares: Sequence[Share], rules: Rules) -> None:
         for number, share in enumerate(shares):
             _take_share(database, number, share.weight)
         _require_splits(database, shares)
-        facts = {"salt": hashlib.sha256(str(total).encode()).hexdigest()[:16], "notes": notes}
+        by_chance = bool(notes) or any(share.weight < 1 for share in shares)
+        salt = hashlib.sha256(str(total).encode()).hexdigest()[:16]
+        facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None}
         for name, value in facts.items():
             database.execute("INSERT INTO fact VALUES (?, ?)", (name, json.dumps(value)))
     finally:

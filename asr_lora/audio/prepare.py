@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations, count, islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from asr_lora.audio.splits import (
     NAMED_IDS,
     Clip,
     IdList,
+    Subsets,
     find_listed,
     nested_subsets,
     read_id_list,
@@ -71,6 +72,7 @@ class Draws:
     lists: tuple[IdList, ...]
 
 
+TrainRows = Callable[[], Iterator[dict[str, Any]]]  # what subsets are drawn from, as often as it is asked for
 Task = tuple[Planned, Recording]
 Outcome = tuple[Planned, Heard | AudioError]
 
@@ -96,7 +98,8 @@ def prepare(
     """Decode train, dev and test of one or several sources into `out`; unchanged sources are recognised at once.
 
     Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is unless
-    `text` says otherwise. What was interrupted goes on where it stopped.
+    `text` says otherwise. What was interrupted goes on where it stopped. Where only other subsets are asked for, they
+    are drawn from the speech that is there, and those no longer asked for are removed.
 
     Args:
         source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
@@ -135,7 +138,8 @@ def prepare(
     others = [Other.open(word, locale or code) for word in against]
     made_from = _made_from(shares)
     digests = [made_from, [other.digest for other in others]]
-    stamp = fingerprint(digests, code, asdict(draws), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
+    speech = fingerprint(digests, code, asdict(replace(rules, seed=0)), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
+    stamp = fingerprint(speech, asdict(draws))
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -145,11 +149,14 @@ def prepare(
     with _alone(folder):
         if folder.reusable(stamp):  # made by another process in the meantime
             return folder
+        if folder.has_speech(speech, seed):
+            _draw_anew(folder, stamp, draws)
+            return folder
         facts = {
-            "fingerprint": stamp, "language": code, "sources": made_from, "text": rules.text.chosen(),
-            "splits_from": splits_from, "marks_kept": keep_marks,
+            "fingerprint": stamp, "speech_fingerprint": speech, "language": code, "sources": made_from,
+            "text": rules.text.chosen(), "splits_from": splits_from, "marks_kept": keep_marks,
         }  # fmt: skip
-        plan = _open_plan(folder, shares, rules, stamp)
+        plan = _open_plan(folder, shares, rules, fingerprint(speech, seed))
         with closing(plan):
             _decode_all(plan, shares, folder)
             _join(plan, folder)
@@ -404,6 +411,8 @@ def _finish(
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
             names = ", ".join(share.source.name for share in shares)
             raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
+    drawn = _draw(lambda: plan.kept("train"), draws)
+    _remove_subsets(folder)
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
         os.replace(folder.draft(split), folder.split(split))
@@ -418,9 +427,10 @@ def _finish(
     folder.write(
         {
             **facts,
+            "speech_seed": plan.fact("seed"),  # None: no seed decided what is in a split
             "notes": plan.fact("notes"),
             "splits": {split: {**summarise(plan.kept(split)), **_file_facts(folder.split(split))} for split in SPLITS},
-            **_write_subsets(plan, folder, draws),
+            **_write_subsets(lambda: plan.kept("train"), folder, draws, *drawn),
             "dropped": dict(sum(reasons.values(), Counter()).most_common()),
             "shared_between_splits": shared.facts(),
             "shared_with_others": {name: leaks.facts() for name, leaks in against.items()},
@@ -428,17 +438,48 @@ def _finish(
     )  # fmt: skip
 
 
-def _write_subsets(plan: Plan, folder: DatasetFolder, draws: Draws) -> dict[str, Any]:
-    """Draw the subsets, write their lists of ids, and say what each holds."""
+def _draw_anew(folder: DatasetFolder, stamp: str, draws: Draws) -> None:
+    """Draw other subsets from a train split that stays as it is; interrupted, there are none until the next time."""
+    body = folder.read()
+    drawn = _draw(lambda: _train_rows(folder), draws)
+    _remove_subsets(folder)
+    folder.write({**body, "fingerprint": None, "subsets": {}, "subsets_left_out": {}})
+    subsets = _write_subsets(lambda: _train_rows(folder), folder, draws, *drawn)
+    folder.write({**body, "fingerprint": stamp, **subsets})
+
+
+def _train_rows(folder: DatasetFolder) -> Iterator[dict[str, Any]]:
+    """What `Plan.kept` says of train, from its file."""
+    with pq.ParquetFile(folder.split_file("train"), pre_buffer=False) as table:
+        for batch in table.iter_batches(PART_ROWS, columns=["id", "speaker", "seconds", "gender", "text"]):
+            for row in batch.to_pylist():
+                yield {**row, "characters": len(row["text"])}
+
+
+def _remove_subsets(folder: DatasetFolder) -> None:
+    """Remove the lists of ids that the manifest speaks of: those are ours."""
+    for name in folder.read_any().get("subsets", {}) if folder.complete else ():
+        folder.subset(name).unlink(missing_ok=True)
+        folder.missing_ids(name).unlink(missing_ok=True)
+
+
+def _draw(rows: TrainRows, draws: Draws) -> tuple[Subsets, Subsets]:
+    """Draw the subsets, and look up those that others have chosen."""
     # Speakers who are not known count one by one: nothing says that any two are the same.
-    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in plan.kept("train"))
+    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in rows())
     drawn = nested_subsets(clips, draws.names, seed=draws.seed, speaker_cap=draws.speaker_cap)
-    given = find_listed(draws.lists, {row["id"] for row in plan.kept("train")} if draws.lists else ())
+    return drawn, find_listed(draws.lists, {row["id"] for row in rows()} if draws.lists else ())
+
+
+def _write_subsets(
+    rows: TrainRows, folder: DatasetFolder, draws: Draws, drawn: Subsets, given: Subsets
+) -> dict[str, Any]:
+    """Write the subsets' lists of ids, and say what each holds."""
     facts: dict[str, dict[str, Any]] = {}
     for name, ids in (drawn.ids | given.ids).items():
         write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
         within = set(ids)
-        summary = summarise(row for row in plan.kept("train") if row["id"] in within)
+        summary = summarise(row for row in rows() if row["id"] in within)
         facts[name] = {**summary, **_file_facts(folder.subset(name))}
         if name in drawn.ids:
             facts[name]["seed"] = subset_seed(name, draws.seed)
@@ -489,8 +530,7 @@ class Other:
     def open(cls, word: Path | str, locale: str) -> "Other":
         prepared = DatasetFolder(Path(word))
         if prepared.complete:
-            body = prepared.read()
-            return cls(prepared.root.resolve().name, body["fingerprint"], lambda: _prepared_rows(prepared))
+            return cls(prepared.root.resolve().name, prepared.splits_digest(), lambda: _prepared_rows(prepared))
         source = open_source(str(word), locale=locale)
         return cls(source.name, source.digest(), lambda: _source_rows(source.rows(), source.people))
 
