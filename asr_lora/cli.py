@@ -145,6 +145,14 @@ def prepare_command(
         bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
     ] = False,
     text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="Leave out of train what this rule of `check` finds, such as too-fast; may be repeated. Dev and test "
+            "are never touched.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
@@ -158,6 +166,7 @@ def prepare_command(
         sources, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
         id_lists=ids or (), deltas=delta or (), splits_from=splits_from, against=against or (), text=rules,
         keep_marks=keep_marks, keep_shared_sentences=keep_shared_sentences, text_column=text_column,
+        drop=drop or (),
     )  # fmt: skip
     body = folder.read()
     if notice := missing_token(body["language"]):

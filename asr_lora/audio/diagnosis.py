@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from asr_lora.artifacts import SPLITS, DatasetFolder, DiagnosisFolder, read_jsonl, write_jsonl
 from asr_lora.audio.checks import (
     LEAKED,
+    MODEL_RULES,
     NO_LABEL,
     RULES,
     Finding,
@@ -138,14 +140,40 @@ def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) 
     )
 
 
-def require_rules(names: Iterable[str]) -> None:
+def require_rules(names: Iterable[str], option: str = "--without", known: Collection[str] = tuple(RULES)) -> None:
     """Check that there are such rules.
 
     Raises:
         ConfigError: there are not.
     """
-    if unknown := [name for name in names if name not in RULES]:
-        raise ConfigError(f"--without: no rule {unknown[0]!r}; there are {', '.join(RULES)}")
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}? There" if near else "there"
+            raise ConfigError(f"{option}: no rule {name!r}; {meant} are {', '.join(known)}")
+
+
+def require_droppable(names: Collection[str]) -> tuple[str, ...]:
+    """Check that there are such rules, and that they find something in train without a model; order them.
+
+    Raises:
+        ConfigError: there are not, or they do not.
+    """
+    if held_out := [name for name in names if name in NO_LABEL or name in MODEL_RULES]:
+        raise ConfigError(f"--drop {held_out[0]}: this rule finds nothing in train by itself ({RULES[held_out[0]]})")
+    require_rules(names, "--drop", [rule for rule in RULES if rule not in NO_LABEL and rule not in MODEL_RULES])
+    return tuple(rule for rule in RULES if rule in names)
+
+
+def found_in_train(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
+    """What rules find in train while its splits are drafts: id -> the first of the rules that finds it."""
+    labels = [label for split in SPLITS for label in _labels(dataset, split, draft=True)]
+    found = find(labels, scripts_of(language, (label.text for label in labels)))
+    first: dict[str, str] = {}
+    for each in found:
+        if each.split == "train" and each.rule in rules:
+            first.setdefault(each.id, each.rule)
+    return first
 
 
 def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
@@ -164,8 +192,8 @@ def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _labels(dataset: DatasetFolder, split: str) -> Iterator[Label]:
-    path = dataset.split(split)
+def _labels(dataset: DatasetFolder, split: str, *, draft: bool = False) -> Iterator[Label]:
+    path = dataset.draft(split) if draft else dataset.split(split)
     wanted = ["id", "text", "speaker"]
     try:
         with pq.ParquetFile(path) as file:

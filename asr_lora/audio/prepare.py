@@ -10,7 +10,7 @@ import hashlib
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +27,7 @@ from asr_lora.artifacts import SPLITS, DatasetFolder, fingerprint, replacing, sh
 from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.audio.diagnosis import diagnose_fresh
+from asr_lora.audio.diagnosis import diagnose_fresh, found_in_train, require_droppable
 from asr_lora.audio.plan import Plan, Planned, Rules, Share, make_plan
 from asr_lora.audio.source import Recording, Utterance
 from asr_lora.audio.sources import open_shares, open_source
@@ -94,6 +94,7 @@ def prepare(
     keep_marks: bool = False,
     keep_shared_sentences: bool = False,
     text_column: str | None = None,
+    drop: Sequence[str] = (),
 ) -> DatasetFolder:
     """Decode train, dev and test of one or several sources into `out`; unchanged sources are recognised at once.
 
@@ -118,15 +119,17 @@ def prepare(
         keep_marks: whether `[disfluency]` and the like stay in the text of Spontaneous Speech.
         keep_shared_sentences: where splits are made here, whether train keeps sentences of dev and test.
         text_column: where a table has its text, when it is not found by itself.
+        drop: rules of `asr_lora.audio.checks`; what they find in train is left out, and nothing of dev and test.
 
     Raises:
-        ConfigError: an unknown language, a subset that is no length, an id list that cannot be read; `out` holds
-            another language or something else; another prepare is at work there.
+        ConfigError: an unknown language or rule, a subset that is no length, an id list that cannot be read; `out`
+            holds another language or something else; another prepare is at work there.
         DataError: a source lacks something, or nothing in a split can be used.
     """
     from asr_lora.language import spoken_language
 
-    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed)
+    dropped = require_droppable(drop)
+    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed, dropped)
     for name in subsets:
         subset_seconds(name)
     draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
@@ -137,9 +140,13 @@ def prepare(
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
     made_from = _made_from(shares)
-    digests = [made_from, [other.digest for other in others]]
-    speech = fingerprint(digests, code, asdict(replace(rules, seed=0)), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
+    read = made_from, [other.digest for other in others], MIN_SECONDS, MAX_SECONDS, PART_ROWS
+    speech = fingerprint(*read, code, asdict(replace(rules, seed=0)))
     stamp = fingerprint(speech, asdict(draws))
+    facts = {
+        "fingerprint": stamp, "speech_fingerprint": speech, "language": code, "sources": made_from,
+        "text": rules.text.chosen(), "splits_from": splits_from, "marks_kept": keep_marks, "drop": rules.drop,
+    }  # fmt: skip
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -147,21 +154,29 @@ def prepare(
     if folder.complete and (before := folder.read_any().get("language")) != code:
         raise ConfigError(f"{out} holds a dataset of {before!r}: name another folder with --out")
     with _alone(folder):
-        if folder.reusable(stamp):  # made by another process in the meantime
-            return folder
-        if folder.has_speech(speech, seed):
-            _draw_anew(folder, stamp, draws)
-            return folder
-        facts = {
-            "fingerprint": stamp, "speech_fingerprint": speech, "language": code, "sources": made_from,
-            "text": rules.text.chosen(), "splits_from": splits_from, "marks_kept": keep_marks,
-        }  # fmt: skip
-        plan = _open_plan(folder, shares, rules, fingerprint(speech, seed))
-        with closing(plan):
-            _decode_all(plan, shares, folder)
-            _join(plan, folder)
-            _finish(plan, folder, facts, shares, others, draws)
+        if not folder.reusable(stamp):  # made by another process in the meantime
+            _make(folder, shares, others, rules, draws, facts)
     return folder
+
+
+def _make(
+    folder: DatasetFolder,
+    shares: Sequence[Share],
+    others: Sequence["Other"],
+    rules: Rules,
+    draws: Draws,
+    facts: dict[str, Any],
+) -> None:
+    """Draw other subsets from the speech that is there, or else decode all that is not decoded yet."""
+    speech = facts["speech_fingerprint"]
+    if folder.has_speech(speech, rules.seed):
+        _draw_anew(folder, facts["fingerprint"], draws)
+        return
+    with closing(_open_plan(folder, shares, rules, fingerprint(speech, rules.seed))) as plan:
+        _decode_all(plan, shares, folder)
+        _join(plan, folder)
+        _drop(plan, folder, found_in_train(folder, facts["language"], rules.drop) if rules.drop else {})
+        _finish(plan, folder, facts, shares, others, draws)
 
 
 def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
@@ -392,6 +407,23 @@ def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
         with pq.ParquetFile(path, pre_buffer=False) as part:
             for batch in part.iter_batches(ROWS_AT_ONCE):
                 yield pa.Table.from_batches([batch])
+
+
+def _drop(plan: Plan, folder: DatasetFolder, reasons: Mapping[str, str]) -> None:
+    """Take utterances out of the draft of train: id -> why."""
+    if not reasons:
+        return
+    plan.leave_out(reasons)
+    unwanted, schema = pa.array(reasons), row_schema()
+    with (
+        pq.ParquetFile(folder.draft("train"), pre_buffer=False) as before,
+        replacing(folder.draft("train")) as draft,
+        pq.ParquetWriter(draft, schema, **PLAIN) as after,
+    ):
+        for batch in before.iter_batches(ROWS_AT_ONCE):
+            rows = pa.Table.from_batches([batch]).cast(schema)
+            if len(rows := rows.filter(pc.invert(pc.is_in(rows.column("id"), value_set=unwanted)))):
+                after.write_table(rows)
 
 
 def _finish(
