@@ -5,6 +5,7 @@ named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted
 """
 
 import functools
+import inspect
 import json
 import logging
 import os
@@ -46,8 +47,13 @@ LanguageToken = Annotated[
     str | None, typer.Option(help="Of a related language, for one that Whisper has no token for.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Locale = Annotated[
-    str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
+        "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
+    ),
 ]
 Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
 MaybeContext = Annotated[
@@ -100,19 +106,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@command
-def prepare_command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
-            "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
-        ),
-    ],
-    language: Language,
-    out: Out,
-    locale: Locale = None,
+def _speech(
+    locale: Annotated[
+        str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
+    ] = None,
     subsets: Annotated[
         str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
     ] = ",".join(DEFAULT_SUBSETS),
@@ -153,21 +150,45 @@ def prepare_command(
             "are never touched.",
         ),
     ] = None,
-    as_json: Json = False,
+) -> dict[str, Any]:
+    """What `prepare` is asked for beside sources, language and folder, by the names of its arguments."""
+    from asr_lora.audio.text import TextRules
+
+    return {
+        "locale": locale, "subsets": [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())],
+        "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
+        "splits_from": splits_from, "against": against or (),
+        "text": TextRules(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
+        "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
+    }  # fmt: skip
+
+
+def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of `_speech`; it takes what that makes of them as `asked`."""
+    own, shared = inspect.signature(function).parameters, inspect.signature(_speech).parameters
+
+    @functools.wraps(function)
+    def whole(**given: Any) -> None:
+        asked = _speech(**{name: given.pop(name) for name in shared})
+        function(asked=asked, **given)
+
+    listed = {**own, **shared}
+    del listed["asked"]
+    keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed.values()]
+    vars(whole)["__signature__"] = inspect.Signature(keyword)
+    return whole
+
+
+@command
+@with_speech_options
+def prepare_command(
+    sources: Sources, language: Language, out: Out, asked: dict[str, Any], as_json: Json = False
 ) -> None:
     """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
-    from asr_lora.audio.text import TextRules
     from asr_lora.language import missing_token
 
-    names = [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())]
-    rules = TextRules(lower_case, strip_punctuation, nfc, apostrophes)
-    folder = prepare(
-        sources, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
-        id_lists=ids or (), deltas=delta or (), splits_from=splits_from, against=against or (), text=rules,
-        keep_marks=keep_marks, keep_shared_sentences=keep_shared_sentences, text_column=text_column,
-        drop=drop or (),
-    )  # fmt: skip
+    folder = prepare(sources, language=language, out=out, **asked)
     body = folder.read()
     if notice := missing_token(body["language"]):
         _say(f"warning: {notice}")
@@ -499,12 +520,13 @@ def transcribe_command(
 
 
 @command
+@with_speech_options
 def adapt_command(
-    source: Annotated[Path, typer.Argument(help="As for prepare: a Common Voice release, manifest, ...")],
+    sources: Sources,
     language: Language,
     out: Out,
+    asked: dict[str, Any],
     language_token: LanguageToken = None,
-    locale: Locale = None,
     model: Annotated[str | None, typer.Option(help="Any Whisper; chosen by the machine when not given.")] = None,
     subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
     baselines: Annotated[str, typer.Option(help="full: also fine-tune every weight, to compare.")] = "",
@@ -519,8 +541,8 @@ def adapt_command(
 
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
-        source, language=language, out=out, language_token=language_token, locale=locale, model=model, subset=subset,
-        baselines=wanted, transcripts=transcripts,
+        sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
+        baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     _print_adaptation(done, as_json)
 
