@@ -229,6 +229,10 @@ class DownloadFolder(Folder):
     def archive(self, name: str) -> Path:
         return self.root / name
 
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
     def part(self, name: str) -> Path:
         """What has come of an archive so far, as `datacollective` names it."""
         return self.root / f"{name}.part"

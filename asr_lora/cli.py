@@ -50,7 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
         "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
     ),

@@ -28,6 +28,7 @@ PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",
     "asr_lora.errors",
+    "asr_lora.locks",
     "asr_lora.stages",
     "asr_lora.audio.splits",
     "asr_lora.audio.archive",

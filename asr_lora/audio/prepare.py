@@ -5,7 +5,6 @@ of a fixed number of utterances, each whole or not there; the parts are joined. 
 and a run that was killed goes on after its last part and ends byte for byte as one that was not.
 """
 
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -46,6 +45,7 @@ from asr_lora.audio.splits import (
 )
 from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import AudioError, ConfigError, DataError
+from asr_lora.locks import alone
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
@@ -209,8 +209,9 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
         OSError: the disk did not do what was asked of it.
     """
     new, done = not folder.root.exists(), False
+    busy = f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
     try:
-        with _lock(folder):
+        with alone(folder.lock, busy):
             try:
                 yield
                 done = True
@@ -219,35 +220,16 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
             finally:
                 if done or not folder.part(0).is_file():  # else the next run goes on from here
                     _discard(folder)
-                    folder.lock.unlink()  # the last, while it is held
-                    with suppress(OSError):
-                        folder.work.rmdir()
     finally:
-        if new:
+        for place in (folder.work, *([folder.root] if new else [])):
             with suppress(OSError):
-                folder.root.rmdir()  # where nothing was made
+                place.rmdir()  # where nothing is left in it
 
 
 def _discard(folder: DatasetFolder) -> None:
     for path in folder.work.iterdir():
         if path != folder.lock:
             path.unlink()
-
-
-@contextmanager
-def _lock(folder: DatasetFolder) -> Iterator[None]:
-    while True:
-        folder.work.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError), folder.lock.open("a") as handle:  # another process may be tidying up
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
-                ) from error
-            if os.fstat(handle.fileno()).st_ino == folder.lock.stat().st_ino:
-                yield
-                return
 
 
 def _open_plan(folder: DatasetFolder, shares: Sequence[Share], rules: Rules, stamp: str) -> Plan:
