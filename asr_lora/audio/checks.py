@@ -1,7 +1,7 @@
 """What is measured of an utterance's sound, and what of sound and text is suspicious: rules, and what they found.
 
 A rule is a name, a sentence, and a function that finds it. Whatever it finds is a question to the owner of the data, so
-nothing is left out for it.
+nothing is left out for it unless `prepare` is told to (`--drop`).
 """
 
 import hashlib

@@ -396,7 +396,7 @@ def _drop(plan: Plan, folder: DatasetFolder, reasons: Mapping[str, str]) -> None
     if not reasons:
         return
     plan.leave_out(reasons)
-    unwanted, schema = pa.array(reasons), row_schema()
+    unwanted, schema = pa.array(list(reasons), pa.string()), row_schema()
     with (
         pq.ParquetFile(folder.draft("train"), pre_buffer=False) as before,
         replacing(folder.draft("train")) as draft,
