@@ -150,9 +150,7 @@ def prepare(
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
-    folder.require_ours(_ours(folder))
-    if folder.complete and (before := folder.read_any().get("language")) != code:
-        raise ConfigError(f"{out} holds a dataset of {before!r}: name another folder with --out")
+    _require_ours(folder, code)
     with _alone(folder):
         if not folder.reusable(stamp):  # made by another process in the meantime
             _make(folder, shares, others, rules, draws, facts)
@@ -189,6 +187,13 @@ def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
         }
         for share in shares
     ]
+
+
+def _require_ours(folder: DatasetFolder, language: str) -> None:
+    """Check that nothing but a dataset of the same language would be written over."""
+    folder.require_ours(_ours(folder))
+    if folder.complete and (before := folder.read_any().get("language")) != language:
+        raise ConfigError(f"{folder.root} holds a dataset of {before!r}: name another folder with --out")
 
 
 def _ours(folder: DatasetFolder) -> bool:
