@@ -4,8 +4,9 @@ With `promotion.py` and `sweep.py` the only module that calls jobs: it writes th
 stage as the command that would repeat it by hand. A stage that is complete is not run again.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from asr_lora.artifacts import AdaptFolder, ComparisonFolder, DatasetFolder, fin
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import context_seconds
 from asr_lora.audio.prepare import prepare
+from asr_lora.audio.text import TextRules
 from asr_lora.config import (
     AdapterSettings,
     AugmentationSettings,
@@ -41,6 +43,7 @@ LITTLE_HOURS = (0.2, 2.0)  # of speech: where speeds were measured to help (repo
 CPU_HOURS = 1.5  # beyond this much speech, a machine without GPU trains on the 1 h subset
 DEV_UTTERANCES = 128  # decoded at each dev evaluation
 EVALUATIONS = 5  # during a run
+OPTIONS = {"splits_from": "--from", "deltas": "--delta", "id_lists": "--ids"}  # of prepare, called unlike its arguments
 UNTOUCHED = "untouched"  # name of the base in reports
 
 
@@ -70,21 +73,21 @@ class Adaptation:
 
 
 def adapt(
-    source: Path,
+    source: Path | str | Sequence[Path | str],
     *,
     language: str,
     out: Path,
     language_token: str | None = None,
-    locale: str | None = None,
     model: str | None = None,
     subset: str | None = None,
     baselines: Sequence[str] = (),
     transcripts: bool = True,
+    **asked: Any,
 ) -> Adaptation:
     """Prepare, score the untouched model, train LoRA, score it, compare, and transcribe a held-out clip.
 
     Args:
-        source: an unpacked Common Voice release.
+        source: one or several, as for `prepare`.
         language: name or code, such as "Dutch" or "nl".
         out: folder for everything that is made; what is complete in it is reused.
         language_token: of a related language, where Whisper has none for the language.
@@ -92,6 +95,7 @@ def adapt(
         subset: of train, such as "1h"; chosen from hours and machine when not given.
         baselines: "full" adds full fine-tuning of the same base on the same utterances.
         transcripts: whether the comparison page may show references and hypotheses.
+        asked: further arguments of `prepare`, such as locale, subsets and drop.
 
     Raises:
         ConfigError, DataError, Interrupted: as the stages do; the same command goes on where it stopped.
@@ -104,9 +108,9 @@ def adapt(
     folder = AdaptFolder(out)
     stages = Stages(total=4 + 2 * len(methods))
 
-    locale_words = ["--locale", locale] if locale else []
-    stages.begin("prepare", source, "--language", language, *locale_words, "--out", folder.dataset)
-    dataset = prepare(source, language=language, out=folder.dataset, locale=locale)
+    sources = [source] if isinstance(source, str | Path) else source
+    stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
+    dataset = prepare(sources, language=language, out=folder.dataset, **asked)
     plan = make_plan(dataset, model, subset, token)
     for reason in plan.reasons:
         say(f"      {reason}")
@@ -141,6 +145,26 @@ def adapt(
     )
     table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")
     return Adaptation(folder, body["verdict"], table, sample, reference)
+
+
+def prepare_options(asked: Mapping[str, Any]) -> list[str]:
+    """Arguments of `prepare` as the options of its command; those that are as usual are left out."""
+    usual = inspect.signature(prepare).parameters
+    words: list[str] = []
+    for name, value in asked.items():
+        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        if isinstance(value, TextRules):
+            words += [f"--{rule.replace('_', '-')}" for rule in value.chosen()]
+        elif (tuple(value) if isinstance(value, list) else value) == usual[name].default:
+            continue
+        elif name == "subsets":
+            words += [option, ",".join(value)]
+        elif value is True:
+            words.append(option)
+        else:
+            each = value if isinstance(value, list | tuple) else [value]
+            words += [word for item in each for word in (option, str(item))]
+    return words
 
 
 def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None, language_token: str | None = None) -> Plan:

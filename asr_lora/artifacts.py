@@ -169,9 +169,29 @@ class DatasetFolder(Folder):
         return self.work / f"{split}.parquet"
 
     def whole(self, body: dict[str, Any]) -> bool:
-        files = {self.split(name): facts for name, facts in body["splits"].items()}
-        files |= {self.subset(name): facts for name, facts in body["subsets"].items()}
-        return all(path.is_file() and path.stat().st_size == facts["bytes"] for path, facts in files.items())
+        subsets = {self.subset(name): facts for name, facts in body["subsets"].items()}
+        return self._has_splits(body) and all(_has_bytes(path, facts["bytes"]) for path, facts in subsets.items())
+
+    def _has_splits(self, body: dict[str, Any]) -> bool:
+        splits = {self.split(name): facts for name, facts in body["splits"].items()}
+        listed = self.dropped.is_file() and self.leaks.is_file()
+        return listed and all(_has_bytes(path, facts["bytes"]) for path, facts in splits.items())
+
+    def has_speech(self, stamp: str, seed: int) -> bool:
+        """Whether the splits are whole, whatever the subsets, and made of what `stamp` stands for.
+
+        Args:
+            seed: must be the one that they were made with, where a seed decided anything.
+        """
+        if not self.complete:
+            return False
+        body = self.read_any()
+        made = body.get("schema_version"), body.get("speech_fingerprint"), body.get("speech_seed")
+        return made in ((self.schema, stamp, seed), (self.schema, stamp, None)) and self._has_splits(body)
+
+    def splits_digest(self) -> str:
+        """A digest of all splits, which no subset changes."""
+        return fingerprint({name: facts["sha256"] for name, facts in self.read()["splits"].items()})
 
     def split_file(self, name: str) -> Path:
         """Return the parquet file of a split, with its size checked against the manifest.
@@ -183,7 +203,7 @@ class DatasetFolder(Folder):
         path = self.split(name)
         if name not in splits:
             raise DataError(f"{self.root} has no split {name!r}; it has {', '.join(splits)}")
-        if not path.is_file() or path.stat().st_size != splits[name]["bytes"]:
+        if not _has_bytes(path, splits[name]["bytes"]):
             raise DataError(f"{path} is missing or cut short. {self.remedy}")
         return path
 
@@ -209,13 +229,16 @@ class DownloadFolder(Folder):
     def archive(self, name: str) -> Path:
         return self.root / name
 
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
     def part(self, name: str) -> Path:
         """What has come of an archive so far, as `datacollective` names it."""
         return self.root / f"{name}.part"
 
     def whole(self, body: dict[str, Any]) -> bool:
-        archive = self.archive(body["file"])
-        return archive.is_file() and archive.stat().st_size == body["bytes"]
+        return _has_bytes(self.archive(body["file"]), body["bytes"])
 
 
 class DiagnosisFolder(Folder):
@@ -423,6 +446,10 @@ class AdaptFolder(Folder):
 
     def report(self, system: str) -> Path:
         return self.root / "reports" / system
+
+
+def _has_bytes(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def downloads_folder() -> Path:

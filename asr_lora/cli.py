@@ -5,6 +5,7 @@ named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted
 """
 
 import functools
+import inspect
 import json
 import logging
 import os
@@ -46,8 +47,13 @@ LanguageToken = Annotated[
     str | None, typer.Option(help="Of a related language, for one that Whisper has no token for.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Locale = Annotated[
-    str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
+        "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
+    ),
 ]
 Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
 MaybeContext = Annotated[
@@ -100,19 +106,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@command
-def prepare_command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
-            "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
-        ),
-    ],
-    language: Language,
-    out: Out,
-    locale: Locale = None,
+def _speech(
+    locale: Annotated[
+        str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
+    ] = None,
     subsets: Annotated[
         str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
     ] = ",".join(DEFAULT_SUBSETS),
@@ -145,20 +142,53 @@ def prepare_command(
         bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
     ] = False,
     text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
-    as_json: Json = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="Leave out of train what this rule of `check` finds, such as too-fast; may be repeated. Dev and test "
+            "are never touched.",
+        ),
+    ] = None,
+) -> dict[str, Any]:
+    """What `prepare` is asked for beside sources, language and folder, by the names of its arguments."""
+    from asr_lora.audio.text import TextRules
+
+    return {
+        "locale": locale, "subsets": [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())],
+        "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
+        "splits_from": splits_from, "against": against or (),
+        "text": TextRules(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
+        "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
+    }  # fmt: skip
+
+
+def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of `_speech`; it takes what that makes of them as `asked`."""
+    own, shared = inspect.signature(function).parameters, inspect.signature(_speech).parameters
+
+    @functools.wraps(function)
+    def whole(**given: Any) -> None:
+        asked = _speech(**{name: given.pop(name) for name in shared})
+        function(asked=asked, **given)
+
+    listed = {**own, **shared}
+    del listed["asked"]
+    keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed.values()]
+    vars(whole)["__signature__"] = inspect.Signature(keyword)
+    return whole
+
+
+@command
+@with_speech_options
+def prepare_command(
+    sources: Sources, language: Language, out: Out, asked: dict[str, Any], as_json: Json = False
 ) -> None:
     """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
     from asr_lora.audio.prepare import prepare
-    from asr_lora.audio.text import TextRules
     from asr_lora.language import missing_token
 
-    names = [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())]
-    rules = TextRules(lower_case, strip_punctuation, nfc, apostrophes)
-    folder = prepare(
-        sources, language=language, out=out, locale=locale, subsets=names, seed=seed, speaker_cap=speaker_cap,
-        id_lists=ids or (), deltas=delta or (), splits_from=splits_from, against=against or (), text=rules,
-        keep_marks=keep_marks, keep_shared_sentences=keep_shared_sentences, text_column=text_column,
-    )  # fmt: skip
+    folder = prepare(sources, language=language, out=out, **asked)
     body = folder.read()
     if notice := missing_token(body["language"]):
         _say(f"warning: {notice}")
@@ -193,9 +223,11 @@ def _warn_of_labels(folder: DatasetFolder) -> None:
     if not folder.diagnosis.complete:
         _say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
         return
+    from asr_lora.audio.checks import NO_LABEL
+
     body = folder.diagnosis.read()
     if body["suspicious"]:
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule != "left-out")
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
         share = f"{body['suspicious']:,} of {body['utterances']:,}"
         see = f"see them with: asr-lora check {folder.root}"
         _say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
@@ -488,12 +520,13 @@ def transcribe_command(
 
 
 @command
+@with_speech_options
 def adapt_command(
-    source: Annotated[Path, typer.Argument(help="As for prepare: a Common Voice release, manifest, ...")],
+    sources: Sources,
     language: Language,
     out: Out,
+    asked: dict[str, Any],
     language_token: LanguageToken = None,
-    locale: Locale = None,
     model: Annotated[str | None, typer.Option(help="Any Whisper; chosen by the machine when not given.")] = None,
     subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
     baselines: Annotated[str, typer.Option(help="full: also fine-tune every weight, to compare.")] = "",
@@ -508,8 +541,8 @@ def adapt_command(
 
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
-        source, language=language, out=out, language_token=language_token, locale=locale, model=model, subset=subset,
-        baselines=wanted, transcripts=transcripts,
+        sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
+        baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     _print_adaptation(done, as_json)
 
@@ -573,10 +606,13 @@ def _print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
         for rule, count in body["counts"].items():
             example = body["examples"][rule]
             print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
+    if body["suspicious"]:
         share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
         _say(f"warning: {share} are suspicious; nothing was left out for it")
     else:
         print(f"nothing suspicious in {body['utterances']:,} utterances")
+    if body["leaked"]:
+        _say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
     for path in (folder.findings, folder.page):
         print(path)
 

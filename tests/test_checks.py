@@ -241,24 +241,6 @@ def test_speakers_that_are_not_known_are_not_one_speaker():
     assert found(labels) == {}
 
 
-def test_leaks_are_found_where_they_are_held_out():
-    labels = [
-        label(1, text="Satz eins ist hier."),
-        label(2, text="Satz zwei ist da.", speaker="a"),
-        label(3, text="Satz drei ist fort.", digest="x"),
-        label(11, split="dev", text="SATZ eins, ist hier!"),
-        label(12, split="dev", text="Ganz anders."),
-        label(21, split="test", text="Noch etwas.", speaker="a"),
-        label(22, split="test", text="Und noch etwas.", digest="x"),
-        label(23, split="test", text="Ganz anders."),
-    ]
-    assert found(labels) == {
-        "leaked-sentence": {"clip11", "clip23"},
-        "leaked-speaker": {"clip21"},
-        "leaked-audio": {"clip22"},
-    }
-
-
 def test_what_is_measured_of_real_speech():
     waveform = speech()
     sound = measure(waveform, 16_000)

@@ -21,6 +21,23 @@ from asr_lora.errors import ConfigError
 FAULTS = {"perchÃ© no": "mojibake", "premere <b>uno</b>": "markup", "премере уно": "wrong-script"}
 
 
+def spoil(table, texts):
+    """Put texts in the place of the first ones of a table; None leaves one as it is."""
+    head, *lines = table.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    place = head.split("\t").index("sentence")
+    for row, text in zip(rows, texts, strict=False):
+        row[place] = row[place] if text is None else text
+    table.write_text("\n".join([head, *map("\t".join, rows)]) + "\n", encoding="utf-8")
+
+
+def shorten(release):
+    """Leave a few rows in the tables of a release."""
+    for split, count in (("train", 6), ("dev", 2), ("test", 3)):
+        table = release / f"{split}.tsv"
+        table.write_text("".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[: count + 1]), "utf-8")
+
+
 @pytest.fixture(scope="module")
 def faulty(demo_dataset, tmp_path_factory):
     """The demo with three texts of train spoilt, prepared anew."""
@@ -28,15 +45,48 @@ def faulty(demo_dataset, tmp_path_factory):
 
     release = tmp_path_factory.mktemp("faulty") / "release"
     shutil.copytree(DEMO, release)
-    table = release / "cv-corpus-17.0-2024-03-15" / "it" / "train.tsv"
-    head, *lines = table.read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines]
-    place = head.split("\t").index("sentence")
-    for row, text in zip(rows, FAULTS, strict=False):
-        row[place] = text
-    rows[5][place] = " "
-    table.write_text("\n".join([head, *map("\t".join, rows)]) + "\n", encoding="utf-8")
+    spoil(release / "cv-corpus-17.0-2024-03-15" / "it" / "train.tsv", [*FAULTS, None, None, " "])
     return prepare(release, language="it", out=release.parent / "data").root
+
+
+def test_what_a_rule_finds_in_train_is_left_out_where_that_is_wanted(release, tmp_path):
+    """Dev and test keep what the same rules find there."""
+    shorten(release)
+    for split in ("train", "test"):
+        spoil(release / f"{split}.tsv", FAULTS)
+    words = ["prepare", release, "--language", "it", "--out", tmp_path / "o", "--subsets", "10s"]
+    words += ["--drop", "mojibake", "--drop", "markup"]
+    done = invoke(*words)
+    assert done.exit_code == 0, done.stderr
+    body = DatasetFolder(tmp_path / "o").read()
+    assert body["dropped"] == {"mojibake": 1, "markup": 1}
+    assert body["drop"] == ["markup", "mojibake"]
+    assert "left out       1 mojibake (listed in" in done.stdout
+    left_out = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "o" / "dropped.jsonl")}
+    train, test = (read_split(tmp_path / "o", split) for split in ("train", "test"))
+    assert len(train) == body["splits"]["train"]["utterances"] == 6 - 2
+    assert not set(train.ids) & set(left_out)
+    assert not set(DatasetFolder(tmp_path / "o").subset_ids("10s")) & set(left_out)
+    assert [text for text in train.texts if text in FAULTS] == ["премере уно"]
+    assert sorted(text for text in test.texts if text in FAULTS) == sorted(FAULTS)
+    before = (tmp_path / "o" / "train.parquet").stat().st_mtime_ns
+    assert invoke(*words[:-2]).exit_code == 0  # other rules make another train
+    assert (tmp_path / "o" / "train.parquet").stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ("to-fast", "--drop: no rule 'to-fast'; did you mean too-fast? There are unreadable, silent"),
+        ("x", "--drop: no rule 'x'; there are unreadable"),
+        ("leaked-speaker", "--drop leaked-speaker: this rule finds nothing in train by itself (held out"),
+        ("misheard", "--drop misheard: this rule finds nothing in train by itself (with --model"),
+    ],
+)
+def test_rules_that_cannot_leave_anything_out(rule, sentence, tmp_path):
+    done = invoke("prepare", "nowhere", "--language", "it", "--out", tmp_path / "o", "--drop", rule)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
 
 
 @pytest.fixture
@@ -47,9 +97,7 @@ def copied(faulty, tmp_path):
 @pytest.fixture
 def few(release, tmp_path):
     """A dataset of a few utterances."""
-    for split, count in (("train", 6), ("dev", 2), ("test", 2)):
-        table = release / f"{split}.tsv"
-        table.write_text("".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[: count + 1]), "utf-8")
+    shorten(release)
     return prepare(release, language="it", out=tmp_path / "few").root
 
 
@@ -117,7 +165,7 @@ def test_json_and_rules_that_are_off(copied):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["{data}", "--without", "digit"], "no rule 'digit'; there are left-out"),
+        (["{data}", "--without", "digit"], "no rule 'digit'; did you mean digits? There are left-out"),
         (["{data}", "--set", "x.y=1"], "is a dataset folder: leave out --set"),
         (["{data}", "--no-probe"], "leave out --probe or --no-probe, which belongs to a config"),
         (["{data}", "--language-token", "nl"], "add --model"),
@@ -262,7 +310,7 @@ def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
     kept[0].write_text("\n".join([*rows[:3], rows[3][:30]]), encoding="utf-8")  # as a killed process leaves it
     assert doctor(few, model=str(tiny_folder)).all_opinions == kept
     assert set(kept[0].read_text(encoding="utf-8").splitlines()) == set(rows)
-    assert len(rows) == 10
+    assert len(rows) == 11
     assert findings(few) == whole
     assert folder.read()["model"] == str(tiny_folder)
 

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,6 +18,7 @@ from asr_lora.audio import download
 from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.cli import app
 from asr_lora.errors import AsrLoraError, ConfigError, DataError
+from asr_lora.locks import alone
 
 KEY = "key-that-nobody-may-see"
 CONTENT = os.urandom(300_000)
@@ -42,6 +44,7 @@ class Platform(ThreadingHTTPServer):
         self.files = ["whole"]
         self.content = CONTENT
         self.requests = []
+        self.gate = threading.Event()
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -86,7 +89,9 @@ class Answers(BaseHTTPRequestHandler):
         if manner != "ends early, unsaid":
             self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        if manner in ("whole", "ignores ranges"):
+        if manner == "waits":
+            self.server.gate.wait(10)
+        if manner in ("whole", "ignores ranges", "waits"):
             self.wfile.write(rest)
             return
         self.wfile.write(rest[: PIECE if manner != "breaks at once" else 0])
@@ -142,6 +147,30 @@ def test_whole_checked_and_not_asked_for_again(platform, tmp_path, capfd):
         None,
         None,
     ]
+
+
+def test_of_two_at_once_one_wins_and_the_other_says_so(platform, tmp_path):
+    platform.files = ["waits"]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch, "nl25", tmp_path)
+        while not downloads(platform) and not first.done():
+            time.sleep(0.01)
+        with pytest.raises(ConfigError, match="mdc:nl25 is being downloaded by another process: wait until it ends"):
+            fetch("nl25", tmp_path)
+        platform.gate.set()
+        assert first.result().read_bytes() == CONTENT
+    assert fetch("nl25", tmp_path) == first.result()
+    assert sorted(path.name for path in (tmp_path / "nl25").iterdir()) == [NAME, "download.json"]
+
+
+def test_what_goes_wrong_under_a_lock_is_told_and_the_lock_is_free(tmp_path):
+    lock = tmp_path / "new" / "lock"
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="a clip"), alone(lock, "busy"):
+            raise FileNotFoundError("a clip")
+    with alone(lock, "busy"), pytest.raises(ConfigError, match="busy"), alone(lock, "busy"):
+        pass
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("manner", ["truncated", "stalls", 503])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,11 +118,70 @@ def test_an_unchanged_source_is_recognised_and_a_changed_one_is_not(release, tmp
     assert first.stat().st_mtime_ns != stamp
 
 
-def test_equal_sources_give_equal_files(tmp_path):
-    one, two = (prepare(DEMO, language="it", out=tmp_path / name).root for name in ("one", "two"))
-    for path in sorted(one.rglob("*")):
-        if path.suffix in (".parquet", ".txt", ".jsonl"):
-            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
+def same_dataset(one: Path, other: Path) -> None:
+    """Equal byte for byte, but for when they were made."""
+    names = [sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) for root in (one, other)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.name == "doctor.json":
+            continue
+        if name.name == "dataset.json":
+            bodies = [DatasetFolder(root).read() for root in (one, other)]
+            assert bodies[0].pop("made_with")
+            assert bodies[1].pop("made_with")
+            assert bodies[0] == bodies[1]
+        else:
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_other_subsets_are_drawn_without_decoding_anything(demo_dataset, tmp_path):
+    out = DatasetFolder(Path(shutil.copytree(demo_dataset, tmp_path / "out")))
+    given = tmp_path / "given.txt"
+    given.write_text("\n".join([*out.subset_ids("2min")[:3], "nobody"]))
+    decoded = out.split("train").stat().st_mtime_ns
+    wanted = {"language": "it", "subsets": ["1min", "0.5min@3"], "seed": 4, "speaker_cap": 40.0, "id_lists": [given]}
+    prepare(DEMO, out=out.root, **wanted)
+    assert out.split("train").stat().st_mtime_ns == decoded
+    same_dataset(out.root, prepare(DEMO, out=tmp_path / "fresh", **wanted).root)
+    (out.root / "subsets" / "mine.txt").write_text("notes")
+    prepare(DEMO, language="it", out=out.root)
+    assert sorted(path.name for path in (out.root / "subsets").iterdir()) == ["2min.txt", "mine.txt"]
+    (out.root / "subsets" / "mine.txt").unlink()
+    same_dataset(out.root, demo_dataset)
+    assert out.split("train").stat().st_mtime_ns == decoded
+
+
+def test_a_stop_while_subsets_are_drawn_anew_costs_subsets_and_no_speech(demo_dataset, tmp_path, monkeypatch):
+    out = DatasetFolder(Path(shutil.copytree(demo_dataset, tmp_path / "out")))
+    decoded = out.split("train").stat().st_mtime_ns
+    (tmp_path / "none.txt").write_text("nobody")
+    with pytest.raises(DataError, match="none of its 1 ids is in train"):  # before anything is touched
+        prepare(DEMO, language="it", out=out.root, id_lists=[tmp_path / "none.txt"])
+    same_dataset(out.root, demo_dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr("asr_lora.audio.prepare.summarise", lambda _: 1 / 0)  # after the first list was written
+        with pytest.raises(ZeroDivisionError):
+            prepare(DEMO, language="it", out=out.root, speaker_cap=15.0)
+    assert len(read_split(out.root, "train")) == 59
+    with pytest.raises(ConfigError, match="no subset '2min'; it has all"):
+        read_split(out.root, "train", subset="2min")
+    prepare(DEMO, language="it", out=out.root)
+    same_dataset(out.root, demo_dataset)
+    assert out.split("train").stat().st_mtime_ns == decoded
+
+
+def test_a_seed_that_made_the_splits_is_no_matter_of_subsets(tmp_path):
+    rows = [{"audio": f"{n}.wav", "text": f"frase {n}", "speaker": n} for n in range(1, 13)]
+    for row in rows:
+        write_wav(tmp_path / "in" / row["audio"], speech(0.3))
+    (tmp_path / "in" / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = {"language": "it", "out": tmp_path / "out", "subsets": ["1s"]}
+    kept = [read_split(prepare(tmp_path / "in", seed=seed, **words).root, "test").ids for seed in range(3)]
+    assert kept[0] != kept[1] or kept[0] != kept[2]
+
+
+def test_equal_sources_give_equal_files(demo_dataset, tmp_path):
+    same_dataset(demo_dataset, prepare(DEMO, language="it", out=tmp_path / "two").root)
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])

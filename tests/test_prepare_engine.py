@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from asr_lora import prepare
 from asr_lora.artifacts import DatasetFolder, read_jsonl
-from asr_lora.audio.checks import measure
+from asr_lora.audio.checks import LEAKED, measure
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode
 from asr_lora.cli import app
@@ -185,6 +186,17 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     }  # fmt: skip
     assert "train and test share 1 speakers" in done.stderr
     assert "train and dev share 1 sentences" in done.stderr
+    assert "leaked-" not in done.stderr  # each is said once
+    found = read_jsonl(DatasetFolder(tmp_path / "o").diagnosis.findings)
+    assert {
+        (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
+    } == {
+        ("leaked-sentence", "c1", "quattro"): "also in train, b1",
+        ("leaked-speaker", "d1", "cinque"): "also in train, a1",
+        ("leaked-audio", "d2", "sette"): "also in train, f1",
+    }
+    checked = CliRunner().invoke(app, ["check", str(tmp_path / "o")])
+    assert "3 utterances of dev and test share something with another split" in checked.stderr
 
     new = {"train": [("dora", "x1", "nuova")], "dev": [("eva", "x2", "Sette.")], "test": [("gaia", "x3", "altra")]}
     files = release_files("cv-26/it", new)
@@ -381,3 +393,37 @@ def test_memory_stays_flat(tmp_path):
     assert max(peaks) < 1000, peaks  # MB, of which the libraries take much
     assert peaks[1] - peaks[0] < 100, peaks
     assert Counter(read_split(tmp_path / "o1", "train").seconds).most_common(1)[0][1] == 64
+
+
+# What `adapt` asks of it ---------------------------------------------------------------------------------------------
+
+
+def test_adapt_takes_what_prepare_takes_and_says_the_command_that_repeats_it(tmp_path):
+    """The model is not there, so that it ends after its first stage."""
+    write(tmp_path / "my cv", release_files("cv/it", SPLITS))
+    more = [{"audio": f"{n}.wav", "text": f"Altra, {n}!", "speaker": f"m{n}", "split": "train"} for n in range(4)]
+    write(tmp_path / "more", {f"{n}.wav": sound(500 + n) for n in range(4)})
+    (tmp_path / "more" / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    write(tmp_path / "delta", release_files("cv-delta/it", {"validated": [("eva", "e1", "Sei & <b>sette</b>")]}))
+    (tmp_path / "mine.txt").write_text("a1\n")
+    plain = [tmp_path / "my cv", "--delta", tmp_path / "delta", "--ids", tmp_path / "mine.txt", "--drop", "markup"]
+    mixed = [tmp_path / "my cv", f"{tmp_path / 'more'}=0.5", "--against", tmp_path / "more", "--strip-punctuation",
+             "--lower-case", "--seed", "3", "--subsets", "", "--hours", "0.0002"]  # fmt: skip
+    for place, words in enumerate((plain, mixed)):
+        out = tmp_path / f"o{place}"
+        asked = ["adapt", *words, "--language", "it", "--model", tmp_path / "nothing", "--out", out]
+        done = CliRunner().invoke(app, [str(word) for word in asked])
+        assert done.exit_code in (2, 3), done.stderr
+        command = next(line.partition("] ")[2] for line in done.stderr.splitlines() if line.startswith("[1/"))
+        program, *said = shlex.split(command)
+        assert (program, said[0]) == ("asr-lora", "prepare")
+        made = DatasetFolder(out / "data").manifest.read_text()
+        assert CliRunner().invoke(app, said).exit_code == 0
+        assert DatasetFolder(out / "data").manifest.read_text() == made  # it is what was asked for
+    assert body(tmp_path / "o0" / "data")["dropped"] == {"markup": 1}
+    assert list(body(tmp_path / "o0" / "data")["subsets"]) == ["mine"]
+    facts = body(tmp_path / "o1" / "data")
+    assert facts["text"] == ["lower_case", "strip_punctuation"]
+    assert facts["dropped"] == {"not in the share asked for": 2}
+    assert list(facts["subsets"]) == ["0.0002h"]
+    assert facts["shared_with_others"]

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora.audio.archive import members
+from asr_lora.audio.beside import AudioBesideText
 from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
-from asr_lora.audio.manifest import AudioBesideText, Kaldi, Manifest, read_kaldi, read_manifest
+from asr_lora.audio.kaldi import Kaldi, read_kaldi
+from asr_lora.audio.manifest import Manifest, read_manifest
 from asr_lora.audio.parquet import HubDataset, ParquetFiles
 from asr_lora.audio.plan import Plan, Rules, Share, make_plan
 from asr_lora.audio.source import BadRow, Utterance, safe_id, sampled_digest
@@ -509,6 +511,23 @@ def test_parquet_files(tmp_path):
         list(open_source(str(mute), locale="it").rows())
 
 
+def test_a_mirror_of_common_voice_keeps_what_is_known_of_its_speakers(tmp_path):
+    facts = {"client_id": "anna", "path": "a.mp3", "sentence": "uno", "age": "thirties", "gender": "female_feminine",
+             "accents": "Toscana", "sentence_domain": "healthcare"}  # fmt: skip
+    rows = [{**facts, "audio": {"bytes": sound(1), "path": "a.mp3"}}]
+    (table,) = good(open_source(str(parquet(tmp_path / "x.parquet", rows)), locale="it").rows())
+    write(tmp_path, {"x.jsonl": json.dumps({**facts, "audio": "a.mp3"}) + "\n"})
+    (listed,) = good(open_source(str(tmp_path / "x.jsonl"), locale="it").rows())
+    for row in (table, listed):
+        assert (row.speaker, row.age, row.gender) == ("anna", "thirties", "female")
+        assert (row.accent, row.domain) == ("Toscana", "healthcare")
+
+
+def test_a_speaker_whose_number_is_zero_is_known(tmp_path):
+    path = parquet(tmp_path / "x.parquet", audio_rows("train", 2))
+    assert [row.speaker for row in good(open_source(str(path), locale="it").rows())] == ["0", "1"]
+
+
 def test_a_hub_dataset_as_a_stream(tmp_path):
     """A folder in the hub's layout goes through the same code as the hub."""
     from datasets import Audio, Dataset
@@ -627,4 +646,5 @@ def test_rules_are_done_once(text):
 def test_sentences_are_equal_but_for_form():
     assert sentence_key("Goedemorgen, Els!") == sentence_key("  goedemorgen els")
     assert sentence_key("caffe\u0301") == sentence_key("CAFFÉ")
+    assert sentence_key("می\u200cخواهم") == sentence_key("میخواهم")
     assert len({sentence_key(text) for text in ("uno", "due", "हिन्दी", "हिन्द", "", "!", "?")}) == 7

@@ -13,17 +13,19 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from asr_lora import train
+from asr_lora import prepare, train
 from asr_lora.artifacts import read_jsonl, replacing_folder
 from asr_lora.config import Decay, Optimiser, OptimiserSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.training.checkpoint import find_checkpoint
 from asr_lora.training.optim import build_optimiser, share_of_peak, stochastic_bf16
+from asr_lora.training.setup import run_fingerprint
 
 
 @given(st.integers(0, 50), st.integers(51, 500), st.sampled_from(list(Decay)))
@@ -326,3 +328,13 @@ def test_where_memory_does_not_suffice_micro_batches_shrink_and_the_step_stays(r
     losses = [[row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row] for run in
               (whole.root, config.out)]  # fmt: skip
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_run_knows_its_own_subset_and_no_other(demo_dataset, run_config, tmp_path):
+    out = shutil.copytree(demo_dataset, tmp_path / "data")
+    config = run_config(data__dataset=out)
+    before = run_fingerprint(config)
+    prepare(DEMO, language="it", out=out, subsets=["2min", "1min"])
+    assert run_fingerprint(config) == before
+    prepare(DEMO, language="it", out=out, seed=1)
+    assert run_fingerprint(config) != before

@@ -5,13 +5,27 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asr_lora.artifacts import SPLITS, DatasetFolder, DiagnosisFolder, read_jsonl, write_jsonl
-from asr_lora.audio.checks import RULES, Finding, Label, Sound, find, measure, norms_of, sentences_of_many
+from asr_lora.audio.checks import (
+    LEAKED,
+    MODEL_RULES,
+    NO_LABEL,
+    RULES,
+    Finding,
+    Label,
+    Sound,
+    find,
+    finding,
+    measure,
+    norms_of,
+    sentences_of_many,
+)
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.scripts import script_of, scripts_of
 from asr_lora.errors import AudioError, ConfigError, DataError
@@ -34,30 +48,35 @@ class Diagnosis:
     @property
     def counts(self) -> dict[str, int]:
         """Rule -> how many utterances, in the order of the rules; those that found something."""
-        counts = Counter(finding.rule for finding in self.findings)
+        counts = Counter(found.rule for found in self.findings)
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
     @property
     def suspicious(self) -> int:
-        """How many utterances of the splits something was found in."""
-        return len({(found.split, found.id) for found in self.findings if found.rule != "left-out"})
+        """How many utterances of the splits have a label that something was found in."""
+        return len({(found.split, found.id) for found in self.findings if found.rule not in NO_LABEL})
+
+    @property
+    def leaked(self) -> int:
+        """How many utterances of dev and test share something with another split."""
+        return len({(found.split, found.id) for found in self.findings if found.rule in LEAKED.values()})
 
     def examples(self) -> dict[str, Finding]:
         """Rule -> one finding."""
-        return {finding.rule: finding for finding in reversed(self.findings)}
+        return {found.rule: found for found in reversed(self.findings)}
 
 
 def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> Diagnosis:
     """Apply the rules to a dataset's splits, whose manifest need not be written yet.
 
     Args:
-        dataset: its splits and the list of what was left out.
+        dataset: its splits, and the lists of what was left out and of what leaks.
         language: its code.
         without: names of rules that are off.
 
     Raises:
         ConfigError: no such rule.
-        DataError: a split cannot be read.
+        DataError: a split or a list cannot be read.
     """
     require_rules(without)
     labels = [label for split in SPLITS for label in _labels(dataset, split)]
@@ -66,14 +85,29 @@ def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] 
     found = [
         *(Finding("left-out", str(row["split"]), str(row["id"]), str(row["reason"])) for row in dropped),
         *find(labels, scripts),
+        *_leaks(dataset, labels),
     ]
     return Diagnosis(
         labels=labels,
-        findings=[finding for finding in found if finding.rule not in without],
+        findings=[each for each in found if each.rule not in without],
         left_out=dict(Counter(str(row["reason"]) for row in dropped).most_common()),
         without=tuple(rule for rule in RULES if rule in without),
         facts=_facts(labels, scripts),
     )
+
+
+def _leaks(dataset: DatasetFolder, labels: Iterable[Label]) -> Iterator[Finding]:
+    """What dev and test share with the splits before them, as `prepare` has listed it; of each kind the first."""
+    if not dataset.leaks.is_file():
+        raise DataError(f"{dataset.leaks} is missing. {dataset.remedy}")
+    leaks: dict[tuple[str, str], dict[str, str]] = {}
+    for row in read_jsonl(dataset.leaks):
+        if "of" not in row:  # else it is in another dataset
+            where = leaks.setdefault((row["split"], row["id"]), {})
+            where.setdefault(LEAKED[row["shares"]], f"also in {row['with']}, {row['example']}")
+    for label in labels:
+        for rule, detail in leaks.get((label.split, label.id), {}).items():
+            yield finding(rule, label, detail)
 
 
 def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
@@ -90,11 +124,12 @@ def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
 
 def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) -> None:
     """Write findings.jsonl, then doctor.json with the counts and whatever `more` there is to say."""
-    write_jsonl(folder.findings, [asdict(finding) for finding in diagnosis.findings])
+    write_jsonl(folder.findings, [asdict(found) for found in diagnosis.findings])
     folder.write(
         {
             "utterances": len(diagnosis.labels),
             "suspicious": diagnosis.suspicious,
+            "leaked": diagnosis.leaked,
             "counts": diagnosis.counts,
             "examples": {rule: asdict(example) for rule, example in diagnosis.examples().items()},
             "left_out": diagnosis.left_out,
@@ -105,14 +140,40 @@ def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) 
     )
 
 
-def require_rules(names: Iterable[str]) -> None:
+def require_rules(names: Iterable[str], option: str = "--without", known: Collection[str] = tuple(RULES)) -> None:
     """Check that there are such rules.
 
     Raises:
         ConfigError: there are not.
     """
-    if unknown := [name for name in names if name not in RULES]:
-        raise ConfigError(f"--without: no rule {unknown[0]!r}; there are {', '.join(RULES)}")
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"did you mean {near[0]}? There" if near else "there"
+            raise ConfigError(f"{option}: no rule {name!r}; {meant} are {', '.join(known)}")
+
+
+def require_droppable(names: Collection[str]) -> tuple[str, ...]:
+    """Check that there are such rules, and that they find something in train without a model; order them.
+
+    Raises:
+        ConfigError: there are not, or they do not.
+    """
+    if held_out := [name for name in names if name in NO_LABEL or name in MODEL_RULES]:
+        raise ConfigError(f"--drop {held_out[0]}: this rule finds nothing in train by itself ({RULES[held_out[0]]})")
+    require_rules(names, "--drop", [rule for rule in RULES if rule not in NO_LABEL and rule not in MODEL_RULES])
+    return tuple(rule for rule in RULES if rule in names)
+
+
+def found_in_train(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
+    """What rules find in train while its splits are drafts: id -> the first of the rules that finds it."""
+    labels = [label for split in SPLITS for label in _labels(dataset, split, draft=True)]
+    found = find(labels, scripts_of(language, (label.text for label in labels)))
+    first: dict[str, str] = {}
+    for each in found:
+        if each.split == "train" and each.rule in rules:
+            first.setdefault(each.id, each.rule)
+    return first
 
 
 def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
@@ -131,8 +192,8 @@ def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _labels(dataset: DatasetFolder, split: str) -> Iterator[Label]:
-    path = dataset.split(split)
+def _labels(dataset: DatasetFolder, split: str, *, draft: bool = False) -> Iterator[Label]:
+    path = dataset.draft(split) if draft else dataset.split(split)
     wanted = ["id", "text", "speaker"]
     try:
         with pq.ParquetFile(path) as file:

@@ -58,12 +58,12 @@ def doctor(
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
     diagnosis = diagnose(place, manifest["language"], without=without)
     thought: list[Opinion] = []
-    more: dict[str, Any] = {"dataset_fingerprint": manifest["fingerprint"]}
+    more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
     folder = place.diagnosis
     folder.manifest.unlink(missing_ok=True)
     if model:
         readable = {split: _readable(data[split], split, diagnosis) for split in data}
-        thought = _opinions(folder, manifest, readable, model, language_token, precision)
+        thought = _opinions(place, readable, model, language_token, precision)
         diagnosis = _with_opinions(diagnosis, thought, without)
         more["model"] = model
     sounds = _sounds(data, worst(diagnosis, thought)) if audio else {}
@@ -93,8 +93,7 @@ def _with_opinions(diagnosis: Diagnosis, thought: Sequence[Opinion], without: Co
 
 
 def _opinions(
-    folder: DiagnosisFolder,
-    manifest: dict[str, Any],
+    dataset: DatasetFolder,
     data: dict[str, Split],
     model: str,
     language_token: str | None,
@@ -103,12 +102,12 @@ def _opinions(
     """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
     from asr_lora.model.system import language_to_tell, open_system, system_digest
 
-    told = language_to_tell(model, None, language_token, otherwise=manifest["language"])
+    told = language_to_tell(model, None, language_token, otherwise=dataset.read()["language"])
     assert told is not None  # a dataset says its language
     stamp = fingerprint(
-        system_digest(model), manifest["fingerprint"], asdict(told), precision, OPINION_VERSION, list(data)
+        system_digest(model), dataset.splits_digest(), asdict(told), precision, OPINION_VERSION, list(data)
     )
-    kept = folder.opinions(stamp)
+    kept = dataset.diagnosis.opinions(stamp)
     rows = read_jsonl(kept) if kept.is_file() else []
     write_jsonl(kept, rows)  # without a half-written last line
     thought = {(row["split"], row["id"]): Opinion(**row) for row in rows}

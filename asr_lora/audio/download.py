@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from asr_lora.artifacts import DownloadFolder, sha256_file
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.locks import alone
 from asr_lora.stages import say
 
 SCHEME = "mdc:"
@@ -51,7 +52,8 @@ def fetch(dataset: str, folder: Path) -> Path:
         The archive.
 
     Raises:
-        ConfigError: no key in the environment, no `datacollective`, not the name of a dataset, no space.
+        ConfigError: no key in the environment, no `datacollective`, not the name of a dataset, no space; another
+            process is downloading it.
         DataError: the platform refuses (key, terms, price, gone, too many requests), fails, or sends something else
             than its checksum promises.
     """
@@ -69,14 +71,14 @@ def fetch(dataset: str, folder: Path) -> Path:
     name = _safe_name(details.filename, dataset)
     _say_terms(details, page)
     _require_space(home, name, details)
-    home.root.mkdir(parents=True, exist_ok=True)
-    if not _left_whole(home, name, details):
-        with _progress(home.part(name), int(details.sizeBytes or 0)), _in_one_sentence(dataset, page):
-            _download(client, dataset, home, name)
-    digest = _checked(home, name, details.checksum, dataset)
-    archive = home.archive(name)
-    facts = {"dataset": dataset, "file": name, "bytes": archive.stat().st_size, "sha256": digest}
-    home.write({**facts, "checked": digest == _sha256_of(details.checksum), "terms": _terms(details), "page": page})
+    with alone(home.lock, f"{SCHEME}{dataset} is being downloaded by another process: wait until it ends"):
+        if not _left_whole(home, name, details):
+            with _progress(home.part(name), int(details.sizeBytes or 0)), _in_one_sentence(dataset, page):
+                _download(client, dataset, home, name)
+        digest = _checked(home, name, details.checksum, dataset)
+        archive = home.archive(name)
+        facts = {"dataset": dataset, "file": name, "bytes": archive.stat().st_size, "sha256": digest}
+        home.write({**facts, "checked": digest == _sha256_of(details.checksum), "terms": _terms(details), "page": page})
     return archive
 
 

@@ -9,24 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asr_lora.artifacts import fingerprint
+from asr_lora.audio.columns import ID_COLUMNS, find_text, first, split_of, utterance_of
 from asr_lora.audio.dataset import HubTable, hub_revision, hub_splits
-from asr_lora.audio.manifest import (
-    ID_COLUMNS,
-    SPEAKER_COLUMNS,
-    TEXT_COLUMNS,
-    first,
-    split_of,
-)
-from asr_lora.audio.source import (
-    GENDERS,
-    SPLIT_HERE,
-    BadRow,
-    Recording,
-    Utterance,
-    Wanted,
-    safe_id,
-    sampled_digest,
-)
+from asr_lora.audio.source import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id, sampled_digest
 from asr_lora.errors import AudioError, DataError
 
 ROWS_AT_ONCE = 32  # read from a file together
@@ -129,21 +114,11 @@ def utterance(
     row: Mapping[str, Any], fallback: str, clip: str, split: str, text_column: str | None
 ) -> Utterance | BadRow:
     """An utterance from a row of a table without its audio."""
-    text = first(row, (text_column,) if text_column else TEXT_COLUMNS)
-    if not isinstance(text, str):
+    text, given = find_text(row, text_column), first(row, ID_COLUMNS)
+    if text is None:
         return BadRow(fallback, "row has no text", split)
-    given = first(row, ID_COLUMNS)
-    return Utterance(
-        id=safe_id(given) if isinstance(given, str) and given else fallback,  # numbers are often not unique
-        clip=clip,
-        text=" ".join(text.split()),
-        speaker=str(first(row, SPEAKER_COLUMNS) or ""),
-        split=split,
-        gender=GENDERS.get(str(row.get("gender", "")).lower(), ""),
-        age=str(row.get("age") or ""),
-        accent=str(row.get("accent") or ""),
-        domain=str(row.get("domain") or ""),
-    )
+    name = safe_id(given) if isinstance(given, str) and given else fallback  # numbers are often not unique
+    return utterance_of(row, name=name, clip=clip, text=text, split=split)
 
 
 def recording(value: Any, home: Path) -> Recording:

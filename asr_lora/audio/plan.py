@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -77,6 +77,7 @@ class Rules:
     text: TextRules = field(default_factory=TextRules)
     keep_shared_sentences: bool = False  # in train, where the splits are made here
     seed: int = 0
+    drop: tuple[str, ...] = ()  # rules on labels; what they find in train is left out once it was heard
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,19 @@ class Plan:
             "LENGTH(u.text), CASE WHEN u.speaker <> '' THEN u.person END, u.sentence, h.digest FROM utterance u "
             f"JOIN scratch.heard h ON h.number = u.number WHERE u.reason IS NULL AND h.reason IS NULL; COMMIT; {KEPT}"
         )
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Leave out utterances of train after all: id -> why."""
+        self.database.execute("BEGIN")
+        self.database.executemany(
+            "UPDATE scratch.heard SET reason = ? WHERE number IN (SELECT k.number FROM utterance u "
+            "JOIN scratch.kept k ON k.number = u.number WHERE u.id = ? AND k.split = 'train')",
+            ((reason, clip) for clip, reason in reasons.items()),
+        )
+        self.database.execute(
+            "DELETE FROM scratch.kept WHERE number IN (SELECT number FROM scratch.heard WHERE reason IS NOT NULL)"
+        )
+        self.database.execute("COMMIT")
 
     def kept(self, split: str) -> Iterator[dict[str, Any]]:
         """What is in the dataset, without audio and text: enough for subsets and summaries."""
@@ -248,7 +262,9 @@ def make_plan(path: Path, shares: Sequence[Share], rules: Rules) -> None:
         for number, share in enumerate(shares):
             _take_share(database, number, share.weight)
         _require_splits(database, shares)
-        facts = {"salt": hashlib.sha256(str(total).encode()).hexdigest()[:16], "notes": notes}
+        by_chance = bool(notes) or any(share.weight < 1 for share in shares)
+        salt = hashlib.sha256(str(total).encode()).hexdigest()[:16]
+        facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None}
         for name, value in facts.items():
             database.execute("INSERT INTO fact VALUES (?, ?)", (name, json.dumps(value)))
     finally:

@@ -5,15 +5,14 @@ of a fixed number of utterances, each whole or not there; the parts are joined. 
 and a run that was killed goes on after its last part and ends byte for byte as one that was not.
 """
 
-import fcntl
 import hashlib
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations, count, islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from asr_lora.artifacts import SPLITS, DatasetFolder, fingerprint, replacing, sh
 from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.audio.diagnosis import diagnose_fresh
+from asr_lora.audio.diagnosis import diagnose_fresh, found_in_train, require_droppable
 from asr_lora.audio.plan import Plan, Planned, Rules, Share, make_plan
 from asr_lora.audio.source import Recording, Utterance
 from asr_lora.audio.sources import open_shares, open_source
@@ -36,6 +35,7 @@ from asr_lora.audio.splits import (
     NAMED_IDS,
     Clip,
     IdList,
+    Subsets,
     find_listed,
     nested_subsets,
     read_id_list,
@@ -45,6 +45,7 @@ from asr_lora.audio.splits import (
 )
 from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import AudioError, ConfigError, DataError
+from asr_lora.locks import alone
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
@@ -71,6 +72,7 @@ class Draws:
     lists: tuple[IdList, ...]
 
 
+TrainRows = Callable[[], Iterator[dict[str, Any]]]  # what subsets are drawn from, as often as it is asked for
 Task = tuple[Planned, Recording]
 Outcome = tuple[Planned, Heard | AudioError]
 
@@ -92,11 +94,13 @@ def prepare(
     keep_marks: bool = False,
     keep_shared_sentences: bool = False,
     text_column: str | None = None,
+    drop: Sequence[str] = (),
 ) -> DatasetFolder:
     """Decode train, dev and test of one or several sources into `out`; unchanged sources are recognised at once.
 
     Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is unless
-    `text` says otherwise. What was interrupted goes on where it stopped.
+    `text` says otherwise. What was interrupted goes on where it stopped. Where only other subsets are asked for, they
+    are drawn from the speech that is there, and those no longer asked for are removed.
 
     Args:
         source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
@@ -115,15 +119,17 @@ def prepare(
         keep_marks: whether `[disfluency]` and the like stay in the text of Spontaneous Speech.
         keep_shared_sentences: where splits are made here, whether train keeps sentences of dev and test.
         text_column: where a table has its text, when it is not found by itself.
+        drop: rules of `asr_lora.audio.checks`; what they find in train is left out, and nothing of dev and test.
 
     Raises:
-        ConfigError: an unknown language, a subset that is no length, an id list that cannot be read; `out` holds
-            another language or something else; another prepare is at work there.
+        ConfigError: an unknown language or rule, a subset that is no length, an id list that cannot be read; `out`
+            holds another language or something else; another prepare is at work there.
         DataError: a source lacks something, or nothing in a split can be used.
     """
     from asr_lora.language import spoken_language
 
-    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed)
+    dropped = require_droppable(drop)
+    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed, dropped)
     for name in subsets:
         subset_seconds(name)
     draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
@@ -134,27 +140,41 @@ def prepare(
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
     made_from = _made_from(shares)
-    digests = [made_from, [other.digest for other in others]]
-    stamp = fingerprint(digests, code, asdict(draws), asdict(rules), MIN_SECONDS, MAX_SECONDS, PART_ROWS)
+    read = made_from, [other.digest for other in others], MIN_SECONDS, MAX_SECONDS, PART_ROWS
+    speech = fingerprint(*read, code, asdict(replace(rules, seed=0)))
+    stamp = fingerprint(speech, asdict(draws))
+    facts = {
+        "fingerprint": stamp, "speech_fingerprint": speech, "language": code, "sources": made_from,
+        "text": rules.text.chosen(), "splits_from": splits_from, "marks_kept": keep_marks, "drop": rules.drop,
+    }  # fmt: skip
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
-    folder.require_ours(_ours(folder))
-    if folder.complete and (before := folder.read_any().get("language")) != code:
-        raise ConfigError(f"{out} holds a dataset of {before!r}: name another folder with --out")
+    _require_ours(folder, code)
     with _alone(folder):
-        if folder.reusable(stamp):  # made by another process in the meantime
-            return folder
-        facts = {
-            "fingerprint": stamp, "language": code, "sources": made_from, "text": rules.text.chosen(),
-            "splits_from": splits_from, "marks_kept": keep_marks,
-        }  # fmt: skip
-        plan = _open_plan(folder, shares, rules, stamp)
-        with closing(plan):
-            _decode_all(plan, shares, folder)
-            _join(plan, folder)
-            _finish(plan, folder, facts, shares, others, draws)
+        if not folder.reusable(stamp):  # made by another process in the meantime
+            _make(folder, shares, others, rules, draws, facts)
     return folder
+
+
+def _make(
+    folder: DatasetFolder,
+    shares: Sequence[Share],
+    others: Sequence["Other"],
+    rules: Rules,
+    draws: Draws,
+    facts: dict[str, Any],
+) -> None:
+    """Draw other subsets from the speech that is there, or else decode all that is not decoded yet."""
+    speech = facts["speech_fingerprint"]
+    if folder.has_speech(speech, rules.seed):
+        _draw_anew(folder, facts["fingerprint"], draws)
+        return
+    with closing(_open_plan(folder, shares, rules, fingerprint(speech, rules.seed))) as plan:
+        _decode_all(plan, shares, folder)
+        _join(plan, folder)
+        _drop(plan, folder, found_in_train(folder, facts["language"], rules.drop) if rules.drop else {})
+        _finish(plan, folder, facts, shares, others, draws)
 
 
 def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
@@ -167,6 +187,13 @@ def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
         }
         for share in shares
     ]
+
+
+def _require_ours(folder: DatasetFolder, language: str) -> None:
+    """Check that nothing but a dataset of the same language would be written over."""
+    folder.require_ours(_ours(folder))
+    if folder.complete and (before := folder.read_any().get("language")) != language:
+        raise ConfigError(f"{folder.root} holds a dataset of {before!r}: name another folder with --out")
 
 
 def _ours(folder: DatasetFolder) -> bool:
@@ -187,8 +214,9 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
         OSError: the disk did not do what was asked of it.
     """
     new, done = not folder.root.exists(), False
+    busy = f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
     try:
-        with _lock(folder):
+        with alone(folder.lock, busy):
             try:
                 yield
                 done = True
@@ -197,35 +225,16 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
             finally:
                 if done or not folder.part(0).is_file():  # else the next run goes on from here
                     _discard(folder)
-                    folder.lock.unlink()  # the last, while it is held
-                    with suppress(OSError):
-                        folder.work.rmdir()
     finally:
-        if new:
+        for place in (folder.work, *([folder.root] if new else [])):
             with suppress(OSError):
-                folder.root.rmdir()  # where nothing was made
+                place.rmdir()  # where nothing is left in it
 
 
 def _discard(folder: DatasetFolder) -> None:
     for path in folder.work.iterdir():
         if path != folder.lock:
             path.unlink()
-
-
-@contextmanager
-def _lock(folder: DatasetFolder) -> Iterator[None]:
-    while True:
-        folder.work.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError), folder.lock.open("a") as handle:  # another process may be tidying up
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
-                ) from error
-            if os.fstat(handle.fileno()).st_ino == folder.lock.stat().st_ino:
-                yield
-                return
 
 
 def _open_plan(folder: DatasetFolder, shares: Sequence[Share], rules: Rules, stamp: str) -> Plan:
@@ -387,6 +396,23 @@ def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
+def _drop(plan: Plan, folder: DatasetFolder, reasons: Mapping[str, str]) -> None:
+    """Take utterances out of the draft of train: id -> why."""
+    if not reasons:
+        return
+    plan.leave_out(reasons)
+    unwanted, schema = pa.array(list(reasons), pa.string()), row_schema()
+    with (
+        pq.ParquetFile(folder.draft("train"), pre_buffer=False) as before,
+        replacing(folder.draft("train")) as draft,
+        pq.ParquetWriter(draft, schema, **PLAIN) as after,
+    ):
+        for batch in before.iter_batches(ROWS_AT_ONCE):
+            rows = pa.Table.from_batches([batch]).cast(schema)
+            if len(rows := rows.filter(pc.invert(pc.is_in(rows.column("id"), value_set=unwanted)))):
+                after.write_table(rows)
+
+
 def _finish(
     plan: Plan,
     folder: DatasetFolder,
@@ -404,23 +430,26 @@ def _finish(
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
             names = ", ".join(share.source.name for share in shares)
             raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
+    drawn = _draw(lambda: plan.kept("train"), draws)
+    _remove_subsets(folder)
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
         os.replace(folder.draft(split), folder.split(split))
     stream_jsonl(folder.dropped, plan.dropped())
-    diagnose_fresh(folder, facts["language"])
     shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
     against = {other.name: Leaks() for other in others}
     lists = [shared.counted("{with} and {split}", plan.leaks())]
     for other in others:
         lists.append(against[other.name].counted("{split} and its {with}", _shared_with(plan, other)))
     stream_jsonl(folder.leaks, chain.from_iterable(lists))
+    diagnose_fresh(folder, facts["language"])
     folder.write(
         {
             **facts,
+            "speech_seed": plan.fact("seed"),  # None: no seed decided what is in a split
             "notes": plan.fact("notes"),
             "splits": {split: {**summarise(plan.kept(split)), **_file_facts(folder.split(split))} for split in SPLITS},
-            **_write_subsets(plan, folder, draws),
+            **_write_subsets(lambda: plan.kept("train"), folder, draws, *drawn),
             "dropped": dict(sum(reasons.values(), Counter()).most_common()),
             "shared_between_splits": shared.facts(),
             "shared_with_others": {name: leaks.facts() for name, leaks in against.items()},
@@ -428,17 +457,48 @@ def _finish(
     )  # fmt: skip
 
 
-def _write_subsets(plan: Plan, folder: DatasetFolder, draws: Draws) -> dict[str, Any]:
-    """Draw the subsets, write their lists of ids, and say what each holds."""
+def _draw_anew(folder: DatasetFolder, stamp: str, draws: Draws) -> None:
+    """Draw other subsets from a train split that stays as it is; interrupted, there are none until the next time."""
+    body = folder.read()
+    drawn = _draw(lambda: _train_rows(folder), draws)
+    _remove_subsets(folder)
+    folder.write({**body, "fingerprint": None, "subsets": {}, "subsets_left_out": {}})
+    subsets = _write_subsets(lambda: _train_rows(folder), folder, draws, *drawn)
+    folder.write({**body, "fingerprint": stamp, **subsets})
+
+
+def _train_rows(folder: DatasetFolder) -> Iterator[dict[str, Any]]:
+    """What `Plan.kept` says of train, from its file."""
+    with pq.ParquetFile(folder.split_file("train"), pre_buffer=False) as table:
+        for batch in table.iter_batches(PART_ROWS, columns=["id", "speaker", "seconds", "gender", "text"]):
+            for row in batch.to_pylist():
+                yield {**row, "characters": len(row["text"])}
+
+
+def _remove_subsets(folder: DatasetFolder) -> None:
+    """Remove the lists of ids that the manifest speaks of: those are ours."""
+    for name in folder.read_any().get("subsets", {}) if folder.complete else ():
+        folder.subset(name).unlink(missing_ok=True)
+        folder.missing_ids(name).unlink(missing_ok=True)
+
+
+def _draw(rows: TrainRows, draws: Draws) -> tuple[Subsets, Subsets]:
+    """Draw the subsets, and look up those that others have chosen."""
     # Speakers who are not known count one by one: nothing says that any two are the same.
-    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in plan.kept("train"))
+    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in rows())
     drawn = nested_subsets(clips, draws.names, seed=draws.seed, speaker_cap=draws.speaker_cap)
-    given = find_listed(draws.lists, {row["id"] for row in plan.kept("train")} if draws.lists else ())
+    return drawn, find_listed(draws.lists, {row["id"] for row in rows()} if draws.lists else ())
+
+
+def _write_subsets(
+    rows: TrainRows, folder: DatasetFolder, draws: Draws, drawn: Subsets, given: Subsets
+) -> dict[str, Any]:
+    """Write the subsets' lists of ids, and say what each holds."""
     facts: dict[str, dict[str, Any]] = {}
     for name, ids in (drawn.ids | given.ids).items():
         write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
         within = set(ids)
-        summary = summarise(row for row in plan.kept("train") if row["id"] in within)
+        summary = summarise(row for row in rows() if row["id"] in within)
         facts[name] = {**summary, **_file_facts(folder.subset(name))}
         if name in drawn.ids:
             facts[name]["seed"] = subset_seed(name, draws.seed)
@@ -489,8 +549,7 @@ class Other:
     def open(cls, word: Path | str, locale: str) -> "Other":
         prepared = DatasetFolder(Path(word))
         if prepared.complete:
-            body = prepared.read()
-            return cls(prepared.root.resolve().name, body["fingerprint"], lambda: _prepared_rows(prepared))
+            return cls(prepared.root.resolve().name, prepared.splits_digest(), lambda: _prepared_rows(prepared))
         source = open_source(str(word), locale=locale)
         return cls(source.name, source.digest(), lambda: _source_rows(source.rows(), source.people))
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from asr_lora.artifacts import downloads_folder
 from asr_lora.audio.archive import is_archive
+from asr_lora.audio.beside import AudioBesideText, holds_audio_beside_text
 from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, find_locale, find_release, holds_release
 from asr_lora.audio.download import dataset_of, fetch
-from asr_lora.audio.manifest import AudioBesideText, find_kaldi, find_manifest, holds_audio_beside_text
+from asr_lora.audio.kaldi import find_kaldi
+from asr_lora.audio.manifest import find_manifest
 from asr_lora.audio.parquet import HubDataset, find_parquet
 from asr_lora.audio.plan import Share
 from asr_lora.audio.source import Source

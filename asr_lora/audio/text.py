@@ -56,12 +56,12 @@ def _is_letter(letter: str) -> bool:
 
 
 def sentence_key(text: str) -> int:
-    """A number that is equal for sentences that differ in case, punctuation, normal form or spaces only.
+    """A number that is equal for sentences that differ in case, punctuation, normal form, joiners or spaces only.
 
     Returns:
         64 bits of a SHA-256, signed, as a database keeps integers.
     """
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
-    letters = "".join(letter if _is_letter(letter) else " " for letter in plain if letter not in WITHIN_WORDS)
-    words = " ".join(letters.split()) or text
+    letters = (letter for letter in plain if letter not in WITHIN_WORDS and unicodedata.category(letter) != "Cf")
+    words = " ".join("".join(letter if _is_letter(letter) else " " for letter in letters).split()) or text
     return int.from_bytes(hashlib.sha256(words.encode(errors="surrogatepass")).digest()[:8], signed=True)

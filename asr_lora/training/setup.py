@@ -28,9 +28,13 @@ from asr_lora.training.memory import keep_little
 
 
 def run_fingerprint(config: RunConfig) -> str:
-    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
+    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base.
+
+    Of the subsets only the run's own counts, so that others may be drawn later.
+    """
     manifest = DatasetFolder(config.data.dataset).read()
-    files = {name: manifest[part][name]["sha256"] for part in ("splits", "subsets") for name in manifest[part]}
+    used = {name: facts for name, facts in manifest["subsets"].items() if name == config.data.subset}
+    files = {name: facts["sha256"] for name, facts in {**manifest["splits"], **used}.items()}
     elsewhere = {"dataset", "guards", "workers", "cache_gb"}
     settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
     earlier = config.adapter.continue_from
