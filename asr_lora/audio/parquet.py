@@ -58,8 +58,12 @@ class ParquetFiles:
                 names = [name for name in table.schema_arrow.names if name != audio]
                 place = 0
                 for batch in _batches(path, table, names):
-                    for row in batch.to_pylist():
-                        yield utterance(row, f"{path.stem}-{place:08}", f"{number}:{place}", split, self.text_column)
+                    for row in _dicts(batch):
+                        name = f"{path.stem}-{place:08}"
+                        if row is None:
+                            yield BadRow(name, "row cannot be read", split)
+                        else:
+                            yield utterance(row, name, f"{number}:{place}", split, self.text_column)
                         place += 1
 
     def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
@@ -71,7 +75,7 @@ class ParquetFiles:
                         clip = f"{number}:{place}"
                         place += 1
                         if clip in wanted:
-                            yield clip, recording(value.as_py(), self.home)
+                            yield clip, _stored(value, self.home)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def utterance(
         id=safe_id(given) if isinstance(given, str) and given else fallback,  # numbers are often not unique
         clip=clip,
         text=" ".join(text.split()),
-        speaker=str(first(row, SPEAKER_COLUMNS) or ""),
+        speaker="" if (speaker := first(row, SPEAKER_COLUMNS)) is None else str(speaker),  # 0 is a speaker, too
         split=split,
         gender=GENDERS.get(str(row.get("gender", "")).lower(), ""),
         age=str(row.get("age") or ""),
@@ -153,6 +157,25 @@ def recording(value: Any, home: Path) -> Recording:
     if isinstance(value, bytes):
         return value
     return home / value if isinstance(value, str) else AudioError("missing", "the row holds no audio")
+
+
+def _stored(value: pa.Scalar, home: Path) -> Recording:
+    try:
+        return recording(value.as_py(), home)
+    except UnicodeDecodeError as error:
+        return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
+
+
+def _dicts(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Rows; None for one with text that is not UTF-8 or a time that there is not, which Arrow does not check."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for place in range(len(batch)):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except (ValueError, OverflowError):
+                yield None
 
 
 def _open(path: Path) -> pq.ParquetFile:
