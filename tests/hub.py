@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,9 +26,10 @@ class Hub:
 
     root: Path
     gated: set[str] = field(default_factory=set)  # names whose files are for those who agreed to terms
-    breaking: set[str] = field(default_factory=set)  # names whose parquet files break off in the middle
+    breaking: set[str] = field(default_factory=set)  # what files begin with that break off in the middle
     failing: set[str] = field(default_factory=set)  # names of which the server says that it is overloaded
     address: str = ""
+    close: Callable[[], None] = lambda: None
     sent: int = 0  # bytes of files
 
 
@@ -42,16 +43,22 @@ def served(root: Path, **troubles: set[str]) -> Iterator[Hub]:
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    try:
-        yield hub
-    finally:
+
+    def close() -> None:
         server.shutdown()
         server.server_close()
         thread.join()
 
+    hub.close = close
+    try:
+        yield hub
+    finally:
+        close()
+
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    """HTTP/1.0: a connection for each request, so that a hub that is closed is gone."""
+
     hub: Hub
 
     def log_message(self, *_: object) -> None:
@@ -111,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not file.is_file():
             self.refuse(404, "EntryNotFound", "Entry not found")
         else:
-            self.send_file(file, breaks=name in self.hub.breaking and file.suffix == ".parquet")
+            self.send_file(file, breaks=f"{name}/{path}".startswith(tuple(self.hub.breaking)))
 
     def send_file(self, file: Path, *, breaks: bool) -> None:
         size = file.stat().st_size
@@ -137,7 +144,6 @@ class Handler(BaseHTTPRequestHandler):
             while left and (block := handle.read(min(left, 1 << 16))):
                 if breaks and handle.tell() > BREAKS_AFTER and last > first + 8:
                     self.wfile.write(block[: len(block) // 2])
-                    self.close_connection = True
                     return
                 self.hub.sent += len(block)
                 left -= len(block)

@@ -190,7 +190,7 @@ def _hub_sentence(repository: str, error: Exception) -> str:
             "log in with: hf auth login"
         )
     if "BuilderConfig" in whole or "Config name is missing" in whole:
-        there = re.findall(r"'([^']+)'", whole[whole.index("[") :] if "[" in whole else "")
+        there = re.findall(r"'([^']+)'", whole.partition("[")[2].partition("]")[0])
         return (
             f"{name} has to be told which of its configurations is wanted, by a name that it has: "
             f"{', '.join(there)[:400]}. Write such as {name}:{(there or ['NAME'])[0]}"
@@ -203,6 +203,6 @@ def _hub_sentence(repository: str, error: Exception) -> str:
     if "OfflineMode" in whole or "offline mode" in whole:
         return f"{name} cannot be opened, as HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
     return (
-        f"{name} cannot be opened ({said}): check the name and the connection, or download its parquet files and name "
-        "their folder"
+        f"{name} cannot be opened ({said}): check the name and the connection and run this again, or download its "
+        "parquet files and name their folder"
     )

@@ -30,6 +30,8 @@ from asr_lora.audio.source import (
 from asr_lora.errors import AudioError, DataError
 
 ROWS_AT_ONCE = 32  # read from a file together
+OTHER = "other"  # none of train, dev and test, in a source that has them
+NO_SPLIT = "split is none of train, dev and test"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class ParquetFiles:
 
     def rows(self) -> Iterator[Utterance | BadRow]:
         for number, (split, path) in enumerate(self.files):
+            if split == OTHER:
+                yield BadRow(path.name, NO_SPLIT)
+                continue
             with _open(path) as table:
                 audio = _audio_column(path, table.schema_arrow)
                 names = [name for name in table.schema_arrow.names if name != audio]
@@ -67,7 +72,9 @@ class ParquetFiles:
                         place += 1
 
     def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for number, (_, path) in enumerate(self.files):
+        for number, (split, path) in enumerate(self.files):
+            if split == OTHER:
+                continue
             with _open(path) as table:
                 audio, place = _audio_column(path, table.schema_arrow), 0
                 for batch in _batches(path, table, [audio]):
@@ -99,21 +106,22 @@ class HubDataset:
 
     def rows(self) -> Iterator[Utterance | BadRow]:
         for split, table in self._tables():
+            if split == OTHER:
+                yield BadRow(table.split, NO_SPLIT)
+                continue
             for place, row in enumerate(table.rows(audio=False)):
                 yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
 
     def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for _, table in self._tables():
-            for place, row in enumerate(table.rows(audio=True)):
+        for split, table in self._tables():
+            for place, row in enumerate(table.rows(audio=True) if split != OTHER else ()):
                 clip = f"{table.split}:{place}"
                 if clip in wanted:
                     yield clip, recording(row[table.audio], Path())
 
     def _tables(self) -> Iterator[tuple[str, HubTable]]:
         tables = hub_splits(self.repository, self.config)
-        single = len(tables) == 1  # one split is no split
-        for table in tables:
-            yield (SPLIT_HERE if single else split_of(table.split)), table
+        yield from zip(_splits([split_of(table.split) for table in tables]), tables, strict=True)
 
 
 def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
@@ -123,10 +131,15 @@ def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
     found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
     if not found:
         return None
-    files = [(split_of(path.name) or split_of(path.parent.name), path) for path in found]
-    if len({split for split, _ in files}) == 1:
-        files = [(SPLIT_HERE, path) for _, path in files]  # one split is no split
-    return ParquetFiles(place, tuple(files), text_column)
+    splits = _splits([split_of(path.name) or split_of(path.parent.name) for path in found])
+    return ParquetFiles(place, tuple(zip(splits, found, strict=True)), text_column)
+
+
+def _splits(told: list[str]) -> list[str]:
+    """Splits that names tell: one split is no split; beside others, what has none (such as invalidated) is OTHER."""
+    if len(set(told)) == 1:
+        return [SPLIT_HERE] * len(told)
+    return [split or OTHER for split in told]
 
 
 def utterance(
