@@ -131,7 +131,7 @@ def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
     found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
     if not found:
         return None
-    splits = _splits([split_of(path.name) or split_of(path.parent.name) for path in found])
+    splits = _splits([split_of(path.name) or split_of(str(path.parent.relative_to(place))) for path in found])
     return ParquetFiles(place, tuple(zip(splits, found, strict=True)), text_column)
 
 
