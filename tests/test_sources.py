@@ -606,7 +606,7 @@ def test_what_is_no_source(tmp_path):
         open_shares([str(tmp_path / "cv")], locale="it", text_column="x")
     for name, sentence in (
         ("nowhere", "is not there"), ("a.pdf", "no folder and no .tar.gz"), ("empty", "SOURCE is a Common Voice"),
-        ("broken", "train.tsv is missing"), ("cv/it/train.tsv", "is one table of a Common Voice release: name the folder"),
+        ("broken", "train.tsv is missing"), ("cv/it/train.tsv", "one table of a Common Voice release"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=sentence):
             list(open_source(str(tmp_path / name), locale="it").rows())
