@@ -6,6 +6,18 @@ import pytest
 from benchmarks import fuzz
 
 
+def test_good_inputs_are_used_whole():
+    fuzz.require_good(
+        ["archive, packed after", "archive, as it is", "JSONL", "CSV", "Kaldi", "audio with texts", "parquet"]
+    )
+
+
+def test_a_target_that_tests_nothing_is_noticed(monkeypatch):
+    monkeypatch.setitem(fuzz.TARGETS, "bad", fuzz.Target(lambda: [b"10 min"], fuzz.as_file(".name"), fuzz.read_name))
+    with pytest.raises(RuntimeError, match="bad: good input 0 is not used whole"):
+        fuzz.require_good(["bad"])
+
+
 def test_no_input_ends_in_a_traceback(tmp_path):
     outcomes, failures = fuzz.fuzz(200, tmp_path / "failures", first=1_000_000)
     assert failures == []

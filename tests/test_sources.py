@@ -465,6 +465,17 @@ def test_kaldi(tmp_path):
     assert dict(source.recordings(["train/r/1.wav"])) == {"train/r/1.wav": tmp_path / "train/r/1.wav"}
 
 
+def test_no_line_of_a_kaldi_folder_is_lost(tmp_path):
+    files = {"wav.scp": "u1 1.wav\nu1 1.wav\n", "text": "u1 uno\nu1 due\n"}
+    folder = write(tmp_path, files)
+    rows = list(read_kaldi(folder))
+    assert [row.text for row in good(rows)] == ["uno"]
+    assert bad(rows) == {"u1": "clip is listed before"}
+    write(tmp_path, {"wav.scp": "u1 1.wav\nu1 2.wav\n"})
+    with pytest.raises(DataError, match="line 2: u1 stands there before, as something else; keep one of the lines"):
+        list(read_kaldi(folder))
+
+
 def test_a_kaldi_command_is_refused_and_never_run(tmp_path):
     ran = tmp_path / "ran"
     write(tmp_path, {"wav.scp": f"u1 touch {ran} |\n", "text": "u1 uno\n"})
@@ -528,6 +539,23 @@ def test_a_speaker_whose_number_is_zero_is_known(tmp_path):
     assert [row.speaker for row in good(open_source(str(path), locale="it").rows())] == ["0", "1"]
 
 
+def test_what_parquet_files_hold_beside_their_splits_and_beside_utf8(tmp_path):
+    for split, count in (("train", 3), ("test", 1), ("invalidated", 5)):
+        parquet(tmp_path / f"{split}.parquet", audio_rows(split, count))
+    table = pq.read_table(tmp_path / "train.parquet")
+    texts = pa.array([b"uno", b"\xff", b"tre"]).view(pa.string())
+    pq.write_table(table.set_column(1, "transcription", texts), tmp_path / "train.parquet")
+    source = open_source(str(tmp_path), locale="it")
+    rows = list(source.rows())
+    assert [(row.text, row.speaker, row.split) for row in good(rows)] == [
+        ("test 0", "0", "test"), ("uno", "0", "train"), ("tre", "2", "train"),
+    ]  # fmt: skip
+    assert bad(rows) == {
+        "invalidated.parquet": "split is none of train, dev and test", "train-00000001": "row cannot be read",
+    }  # fmt: skip
+    assert len(list(source.recordings({row.clip for row in good(rows)}))) == 3
+
+
 def test_a_hub_dataset_as_a_stream(tmp_path):
     """A folder in the hub's layout goes through the same code as the hub."""
     from datasets import Audio, Dataset
@@ -547,7 +575,7 @@ def test_a_hub_dataset_as_a_stream(tmp_path):
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence():
-    with pytest.raises(DataError, match=r"hf:nobody/nothing cannot be opened .* or download its parquet files"):
+    with pytest.raises(DataError, match=r"hf:nobody/nothing cannot be opened, .*: unset HF_HUB_OFFLINE"):
         open_source("hf:nobody/nothing", locale="it").digest()
     with pytest.raises(DataError, match=r"cannot be opened"):
         list(open_source("hf:nobody/nothing:it", locale="it").rows())
@@ -589,10 +617,15 @@ def test_weights_that_are_none(tmp_path):
 
 
 def test_what_is_no_source(tmp_path):
-    write(tmp_path, {"a.pdf": "x", "empty/.keep": "", "broken/clips/a.mp3": "x"})
+    write(tmp_path, {"a.pdf": "x", "empty/.keep": "", "broken/clips/a.mp3": "x"} | release_files("cv/it", SPLITS))
+    for word in ("hf:", "hf:/:it"):
+        with pytest.raises(ConfigError, match="names no dataset: write hf:OWNER/NAME"):
+            open_source(word, locale="it")
+    with pytest.raises(ConfigError, match="--text-column x is for manifests"):
+        open_shares([str(tmp_path / "cv")], locale="it", text_column="x")
     for name, sentence in (
         ("nowhere", "is not there"), ("a.pdf", "no folder and no .tar.gz"), ("empty", "SOURCE is a Common Voice"),
-        ("broken", "train.tsv is missing"),
+        ("broken", "train.tsv is missing"), ("cv/it/train.tsv", "one table of a Common Voice release"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=sentence):
             list(open_source(str(tmp_path / name), locale="it").rows())

@@ -216,16 +216,22 @@ def find_locale(source: Path, language: str) -> Path:
 
 def holds_release(source: Path) -> bool:
     """Whether a folder is or holds a release."""
-    return any(_looks_like_locale(place) for place in _locales(source))
+    return any(is_locale(place) for place in _locales(source))
 
 
 def _locales(source: Path) -> list[Path]:
     places = [source, *sorted(path for path in source.glob("*/") if path.is_dir()), *sorted(source.glob("*/*/"))]
-    folders = ReleaseFolder.CLIPS, ReleaseFolder.AUDIOS
-    return [place for place in places if any((place / name).is_dir() for name in folders)]
+    return [place for place in places if _holds_clips(place)]
 
 
-def _looks_like_locale(place: Path) -> bool:
+def _holds_clips(place: Path) -> bool:
+    return any((place / name).is_dir() for name in (ReleaseFolder.CLIPS, ReleaseFolder.AUDIOS))
+
+
+def is_locale(place: Path) -> bool:
+    """Whether a folder is one locale of a release."""
+    if not _holds_clips(place):
+        return False
     tables = [ReleaseFolder.table(name) for name in (*SPLITS, VALIDATED)]
     return any((place / name).exists() for name in tables) or any(place.glob(ReleaseFolder.SPONTANEOUS))
 

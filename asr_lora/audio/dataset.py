@@ -1,5 +1,6 @@
 """Read a prepared split: `datasets` maps it into memory, so hours of speech cost no memory. Read a hub dataset, too."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from asr_lora.audio.decode import SAMPLE_RATE, decode, first_line
 from asr_lora.errors import DataError
 
 TEXT_COLUMNS = ("id", "text", "speaker", "gender", "age", "accent", "domain")
+HUB_TRIES, HUB_PAUSE, HUB_SECONDS = 1, 1, 10.0  # beyond those of the client below; after each; for one answer
 SOUND_COLUMNS = ("peak", "loudness_db", "clipped")  # what decoding showed, as in checks.Sound
 
 
@@ -97,7 +99,7 @@ class HubTable:
     stream: Any  # datasets.IterableDataset
 
     def rows(self, *, audio: bool) -> Iterator[dict[str, Any]]:
-        """Its rows, with the audio not decoded or without it.
+        """Its rows, with the audio not decoded or without it; classes, such as gender, by their names.
 
         Raises:
             DataError: the hub does not answer, or what it has cannot be read.
@@ -105,10 +107,21 @@ class HubTable:
         import datasets
 
         kept = self.stream.cast_column(self.audio, datasets.Audio(decode=False))
+        kept = kept.select_columns([self.audio]) if audio else kept.remove_columns([self.audio])
+        classes = {name: kind for name, kind in self.stream.features.items() if isinstance(kind, datasets.ClassLabel)}
         try:
-            yield from kept.select_columns([self.audio]) if audio else kept.remove_columns([self.audio])
+            for row in kept:
+                yield {name: _named(classes.get(name), value) for name, value in row.items()}
         except _hub_errors() as error:
-            raise DataError(f"split {self.split} cannot be read to its end ({first_line(error)}): try again") from error
+            raise DataError(
+                f"split {self.split} cannot be read to its end ({first_line(error)}): run the same command again, and "
+                "it goes on where this stopped"
+            ) from error
+
+
+def _named(classes: Any, value: Any) -> Any:
+    """A value, or the name of the class that it is a number of."""
+    return classes.names[value] if classes and isinstance(value, int) and 0 <= value < len(classes.names) else value
 
 
 def hub_splits(repository: str, config: str | None) -> list[HubTable]:
@@ -119,6 +132,11 @@ def hub_splits(repository: str, config: str | None) -> list[HubTable]:
     """
     import datasets
 
+    # Twenty tries of up to half a minute each would be a wait of ten minutes for a hub that is gone.
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = HUB_TRIES
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = HUB_PAUSE
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = HUB_PAUSE
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = HUB_PAUSE
     try:
         splits = datasets.load_dataset(repository, config, streaming=True)
     except _hub_errors() as error:
@@ -144,7 +162,7 @@ def hub_revision(repository: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        return str(HfApi().dataset_info(repository).sha)
+        return str(HfApi().dataset_info(repository, timeout=HUB_SECONDS).sha)
     except _hub_errors() as error:
         raise DataError(_hub_sentence(repository, error)) from error
 
@@ -158,7 +176,33 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 
 
 def _hub_sentence(repository: str, error: Exception) -> str:
+    """What is wrong with a dataset on the hub, and the command that mends it; the hub's libraries tell it by words."""
+    from huggingface_hub.constants import ENDPOINT
+
+    name, said, whole = f"hf:{repository}", first_line(error), f"{type(error).__name__}: {error}"
+    response = getattr(error, "response", None)
+    if "gated" in whole.lower():
+        page = f"{ENDPOINT}/datasets/{repository}"
+        return f"{name} is for those who agreed to its terms: agree to them at {page}, then log in with: hf auth login"
+    if "NotFound" in type(error).__name__ or getattr(response, "status_code", None) in (401, 403, 404):
+        return (
+            f"the hub has no {name}, or not for you: look the name up at {ENDPOINT}/datasets, or, where it is private, "
+            "log in with: hf auth login"
+        )
+    if "BuilderConfig" in whole or "Config name is missing" in whole:
+        there = re.findall(r"'([^']+)'", whole.partition("[")[2].partition("]")[0])
+        return (
+            f"{name} has to be told which of its configurations is wanted, by a name that it has: "
+            f"{', '.join(there)[:400]}. Write such as {name}:{(there or ['NAME'])[0]}"
+        )
+    if "script" in whole:
+        return (
+            f"{name} is a program that loads data, and none is run. The hub may have its data as parquet: hf download "
+            f"{repository} --repo-type dataset --revision refs/convert/parquet --local-dir DIR, then prepare DIR/CONFIG"
+        )
+    if "OfflineMode" in whole or "offline mode" in whole:
+        return f"{name} cannot be opened, as HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
     return (
-        f"hf:{repository} cannot be opened ({first_line(error)}): check the name and the connection, or download its "
+        f"{name} cannot be opened ({said}): check the name and the connection and run this again, or download its "
         "parquet files and name their folder"
     )

@@ -52,7 +52,8 @@ def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | Ba
     """Read a Kaldi data folder. Recordings are named as in wav.scp, from the folder; a command is refused, never run.
 
     Raises:
-        DataError: wav.scp or text is missing or is no such table, or wav.scp holds a command.
+        DataError: wav.scp or text is missing or is no such table, a file but text says two things of one key, or
+            wav.scp holds a command.
     """
     names = {"wav": KaldiFolder.RECORDINGS, "text": KaldiFolder.TEXT, "segments": KaldiFolder.SEGMENTS,
              "spk": KaldiFolder.SPEAKERS, "gender": KaldiFolder.GENDERS}  # fmt: skip
@@ -65,7 +66,12 @@ def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | Ba
             for place, key, value in _pairs(folder / name):
                 if kind == "wav" and value.rstrip().endswith("|"):
                     raise DataError(f"{place}: a command is not run; write its audio to a file and name that")
-                join.execute(f"INSERT OR REPLACE INTO {kind} VALUES (?, ?)", (key, value))
+                if join.execute(f"INSERT OR IGNORE INTO {kind} VALUES (?, ?)", (key, value)).rowcount:
+                    continue
+                if kind == "text":
+                    yield BadRow(key, "clip is listed before", split)
+                elif join.execute(f"SELECT value FROM {kind} WHERE key = ?", (key,)).fetchone() != (value,):
+                    raise DataError(f"{place}: {key} stands there before, as something else; keep one of the lines")
         yield from _joined(join, split, (folder / names["segments"]).is_file())
 
 

@@ -15,6 +15,8 @@ from asr_lora.audio.source import SPLIT_HERE, BadRow, Recording, Utterance, Want
 from asr_lora.errors import AudioError, DataError
 
 ROWS_AT_ONCE = 32  # read from a file together
+OTHER = "other"  # none of train, dev and test, in a source that has them
+NO_SPLIT = "split is none of train, dev and test"
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,26 @@ class ParquetFiles:
 
     def rows(self) -> Iterator[Utterance | BadRow]:
         for number, (split, path) in enumerate(self.files):
+            if split == OTHER:
+                yield BadRow(path.name, NO_SPLIT)
+                continue
             with _open(path) as table:
                 audio = _audio_column(path, table.schema_arrow)
                 names = [name for name in table.schema_arrow.names if name != audio]
                 place = 0
                 for batch in _batches(path, table, names):
-                    for row in batch.to_pylist():
-                        yield utterance(row, f"{path.stem}-{place:08}", f"{number}:{place}", split, self.text_column)
+                    for row in _dicts(batch):
+                        name = f"{path.stem}-{place:08}"
+                        if row is None:
+                            yield BadRow(name, "row cannot be read", split)
+                        else:
+                            yield utterance(row, name, f"{number}:{place}", split, self.text_column)
                         place += 1
 
     def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for number, (_, path) in enumerate(self.files):
+        for number, (split, path) in enumerate(self.files):
+            if split == OTHER:
+                continue
             with _open(path) as table:
                 audio, place = _audio_column(path, table.schema_arrow), 0
                 for batch in _batches(path, table, [audio]):
@@ -56,7 +67,7 @@ class ParquetFiles:
                         clip = f"{number}:{place}"
                         place += 1
                         if clip in wanted:
-                            yield clip, recording(value.as_py(), self.home)
+                            yield clip, _stored(value, self.home)
 
 
 @dataclass(frozen=True)
@@ -80,21 +91,22 @@ class HubDataset:
 
     def rows(self) -> Iterator[Utterance | BadRow]:
         for split, table in self._tables():
+            if split == OTHER:
+                yield BadRow(table.split, NO_SPLIT)
+                continue
             for place, row in enumerate(table.rows(audio=False)):
                 yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
 
     def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for _, table in self._tables():
-            for place, row in enumerate(table.rows(audio=True)):
+        for split, table in self._tables():
+            for place, row in enumerate(table.rows(audio=True) if split != OTHER else ()):
                 clip = f"{table.split}:{place}"
                 if clip in wanted:
                     yield clip, recording(row[table.audio], Path())
 
     def _tables(self) -> Iterator[tuple[str, HubTable]]:
         tables = hub_splits(self.repository, self.config)
-        single = len(tables) == 1  # one split is no split
-        for table in tables:
-            yield (SPLIT_HERE if single else split_of(table.split)), table
+        yield from zip(_splits([split_of(table.split) for table in tables]), tables, strict=True)
 
 
 def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
@@ -104,10 +116,15 @@ def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
     found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
     if not found:
         return None
-    files = [(split_of(path.name) or split_of(path.parent.name), path) for path in found]
-    if len({split for split, _ in files}) == 1:
-        files = [(SPLIT_HERE, path) for _, path in files]  # one split is no split
-    return ParquetFiles(place, tuple(files), text_column)
+    splits = _splits([split_of(path.name) or split_of(str(path.parent.relative_to(place))) for path in found])
+    return ParquetFiles(place, tuple(zip(splits, found, strict=True)), text_column)
+
+
+def _splits(told: list[str]) -> list[str]:
+    """Splits that names tell: one split is no split; beside others, what has none (such as invalidated) is OTHER."""
+    if len(set(told)) == 1:
+        return [SPLIT_HERE] * len(told)
+    return [split or OTHER for split in told]
 
 
 def utterance(
@@ -128,6 +145,25 @@ def recording(value: Any, home: Path) -> Recording:
     if isinstance(value, bytes):
         return value
     return home / value if isinstance(value, str) else AudioError("missing", "the row holds no audio")
+
+
+def _stored(value: pa.Scalar, home: Path) -> Recording:
+    try:
+        return recording(value.as_py(), home)
+    except UnicodeDecodeError as error:
+        return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
+
+
+def _dicts(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Rows; None for one with text that is not UTF-8 or a time that there is not, which Arrow does not check."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for place in range(len(batch)):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except (ValueError, OverflowError):
+                yield None
 
 
 def _open(path: Path) -> pq.ParquetFile:

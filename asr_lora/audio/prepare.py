@@ -39,6 +39,7 @@ from asr_lora.audio.splits import (
     find_listed,
     nested_subsets,
     read_id_list,
+    require_cap,
     subset_seconds,
     subset_seed,
     summarise,
@@ -132,6 +133,7 @@ def prepare(
     code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed, dropped)
     for name in subsets:
         subset_seconds(name)
+    require_cap(speaker_cap)  # now, and not after hours of decoding
     draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
     words = [source] if isinstance(source, str | Path) else source
     shares = open_shares(
@@ -429,7 +431,10 @@ def _finish(
         if pq.read_metadata(folder.draft(split)).num_rows == 0:
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
             names = ", ".join(share.source.name for share in shares)
-            raise DataError(f"no utterance of {split} in {names} can be used ({listed})")
+            raise DataError(
+                f"no utterance of {split} in {names} can be used ({listed}): mend that in the source. Where recordings "
+                "are missing: they are looked for from the folder of the table that names them"
+            )
     drawn = _draw(lambda: plan.kept("train"), draws)
     _remove_subsets(folder)
     folder.manifest.unlink(missing_ok=True)

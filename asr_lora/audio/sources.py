@@ -6,11 +6,19 @@ from pathlib import Path
 from asr_lora.artifacts import downloads_folder
 from asr_lora.audio.archive import is_archive
 from asr_lora.audio.beside import AudioBesideText, holds_audio_beside_text
-from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, find_locale, find_release, holds_release
+from asr_lora.audio.commonvoice import (
+    ReleaseArchive,
+    ReleaseOnDisk,
+    Tables,
+    find_locale,
+    find_release,
+    holds_release,
+    is_locale,
+)
 from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.audio.kaldi import find_kaldi
-from asr_lora.audio.manifest import find_manifest
-from asr_lora.audio.parquet import HubDataset, find_parquet
+from asr_lora.audio.manifest import Manifest, find_manifest
+from asr_lora.audio.parquet import HubDataset, ParquetFiles, find_parquet
 from asr_lora.audio.plan import Share
 from asr_lora.audio.source import Source
 from asr_lora.errors import ConfigError, DataError
@@ -52,6 +60,10 @@ def open_shares(
         if splits_from == VALIDATED and not isinstance(source, ReleaseOnDisk | ReleaseArchive):
             raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, which {name} is not: leave it out")
         shares.append(Share(source, family, weight))
+    if text_column and not any(isinstance(share.source, Manifest | ParquetFiles | HubDataset) for share in shares):
+        raise ConfigError(
+            f"--text-column {text_column} is for manifests, parquet and hf:, none of which is here: leave it out"
+        )
     if not deltas:
         return shares
     if len(shares) != 1 or not isinstance(shares[0].source, ReleaseOnDisk | ReleaseArchive):
@@ -72,12 +84,16 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
     tables = tables or Tables()
     if word.startswith("hf:"):
         repository, _, config = word.removeprefix("hf:").partition(":")
+        if not repository.strip("/"):
+            raise ConfigError(f"{word} names no dataset: write hf:OWNER/NAME, or hf:OWNER/NAME:CONFIG")
         return HubDataset(repository, config or None, text_column)
     path = local_path(word)
     if not path.exists():
         raise DataError(f"{word} is not there. SOURCE is {KNOWN}")
     if (path.is_file() and is_archive(path)) or (path.is_dir() and holds_release(path)):
         return find_release(path, locale, tables)
+    if path.suffix.lower() == ".tsv" and path.is_file() and is_locale(path.parent):
+        raise DataError(f"{word} is one table of a Common Voice release: name the folder, {path.parent}")
     listed = find_kaldi(path) or find_parquet(path, text_column) or find_manifest(path, text_column)
     if listed is not None:
         return listed

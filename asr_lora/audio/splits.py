@@ -97,8 +97,7 @@ def nested_subsets(
     Raises:
         ConfigError: a name is not a length, or the cap is not above zero.
     """
-    if speaker_cap is not None and not speaker_cap > 0:
-        raise ConfigError(f"speaker cap {speaker_cap:g}: give the seconds that one speaker may fill, such as 150")
+    require_cap(speaker_cap)
     wanted = sorted({name: subset_seconds(name) for name in names}.items(), key=lambda item: item[1])
     seeds = {name: subset_seed(name, seed) for name, _ in wanted}
     pool = _Pool.of(clips)
@@ -108,6 +107,16 @@ def nested_subsets(
         lengths = {name: seconds for name, seconds in wanted if seeds[name] == drawn}
         _cut(pool, pool.in_turn(drawn, speaker_cap), lengths, ids, left_out)
     return Subsets({name: ids[name] for name, _ in wanted if name in ids}, left_out)
+
+
+def require_cap(seconds: float | None) -> None:
+    """See that a cap leaves something.
+
+    Raises:
+        ConfigError: it is not above zero.
+    """
+    if seconds is not None and not seconds > 0:
+        raise ConfigError(f"speaker cap {seconds:g}: give the seconds that one speaker may fill, such as 150")
 
 
 def _cut(
