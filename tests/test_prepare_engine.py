@@ -237,7 +237,7 @@ import datasets, pyarrow.parquet
 import asr_lora.audio.prepare as job
 from asr_lora.artifacts import DatasetFolder
 import asr_lora.language, transformers.models.whisper.tokenization_whisper
-job.PART_ROWS, job.ROWS_AT_ONCE = 8, 4
+job.PART_ROWS, job.ROWS_AT_ONCE, job.GROUP_ROWS = 8, 4, 8
 source, whole, out, kills, chance = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 7, random.Random(7)
 
 def start(folder):

@@ -50,7 +50,8 @@ from asr_lora.locks import alone
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
-ROWS_AT_ONCE = 32  # in a row group, which bounds memory whatever the hours
+ROWS_AT_ONCE = 32  # of a part in memory
+GROUP_ROWS = 128  # in a row group of a split: what is said of each group stays in memory until its file ends, 12 KB
 PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
 WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
 
@@ -371,20 +372,22 @@ def _join(plan: Plan, folder: DatasetFolder) -> None:
         writers = {
             split: stack.enter_context(pq.ParquetWriter(folder.draft(split), schema, **PLAIN)) for split in SPLITS
         }
-        waiting = {split: schema.empty_table() for split in SPLITS}
+        waiting: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
         for batch in _part_batches(folder):
             columns = (batch.column(name).to_pylist() for name in ("number", "reason", "seconds", "digest", "speaker"))
             plan.hear(zip(*columns, strict=True))
             good = batch.filter(pc.is_null(batch.column("reason")))
             for split in SPLITS:
                 rows = good.filter(pc.equal(good.column("split"), split)).select(schema.names)
-                waiting[split] = pa.concat_tables([waiting[split], rows.cast(schema)])
-                while len(waiting[split]) >= ROWS_AT_ONCE:
-                    writers[split].write_table(waiting[split].slice(0, ROWS_AT_ONCE).combine_chunks())
-                    waiting[split] = waiting[split].slice(ROWS_AT_ONCE)
-        for split in SPLITS:
-            if len(waiting[split]):
-                writers[split].write_table(waiting[split].combine_chunks())
+                if len(rows):  # a split may wait through all of another
+                    waiting[split].append(rows.cast(schema))
+                if sum(map(len, waiting[split])) >= GROUP_ROWS:
+                    group = pa.concat_tables(waiting[split])
+                    writers[split].write_table(group.slice(0, GROUP_ROWS).combine_chunks())
+                    waiting[split] = [group.slice(GROUP_ROWS)] if len(group) > GROUP_ROWS else []
+        for split, rows in waiting.items():
+            if rows:
+                writers[split].write_table(pa.concat_tables(rows).combine_chunks())
     plan.settle()
 
 
