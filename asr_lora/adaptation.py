@@ -80,6 +80,7 @@ def adapt(
     language_token: str | None = None,
     model: str | None = None,
     subset: str | None = None,
+    epochs: float | None = None,
     baselines: Sequence[str] = (),
     transcripts: bool = True,
     **asked: Any,
@@ -93,6 +94,7 @@ def adapt(
         language_token: of a related language, where Whisper has none for the language.
         model: any Whisper; openai/whisper-large-v2 with a GPU and openai/whisper-base without, when not given.
         subset: of train, such as "1h"; chosen from hours and machine when not given.
+        epochs: how often the speech is heard; chosen from its hours when not given.
         baselines: "full" adds full fine-tuning of the same base on the same utterances.
         transcripts: whether the comparison page may show references and hypotheses.
         asked: further arguments of `prepare`, such as locale, subsets and drop.
@@ -111,7 +113,7 @@ def adapt(
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
-    plan = make_plan(dataset, model, subset, token)
+    plan = make_plan(dataset, model, subset, token, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")
     configs = {method: _config(plan, method, folder) for method in methods}
@@ -167,7 +169,13 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None, language_token: str | None = None) -> Plan:
+def make_plan(
+    dataset: DatasetFolder,
+    model: str | None,
+    subset: str | None,
+    language_token: str | None = None,
+    epochs: float | None = None,
+) -> Plan:
     """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
     manifest = dataset.read()
     gpu = default_device().type == "cuda"
@@ -182,10 +190,10 @@ def make_plan(dataset: DatasetFolder, model: str | None, subset: str | None, lan
             reasons.append(f"subset {subset} of {hours:.1f} h, as there is no GPU (--subset chooses another)")
     lengths = read_split(dataset.root, "train", subset=subset).seconds
     hours = sum(lengths) / 3600
-    epochs = 10 if hours < 0.2 else 4 if hours <= 2 else 3
+    epochs = epochs or (10 if hours < 0.2 else 4 if hours <= 2 else 3)
     heard = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in lengths)
     steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
-    reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs} epochs")
+    reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs:g} epochs")
     reasons.append("context true_length: the encoder sees each batch's longest clip, not 30 s")
     speeds: tuple[float, ...] = (1.0,)
     if LITTLE_HOURS[0] <= hours <= LITTLE_HOURS[1]:

@@ -66,6 +66,9 @@ MaybeNormaliser = Annotated[
     str | None, typer.Option(help="none, basic, whisper or leaderboard: of the scores that lead.")
 ]
 Terms = Annotated[Path | None, typer.Option(help="File of names and terms, one a line, whose recall is wanted.")]
+Epochs = Annotated[
+    float | None, typer.Option(min=0.01, help="How often the speech is heard; chosen by its hours when not given.")
+]
 MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
 Model = Annotated[
     str,
@@ -529,6 +532,7 @@ def adapt_command(
     language_token: LanguageToken = None,
     model: Annotated[str | None, typer.Option(help="Any Whisper; chosen by the machine when not given.")] = None,
     subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
+    epochs: Epochs = None,
     baselines: Annotated[str, typer.Option(help="full: also fine-tune every weight, to compare.")] = "",
     transcripts: Annotated[
         bool,
@@ -542,7 +546,7 @@ def adapt_command(
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
         sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
-        baselines=wanted, transcripts=transcripts, **asked,
+        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     _print_adaptation(done, as_json)
 
@@ -553,6 +557,7 @@ def demo_command(
     source: Annotated[Path, typer.Option(help="The demo's speech, in a checkout of this repository.")] = Path(
         "data/demo"
     ),
+    epochs: Epochs = None,
     as_json: Json = False,
 ) -> None:
     """`adapt` on the Italian speech in this repository, with openai/whisper-base from PyPI."""
@@ -560,7 +565,8 @@ def demo_command(
         raise ConfigError(f"{source} is not there: run this in a checkout of the repository, or name it with --source")
     from asr_lora.adaptation import adapt
 
-    _print_adaptation(adapt(source, language="it", out=out, model="pypi:whisper-base", baselines=["full"]), as_json)
+    done = adapt(source, language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"])
+    _print_adaptation(done, as_json)
 
 
 def _print_adaptation(done: "Adaptation", as_json: bool) -> None:
