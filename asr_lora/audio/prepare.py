@@ -51,7 +51,8 @@ from asr_lora.locks import alone
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
 ROWS_AT_ONCE = 32  # of a part in memory
-GROUP_ROWS = 128  # in a row group of a split: what is said of each group stays in memory until its file ends, 12 KB
+GROUP_ROWS = 128  # in a row group of a split, or fewer: 12 KB about each group are kept until its file ends
+GROUP_BYTES = 16_000_000
 PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
 WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
 
@@ -381,13 +382,13 @@ def _join(plan: Plan, folder: DatasetFolder) -> None:
                 rows = good.filter(pc.equal(good.column("split"), split)).select(schema.names)
                 if len(rows):  # a split may wait through all of another
                     waiting[split].append(rows.cast(schema))
-                if sum(map(len, waiting[split])) >= GROUP_ROWS:
-                    group = pa.concat_tables(waiting[split])
-                    writers[split].write_table(group.slice(0, GROUP_ROWS).combine_chunks())
-                    waiting[split] = [group.slice(GROUP_ROWS)] if len(group) > GROUP_ROWS else []
-        for split, rows in waiting.items():
-            if rows:
-                writers[split].write_table(pa.concat_tables(rows).combine_chunks())
+                group = waiting[split]
+                if sum(map(len, group)) >= GROUP_ROWS or sum(rows.nbytes for rows in group) >= GROUP_BYTES:
+                    writers[split].write_table(pa.concat_tables(group).combine_chunks())
+                    group.clear()
+        for split, group in waiting.items():
+            if group:
+                writers[split].write_table(pa.concat_tables(group).combine_chunks())
     plan.settle()
 
 
