@@ -6,7 +6,7 @@ variant that fails leaves the others alone.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, 
 from asr_lora.model.adapters import rank_within
 from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
-from asr_lora.scoring.comparison import Comparison
+from asr_lora.scoring.comparison import Comparison, comparison_facts
 from asr_lora.scoring.evaluate import evaluate
-from asr_lora.scoring.page import render_markdown, render_page
+from asr_lora.scoring.page import Making, render_csv, render_markdown, render_page
 from asr_lora.stages import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
@@ -168,11 +168,11 @@ def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str) -> Com
     """Hold what is done against the first of it, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
-    first = comparison.systems[0]["system"]["name"]
-    against = replace(comparison, pairs=[pair for pair in comparison.pairs if pair.a == first])
-    write_text(folder.markdown(split), render_markdown(against))
-    write_text(folder.page(split), render_page(against, transcripts=False))
-    return against
+    making = Making([f"asr-lora sweep FILE --split {split} --out {folder.root}"])
+    write_text(folder.markdown(split), render_markdown(comparison))
+    write_text(folder.csv(split), render_csv(comparison))
+    write_text(folder.page(split), render_page(comparison, comparison_facts(comparison, transcripts=False), making))
+    return comparison
 
 
 def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Comparison]) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Compar
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    against = {pair.b: pair for pair in comparison.pairs}
+    against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
     rows = []
     for system in comparison.systems:
         name, training = system["system"]["name"], system["system"]["training"] or {}
