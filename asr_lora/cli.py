@@ -438,11 +438,19 @@ def sweep_command(
     out: Out,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the base.")] = None,
     split: Annotated[str, typer.Option(help="dev, or test: dev and then test.")] = "dev",
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Write table and page with no figure yet, and train nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train and score variants of one config, and hold each against the first."""
-    from asr_lora.sweep import sweep_settings
+    from asr_lora.sweep import sweep_settings, write_empty
 
+    if empty:
+        planned = write_empty(file, out=out, overrides=overrides, split=split)
+        print(planned.markdown(split).read_text(encoding="utf-8"))
+        print(planned.page(split))
+        return
     try:
         folder = sweep_settings(file, out=out, overrides=overrides, split=split)
     except Incomplete as error:

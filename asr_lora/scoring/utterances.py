@@ -35,9 +35,7 @@ class Utterance:
     better: Sequence[int]  # systems that make fewer errors than the first
     worse: Sequence[int]
     kinds: Sequence[str]  # of errors that any system makes
-    lines: Sequence[
-        Sequence[Line]
-    ]  # a block for each reading of the reference: itself, and the systems held against it
+    blocks: Sequence[Sequence[Line]]  # for each reading of the reference, it and the systems held against it
     direction: str  # "ltr" or "rtl"
 
 
@@ -102,7 +100,7 @@ def _utterance(comparison: Comparison, place: int, edits: list[int], alignments:
         better=[number for number, change in enumerate(changes, 2) if change < 0],
         worse=[number for number, change in enumerate(changes, 2) if change > 0],
         kinds=[kind for kind in ("sub", "ins", "del") if kind in kinds],
-        lines=_blocks(comparison.names, edits, alignments),
+        blocks=_blocks(comparison.names, edits, alignments),
         direction=direction(str(row["reference"])),
     )
 
@@ -116,8 +114,8 @@ def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Ali
     blocks = []
     for systems in readings.values():
         columns = _columns([alignments[system] for system in systems])
-        reference = [next((cells.reference for cells in column if cells and cells.reference is not None), None) for column in columns]  # fmt: skip
-        lines = [Line("reference", None, [None if word is None else Step(word, word) for word in reference])]
+        spoken = [next((step.reference for step in column if step and step.reference), None) for column in columns]
+        lines = [Line("reference", None, [None if word is None else Step(word, word) for word in spoken])]
         for number, system in enumerate(systems):
             lines.append(Line(names[system], edits[system], [column[number] for column in columns]))
         blocks.append(lines)
