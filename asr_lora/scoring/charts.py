@@ -160,7 +160,7 @@ def curves(lines: Mapping[str, Sequence[float]], across: str, up: str, *, logari
         up: what the values are.
         logarithmic: whether equal distances upwards are equal ratios.
     """
-    with _drawing(7.2, 3.4) as (figure, axes):
+    with _drawing(5.2, 3.4) as (figure, axes):
         for place, (name, values) in enumerate(lines.items()):
             style = STROKES[place // len(COLOURS) % len(STROKES)]
             axes.plot(range(1, len(values) + 1), values, style, label=name, color=COLOURS[place % len(COLOURS)])

@@ -69,7 +69,7 @@ def contests(
 def _difference(sums: Mapping[tuple[Any, ...], Sums], rate: str, a: Sequence[int], b: Sequence[int]) -> Difference:
     """Of the means of two sides; each side is counted as often as the other has systems."""
     (edits_a, lengths_a), (edits_b, lengths_b) = (
-        (_scaled(_pooled([sums[rate, place, what] for place in own]), len(other)) for what in ("edits", "lengths"))
+        [_scaled(_pooled([sums[rate, place, what] for place in own]), len(other)) for what in ("edits", "lengths")]
         for own, other in ((a, b), (b, a))
     )
     return difference_of(edits_a, edits_b, lengths_a, lengths_b)

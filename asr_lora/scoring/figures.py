@@ -42,11 +42,11 @@ def learning_figures(comparison: Comparison) -> list[Figure]:
 
 def training_figures(comparison: Comparison) -> list[Figure]:
     """The leading rate on dev while systems were trained, by steps and by minutes."""
-    curves = {
-        comparison.names[place]: curve
-        for place in _drawn(comparison)
-        if len(curve := (comparison.systems[place]["system"]["training"] or {}).get("curve", [])) > 1
-    }
+    curves: dict[str, list[dict[str, float]]] = {}
+    for place in _drawn(comparison):
+        curve = (comparison.systems[place]["system"]["training"] or {}).get("curve", [])
+        if len(curve) > 1 and curve not in curves.values():  # one run may be scored in several ways
+            curves[comparison.names[place]] = curve
     if not curves:
         return []
     up = f"dev {comparison.lead.upper()}, %"
