@@ -29,7 +29,8 @@ from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.scoring.comparison import Comparison, comparison_facts
 from asr_lora.scoring.evaluate import evaluate
-from asr_lora.scoring.page import Making, render_csv, render_empty, render_markdown, render_page
+from asr_lora.scoring.page import render_empty, render_markdown, render_page
+from asr_lora.scoring.tables import numbers_csv
 from asr_lora.stages import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
@@ -216,10 +217,10 @@ def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str, comman
     """Hold what is done against the first of it, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
-    making = Making(commands)
+    facts = comparison_facts(comparison, transcripts=False)
     write_text(folder.markdown(split), render_markdown(comparison))
-    write_text(folder.csv(split), render_csv(comparison))
-    write_text(folder.page(split), render_page(comparison, comparison_facts(comparison, transcripts=False), making))
+    write_text(folder.csv(split), numbers_csv(comparison))
+    write_text(folder.page(split), render_page(comparison, facts, commands=commands))
     return comparison
 
 

@@ -33,8 +33,8 @@ def trained(name: str, hours: float) -> dict:
     return {
         "method": name.partition("#")[0].partition(",")[0], "trainable_parameters": 1_179_648,
         "total_parameters": 73_773_568, "weights_bytes": 4_735_114, "seconds": 1800.0,
-        "peak_memory_bytes": 2_228_043_776, "hours_of_speech": hours, "epochs": 8.3, "step": 30, "dev_wer": 0.1, "curve": curve,
-        "config": {"training": {"seed": 7, "steps": 30}}, "made_with": {},
+        "peak_memory_bytes": 2_228_043_776, "hours_of_speech": hours, "epochs": 8.3, "step": 30,
+        "dev_wer": 0.1, "curve": curve, "config": {"training": {"seed": 7, "steps": 30}}, "made_with": {},
     }  # fmt: skip
 
 
@@ -358,7 +358,7 @@ def test_utterances_sort_and_filter(show):
 
 
 def eventually(value) -> bool:
-    """Whether a function's value comes true within a few seconds; the page's policy forbids playwright's own waiting."""
+    """Whether a function's value comes true in time; the page's policy forbids playwright's own waiting."""
     until = time.monotonic() + 30
     while not value():
         if time.monotonic() > until:

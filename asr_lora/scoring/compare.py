@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from asr_lora.scoring.comparison import Comparison, Pair, combined_name, compari
 from asr_lora.scoring.intervals import Difference, Resamples, difference_of, resamples
 from asr_lora.scoring.mapsswe import MatchedPairs, matched_pairs
 from asr_lora.scoring.normalize import Normaliser, find_normaliser
-from asr_lora.scoring.page import Making, render_csv, render_markdown, render_page
+from asr_lora.scoring.page import render_markdown, render_page
 from asr_lora.scoring.report import (
     breakdown_facts,
     counted_rows,
@@ -37,6 +37,7 @@ from asr_lora.scoring.report import (
     score_rows,
 )
 from asr_lora.scoring.rerun import Rerun, disagreements
+from asr_lora.scoring.tables import numbers_csv
 from asr_lora.scoring.terms import Term, TermCounts, count_terms, read_terms, term_facts
 from asr_lora.scoring.utterances import Sounds, shown_places
 from asr_lora.scoring.wer import Scored, align_characters
@@ -85,11 +86,17 @@ def compare(
     sounds = _sounds(comparison, audio) if audio else {}
     spectra = drawn_spectra(AnalysisFolder(analysis).read()) if analysis else []
     facts = comparison_facts(comparison, transcripts=transcripts)
-    making = Making(_commands(reports, guards, out, transcripts, normaliser, terms, price_per_hour, audio, analysis))
-    page = render_page(comparison, facts, making, price_per_hour=price_per_hour, sounds=sounds, figures=spectra)
+    options = {
+        "--normaliser": normaliser, "--terms": terms, "--price-per-hour": price_per_hour, "--with-audio": audio,
+        "--analysis": analysis,
+    }  # fmt: skip
+    commands = _commands(reports, guards, options, transcripts, out)
+    page = render_page(
+        comparison, facts, commands=commands, price_per_hour=price_per_hour, sounds=sounds, figures=spectra
+    )  # fmt: skip
     write_text(folder.page, page)
     write_text(folder.markdown, render_markdown(comparison, price_per_hour=price_per_hour))
-    write_text(folder.csv, render_csv(comparison, price_per_hour=price_per_hour))
+    write_text(folder.csv, numbers_csv(comparison, price_per_hour))
     prints = [system["fingerprint"] for system in comparison.systems]
     asked = (
         normaliser, [str(path) for path in guards], terms and sha256_file(terms), price_per_hour,
@@ -102,7 +109,7 @@ def compare(
             "guard_reports": [str(path) for path in guards],
             "transcripts": transcripts,
             "price_per_hour": price_per_hour,
-            "commands": making.commands,
+            "commands": commands,
             **facts,
         }
     )
@@ -110,21 +117,9 @@ def compare(
 
 
 def _commands(
-    reports: Sequence[Path],
-    guards: Sequence[Path],
-    out: Path,
-    transcripts: bool,
-    normaliser: str | None,
-    terms: Path | None,
-    price_per_hour: float | None,
-    audio: Path | None,
-    analysis: Path | None,
+    reports: Sequence[Path], guards: Sequence[Path], options: Mapping[str, object], transcripts: bool, out: Path
 ) -> list[str]:
     """The command that makes this comparison once more, and the one that checks it."""
-    options = {
-        "--normaliser": normaliser, "--terms": terms, "--price-per-hour": price_per_hour, "--with-audio": audio,
-        "--analysis": analysis,
-    }  # fmt: skip
     words: list[object] = ["asr-lora", "compare", *reports, *(word for path in guards for word in ("--guard", path))]
     words += [word for option, value in options.items() if value is not None for word in (option, value)]
     words += [*([] if transcripts else ["--without-transcripts"]), "--out", out]

@@ -5,7 +5,6 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -24,7 +23,6 @@ from asr_lora.scoring.tables import (
     hallucination_table,
     making_table,
     normaliser_table,
-    numbers_csv,
     pair_table,
     score_table,
     speaker_tables,
@@ -38,18 +36,11 @@ PAIRS_OPEN = 12  # pairs that are shown without being asked for
 PRECISIONS = {"bfloat16": "bf16", "float32": "fp32"}
 
 
-@dataclass(frozen=True)
-class Making:
-    """What the page cannot know of how it was made."""
-
-    commands: Sequence[str] = ()
-
-
 def render_page(
     comparison: Comparison,
     facts: Mapping[str, Any],
-    making: Making,
     *,
+    commands: Sequence[str] = (),
     price_per_hour: float | None = None,
     sounds: Mapping[str, bytes] | None = None,
     figures: Sequence[Figure] = (),
@@ -59,7 +50,7 @@ def render_page(
     Args:
         comparison: what is compared.
         facts: of it, from `comparison_facts`; where these have no words of anybody, the page has none.
-        making: how it was made.
+        commands: that made the comparison, and that check it.
         price_per_hour: of the machine that trained, for the costs.
         sounds: FLAC of some of the utterances that are shown.
         figures: more charts.
@@ -89,7 +80,7 @@ def render_page(
         sounds={clip: base64.b64encode(flac).decode() for clip, flac in (sounds or {}).items()},
         sound_bytes=sum(map(len, (sounds or {}).values())),
         making=making_table(comparison),
-        commands=[*_run_commands(comparison), *making.commands],
+        commands=[*_run_commands(comparison), *commands],
         configs=_configs(comparison),
         libraries=comparison.systems[0]["made_with"]["libraries"],
     )  # fmt: skip
@@ -99,11 +90,6 @@ def render_markdown(comparison: Comparison, *, price_per_hour: float | None = No
     """Render verdict and table as Markdown."""
     template = environment(autoescape=False).get_template("table.md.j2")
     return template.render(**_context(comparison, price_per_hour))
-
-
-def render_csv(comparison: Comparison, *, price_per_hour: float | None = None) -> str:
-    """Render the table as plain numbers, for LaTeX."""
-    return numbers_csv(comparison, price_per_hour)
 
 
 def render_empty(title: str, rows: Sequence[tuple[str, str, str, str]], command: str) -> tuple[str, str]:
