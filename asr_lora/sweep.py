@@ -135,12 +135,9 @@ def _command(path: Path, split: str, folder: VariantsFolder, overrides: Sequence
 def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
     """Name, base, method and speech of what a variant scores."""
     config, untouched = plan.config, plan.variant.untouched
-    base = (
-        ""
-        if config.method is Method.FULL or config.model.quantise is Quantise.NONE
-        else f", {config.model.quantise} base"
-    )
-    method = "none" if untouched else f"{config.method}{base}"
+    method = "none" if untouched else config.method.value
+    if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
+        method += f", {config.model.quantise} base"
     speech = "nothing" if untouched else f"{config.data.subset}, {config.training.steps:,} steps"
     return [(name, config.model.name, method, speech) for _, name, _ in plan.rows]
 

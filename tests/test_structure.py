@@ -52,6 +52,7 @@ PURE = {
     "asr_lora.scoring.charts",
     "asr_lora.scoring.page",
     "asr_lora.scoring.tables",
+    "asr_lora.scoring.details",
     "asr_lora.scoring.figures",
     "asr_lora.scoring.utterances",
     "asr_lora.scoring.analysis_page",

@@ -335,7 +335,7 @@ def rerun(folder: Path) -> Rerun:
         parts.append(Rerun(notes=(f"{folder}: named terms were not made again, as it was written without words",)))
         del recorded["terms"]
     if "contests" not in recorded:
-        del recorded["verdict"]  # of an earlier version, which put the same findings in other words
+        recorded.pop("verdict", None)  # of an earlier version, which put the same findings in other words
     language = recorded["systems"][0]["decoding"]["language"]
     comparison = read_comparison(
         reports,

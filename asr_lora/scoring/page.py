@@ -12,22 +12,24 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.scoring.comparison import Comparison
-from asr_lora.scoring.figures import Figure, group_figure, learning_figures, rate_figure, training_figures
-from asr_lora.scoring.tables import (
-    Table,
+from asr_lora.scoring.details import (
     changed_tables,
-    combined_table,
-    empty_table,
     group_tables,
-    guard_tables,
     hallucination_table,
-    making_table,
     normaliser_table,
-    pair_table,
-    score_table,
     speaker_tables,
     term_tables,
     word_tables,
+)
+from asr_lora.scoring.figures import Figure, group_figure, learning_figures, rate_figure, training_figures
+from asr_lora.scoring.tables import (
+    Table,
+    combined_table,
+    empty_table,
+    guard_tables,
+    making_table,
+    pair_table,
+    score_table,
 )
 from asr_lora.scoring.utterances import shown_utterances
 

@@ -1,4 +1,4 @@
-"""A comparison -> tables of text for page and Markdown, and one of plain numbers for LaTeX."""
+"""A comparison -> its tables: systems, pairs, how they were made; and the systems in plain numbers for LaTeX."""
 
 import csv
 import io
@@ -10,7 +10,6 @@ from asr_lora.scoring.comparison import Comparison, Pair, combined_name
 
 Facts = Mapping[str, Any]
 DASH = "–"
-KEPT_RIGHT = ("spoken", "right_before", "right_after")
 CSV_COLUMNS = {  # name there -> key in `system_numbers`, and what it is multiplied by
     "runs": ("runs", 1),
     "wer": ("wer", 100),
@@ -57,11 +56,11 @@ def system_numbers(comparison: Comparison, price_per_hour: float | None = None) 
     """
     first = comparison.names[0]
     against = {pair.b: pair for pair in comparison.pairs if pair.a == first}
-    singles = [_of_system(system, against.get(name), price_per_hour) for name, system in _named(comparison)]
+    singles = [_of_system(system, against.get(name), price_per_hour) for name, system in named(comparison)]
     return singles + [_of_family(comparison, body) for body in comparison.combined]
 
 
-def _named(comparison: Comparison) -> Iterable[tuple[str, dict[str, Any]]]:
+def named(comparison: Comparison) -> Iterable[tuple[str, dict[str, Any]]]:
     return zip(comparison.names, comparison.systems, strict=True)
 
 
@@ -110,22 +109,22 @@ def score_table(comparison: Comparison, price_per_hour: float | None = None) -> 
     for rate in (lead, "cer" if lead == "wer" else "wer"):
         columns[f"{rate.upper()} %"] = lambda row, rate=rate: _rate(row, rate)  # type: ignore[misc]
         if rate == lead:
-            columns["95 % interval"] = lambda row: _interval(
+            columns["95 % interval"] = lambda row: interval(
                 row[f"{comparison.lead}_low"], row[f"{comparison.lead}_high"]
             )
     columns |= {
-        f"{comparison.lead.upper()} as written %": lambda row: _percent(row.get(f"raw_{comparison.lead}")),
-        "Difference": lambda row: _percent(row["difference"], "+.1f"),
-        "its 95 % interval": lambda row: _interval(row["difference_low"], row["difference_high"], "+.1f"),
+        f"{comparison.lead.upper()} as written %": lambda row: percent(row.get(f"raw_{comparison.lead}")),
+        "Difference": lambda row: percent(row["difference"], "+.1f"),
+        "its 95 % interval": lambda row: interval(row["difference_low"], row["difference_high"], "+.1f"),
         "Trainable parameters": _trainable,
-        "Checkpoint MB": lambda row: _number(row.get("weights_bytes"), 1e-6),
-        "Training min": lambda row: _number(row.get("seconds"), 1 / 60),
-        "Peak memory GB": lambda row: _number(row.get("memory_bytes"), 1e-9),
+        "Checkpoint MB": lambda row: number(row.get("weights_bytes"), 1e-6),
+        "Training min": lambda row: number(row.get("seconds"), 1 / 60),
+        "Peak memory GB": lambda row: number(row.get("memory_bytes"), 1e-9),
     }
     if price_per_hour is not None:
-        columns["Cost"] = lambda row: _number(row.get("cost"), 1, ".2f")
+        columns["Cost"] = lambda row: number(row.get("cost"), 1, ".2f")
     columns["Context"] = lambda row: row.get("context", DASH)
-    columns["RTFx"] = lambda row: _number(row.get("rtfx"))
+    columns["RTFx"] = lambda row: number(row.get("rtfx"))
     for guard in comparison.guards:
         columns[_guard_column(guard)] = lambda row, guard=guard: _guard_cell(guard, row["name"])  # type: ignore[misc]
     rows = [[shown(row) for shown in columns.values()] for row in system_numbers(comparison, price_per_hour)]
@@ -133,7 +132,7 @@ def score_table(comparison: Comparison, price_per_hour: float | None = None) -> 
 
 
 def _rate(row: Facts, rate: str) -> str:
-    return _percent(row[rate]) + (f" ± {100 * row[f'{rate}_sd']:.1f}" if f"{rate}_sd" in row else "")
+    return percent(row[rate]) + (f" ± {100 * row[f'{rate}_sd']:.1f}" if f"{rate}_sd" in row else "")
 
 
 def _trainable(row: Facts) -> str:
@@ -145,25 +144,25 @@ def _guard_column(guard: Comparison) -> str:
 
 
 def _guard_cell(guard: Comparison, name: str) -> str:
-    rates = {own: system["scores"][guard.lead] for own, system in _named(guard)}
-    return _percent(rates.get(name))
+    rates = {own: system["scores"][guard.lead] for own, system in named(guard)}
+    return percent(rates.get(name))
 
 
-def _percent(share: float | None, form: str = ".1f") -> str:
-    return _number(share, 100, form)
+def percent(share: float | None, form: str = ".1f") -> str:
+    return number(share, 100, form)
 
 
-def _number(value: float | None, times: float = 1, form: str = ".1f") -> str:
+def number(value: float | None, times: float = 1, form: str = ".1f") -> str:
     return DASH if value is None else f"{value * times:{form}}"
 
 
-def _interval(low: float | None, high: float | None, form: str = ".1f") -> str:
+def interval(low: float | None, high: float | None, form: str = ".1f") -> str:
     return DASH if low is None or high is None else f"{100 * low:{form}} to {100 * high:{form}}"
 
 
-def _with_interval(found: Facts, form: str = ".1f") -> list[str]:
+def with_interval(found: Facts, form: str = ".1f") -> list[str]:
     """Two cells: a value, and its interval."""
-    return [_percent(found["value"], form), _interval(found["low"], found["high"], form)]
+    return [percent(found["value"], form), interval(found["low"], found["high"], form)]
 
 
 def numbers_csv(comparison: Comparison, price_per_hour: float | None = None) -> str:
@@ -207,8 +206,8 @@ def pair_table(comparison: Comparison, pairs: Sequence[Pair], caption: str = "Ea
         rows.append(
             [
                 f"{pair.b} against {pair.a}",
-                *_with_interval(asdict(pair.leading), "+.1f"),
-                *_with_interval(asdict(beside), "+.1f"),
+                *with_interval(asdict(pair.leading), "+.1f"),
+                *with_interval(asdict(beside), "+.1f"),
                 f"{pair.leading.probability_of_improvement:.3f}",
                 _p_value(pair.test.p if pair.test else None),
                 pair.verdict,
@@ -218,7 +217,7 @@ def pair_table(comparison: Comparison, pairs: Sequence[Pair], caption: str = "Ea
 
 
 def _p_value(p: float | None) -> str:
-    return "< 0.001" if p is not None and p < 0.001 else _number(p, 1, ".3f")
+    return "< 0.001" if p is not None and p < 0.001 else number(p, 1, ".3f")
 
 
 def guard_tables(comparison: Comparison) -> list[Table]:
@@ -234,7 +233,7 @@ def guard_tables(comparison: Comparison) -> list[Table]:
         for row in system_numbers(guard):
             cells = [row["name"]]
             for rate, form in (("wer", ".1f"), ("cer", ".1f"), ("difference", "+.1f")):
-                cells += [_percent(row[rate], form), _interval(row[f"{rate}_low"], row[f"{rate}_high"], form)]
+                cells += [percent(row[rate], form), interval(row[f"{rate}_low"], row[f"{rate}_high"], form)]
             rows.append(cells)
         caption = f"Guard: {dataset['split']} split of {dataset['language']}, {dataset['utterances']} utterances"
         tables.append(Table(caption, columns, rows))
@@ -253,154 +252,12 @@ def combined_table(comparison: Comparison) -> Table:
         rows.append(
             [
                 f"{body['name']} ({', '.join(body['systems'])})",
-                *(_percent(own[key]) for key in ("mean", "sd", "lowest", "highest")),
-                _interval(*own["interval"]),
-                *(_with_interval(own["difference"], "+.1f") if "difference" in own else (DASH, DASH)),
+                *(percent(own[key]) for key in ("mean", "sd", "lowest", "highest")),
+                interval(*own["interval"]),
+                *(with_interval(own["difference"], "+.1f") if "difference" in own else (DASH, DASH)),
             ]
         )
     return Table("Several seeds or subsets", columns, rows)
-
-
-# What lies behind a score.
-
-
-def group_tables(comparison: Comparison) -> list[tuple[Table, str]]:
-    """A table for each field that utterances are grouped by, and what of it is withheld."""
-    names, tables = comparison.names, []
-    for field, body in comparison.breakdown["by"].items():
-        columns = [field.capitalize(), "Utterances", "Speakers"]
-        for name in names:
-            columns += [f"{name} {comparison.lead.upper()} %", f"{name}, interval"]
-        for name in names[1:]:
-            columns += [f"{name} − {names[0]}", f"{name} − {names[0]}, interval"]
-        rows = [_group_row(group) for group in body["groups"]]
-        withheld = body["withheld"]
-        note = (
-            f"Withheld: {withheld['groups']} groups, {withheld['utterances']} utterances." if withheld["groups"] else ""
-        )
-        tables.append((Table(f"By {field}", columns, rows), note))
-    return tables
-
-
-def _group_row(group: Facts) -> list[str]:
-    cells = [group["group"], f"{group['utterances']:,}", f"{group['speakers']:,}"]
-    for rate in group["rates"]:
-        cells += _with_interval(rate)
-    for change in group["differences"]:
-        cells += _with_interval(change, "+.1f")
-    return cells
-
-
-def speaker_tables(comparison: Comparison) -> list[Table]:
-    """How rates spread over speakers, and the speakers with the highest."""
-    speaker, names, rate = comparison.breakdown["speaker"], comparison.names, comparison.lead.upper()
-    columns = [
-        "System", f"Lowest {rate} %", "First quarter", "Median", "Third quarter", "Highest", "Mean over speakers",
-        "Speakers better", "Speakers worse",
-    ]  # fmt: skip
-    beside = [[DASH, DASH], *([str(own["lower"]), str(own["higher"])] for own in speaker["against_first"])]
-    spread = [
-        [name, *map(_percent, own["quartiles"]), _percent(own["mean"]), *counts]
-        for name, own, counts in zip(names, speaker["spread"], beside, strict=False)
-    ]
-    tables = [Table(f"Spread over {speaker['speakers']} speakers", columns, spread)]
-    if speaker["highest"]:
-        columns = ["Speaker (pseudonym)", "Utterances"]
-        for name in names:
-            columns += [f"{name} {rate} %", f"{name}, interval"]
-        highest = []
-        for row in speaker["highest"]:
-            cells = [cell for own in row["rates"] for cell in _with_interval(own)]
-            highest.append([row["speaker"], f"{row['utterances']:,}", *cells])
-        tables.append(Table(f"Speakers with the highest {rate}", columns, highest))
-    return tables
-
-
-def hallucination_table(comparison: Comparison, facts: Facts) -> Table:
-    unit = facts["hallucination"][0]["unit"]
-    columns = [
-        "System", f"Inserted {unit}s", f"of {unit}s spoken %", "Length ratio", "Much too long", "Loops", "Empty",
-        "Silent utterances", "answered with words",
-    ]  # fmt: skip
-    rows = []
-    for name, own in zip(comparison.names, facts["hallucination"], strict=True):
-        counts = [own[key] for key in ("much_too_long", "loops", "empty")]
-        counts += [own["silence"][key] for key in ("utterances", "with_words")]
-        ratios = [_percent(own["insertion_rate"]), _number(own["length_ratio"], 1, ".2f")]
-        rows.append([name, f"{own['insertions']:,}", *ratios, *(f"{count:,}" for count in counts)])
-    return Table("Signs of hallucination", columns, rows)
-
-
-def term_tables(comparison: Comparison, facts: Facts) -> list[Table]:
-    """Recall of named terms, and each term by system."""
-    if not facts["terms"]:
-        return []
-    columns = ["System", "Terms", "Spoken", "Found", "Recall %", "95 % interval", "Heard in all", "Precision %"]
-    rows = []
-    for name, own in zip(comparison.names, facts["terms"], strict=True):
-        counts = [f"{own[key]:,}" for key in ("terms", "spoken", "found")]
-        recall = _with_interval(own["recall"]) if own["recall"] else [DASH, DASH]
-        rows.append([name, *counts, *recall, f"{own['heard']:,}", _percent(own["precision"])])
-    tables = [Table("Named terms", columns, rows)]
-    if "each" in facts["terms"][0]:
-        each = zip(*(own["each"] for own in facts["terms"]), strict=True)
-        found = [[of[0]["term"], str(of[0]["spoken"]), *(str(one["found"]) for one in of)] for of in each]
-        columns = ["Term", "Spoken", *(f"found by {name}" for name in comparison.names)]
-        tables.append(Table("Each term", columns, found))
-    return tables
-
-
-def normaliser_table(comparison: Comparison) -> Table | None:
-    """The leading rate after every normaliser, where the reports have it."""
-    found = {name: system["scores"].get("normalised", {}) for name, system in _named(comparison)}
-    labels = list(dict.fromkeys(label for own in found.values() for label in own))
-    if not labels:
-        return None
-    rows = [
-        [name, *(_percent(own.get(label, {}).get(comparison.lead)) for label in labels)] for name, own in found.items()
-    ]
-    return Table(f"{comparison.lead.upper()} % after every normaliser", ["System", *labels], rows)
-
-
-def word_tables(facts: Facts, names: Sequence[str], shown: int) -> list[tuple[str, list[Table]]]:
-    """Of each system its most frequent errors; nothing without transcripts."""
-    found = []
-    for name, own in zip(names, facts.get("words", ()), strict=False):
-        swapped = [[row["reference"], row["hypothesis"], str(row["count"])] for row in own["substitutions"][:shown]]
-        added, missing = (
-            [[row["word"], str(row["count"])] for row in own[key][:shown]] for key in ("insertions", "deletions")
-        )
-        wrong = [
-            [row["word"], str(row["spoken"]), str(row["wrong"]), ", ".join(map(_heard, row["heard_as"]))]
-            for row in own["words"][:shown]
-        ]
-        tables = [
-            Table("Words taken for others", ["Said", "Heard", "Times"], swapped, frozenset({1})),
-            Table("Added words", ["Word", "Times"], added),
-            Table("Missing words", ["Word", "Times"], missing),
-            Table("Words that are most often wrong", ["Word", "Spoken", "Wrong", "Heard as"], wrong, frozenset({3})),
-        ]
-        found.append((name, tables))
-    return found
-
-
-def _heard(facts: Facts) -> str:
-    return f"{facts['word'] or '(nothing)'} {facts['count']}"
-
-
-def changed_tables(facts: Facts, shown: int) -> list[tuple[str, list[Table]]]:
-    """Of each system after the first, the words that it has right more often and less often."""
-    found = []
-    columns = ["Word", "Spoken", "Right before", "Right after"]
-    for own in facts.get("changed_words", ()):
-        tables = []
-        for side, title in (("better", "right more often"), ("worse", "right less often")):
-            count = own[f"words_{side}"]
-            rows = [[row["word"], *(str(row[key]) for key in KEPT_RIGHT)] for row in own[side][:shown]]
-            first = f", the first {shown}" if count > shown else ""
-            tables.append(Table(f"{count:,} words {title}{first}", columns, rows))
-        found.append((f"{own['b']} against {own['a']}", tables))
-    return found
 
 
 # How the numbers were made.
@@ -408,12 +265,12 @@ def changed_tables(facts: Facts, shown: int) -> list[tuple[str, list[Table]]]:
 
 def making_table(comparison: Comparison) -> Table:
     columns = [
-        "System", "Model", "Base", "Trained on", "Seed", "Best step on dev", "Strength", "Computed in", "Machine",
-        "Commit", "Made (UTC)",
+        "System", "Model", "Base", "Trained on", "Seed", "Best step on dev", "Strength", "Computed in", "Scored by",
+        "Trained by",
     ]  # fmt: skip
     rows = []
-    for name, report in _named(comparison):
-        facts, made = report["system"], report["made_with"]
+    for name, report in named(comparison):
+        facts = report["system"]
         training = facts["training"] or {}
         seed = (training.get("config") or {}).get("training", {}).get("seed")
         rows.append(
@@ -422,16 +279,20 @@ def making_table(comparison: Comparison) -> Table:
                 facts["model"],
                 facts["base"],
                 f"{training['hours_of_speech']:.2f} h, {training['epochs']:.1f} epochs" if training else DASH,
-                _number(seed, 1, "d"),
-                _number(training.get("step"), 1, "d"),
-                _number(facts.get("strength"), 1, "g"),
+                number(seed, 1, "d"),
+                number(training.get("step"), 1, "d"),
+                number(facts.get("strength"), 1, "g"),
                 f"{facts['dtype']} on {facts['device']}",
-                made["machine"],
-                (made["commit"] or DASH)[:12],
-                made["time"],
+                _provenance(report["made_with"]),
+                _provenance(training.get("made_with") or {}),
             ]
         )
-    return Table("Systems", columns, rows, frozenset({1, 2, 3, 7, 8, 9, 10}))
+    return Table("Systems", columns, rows, frozenset({1, 2, 3, 7, 8, 9}))
+
+
+def _provenance(made: Facts) -> str:
+    """Commit, machine and time, as far as they are known."""
+    return "; ".join(filter(None, ((made.get("commit") or "")[:12], made.get("machine"), made.get("time")))) or DASH
 
 
 def empty_table(names: Sequence[tuple[str, str, str, str]]) -> Table:
