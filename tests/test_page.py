@@ -150,6 +150,14 @@ def test_characters_lead_where_words_are_not_parted(tmp_path):
     assert {len(step.reference or step.hypothesis) for step in steps} == {1}
 
 
+def test_charts_are_drawn_where_there_is_something_to_draw(made, tmp_path):
+    titles = ("WER with intervals", "How much speech is enough", "On dev, by steps", "On dev, by minutes", "By gender")
+    untrained = [invented_report(tmp_path / name, name, 0.3, seed=seed) for seed, name in enumerate("ab")]
+    pages = [made.page, compare(untrained, out=tmp_path / "out").page]
+    drawn = [[f"<figcaption>{title}" in page.read_text(encoding="utf-8") for title in titles] for page in pages]
+    assert drawn == [[True, True, True, True, False], [True, False, False, False, True]]  # the demo's groups are small
+
+
 def test_costs_are_in_nobodys_money_and_only_where_a_price_is_given(made, tmp_path):
     assert "Cost: hours of training at 0.5 an hour, in whatever currency" in made.markdown.read_text(encoding="utf-8")
     reports = [Path(path) for path in made.read()["reports"]]
