@@ -336,6 +336,10 @@ class ComparisonFolder(Folder):
     def markdown(self) -> Path:
         return self.root / "table.md"
 
+    @property
+    def csv(self) -> Path:
+        return self.root / "table.csv"
+
 
 class SweepFolder(Folder):
     """Reports of one adapter at several strengths."""
@@ -399,10 +403,13 @@ class VariantsFolder(Folder):
     def markdown(self, split: str) -> Path:
         return self.root / f"{split}.md"
 
+    def csv(self, split: str) -> Path:
+        return self.root / f"{split}.csv"
+
     @property
     def ours(self) -> bool:
         """Whether it holds nothing but a sweep, complete or not."""
-        tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split))}
+        tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split), self.csv(split))}
         known = {"configs", "runs", "reports", self.manifest_name, *tables}
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 

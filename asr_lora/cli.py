@@ -410,6 +410,13 @@ def compare_command(
         list[Path] | None,
         typer.Option("--guard", help="Report of one of the systems on another dataset; may be repeated."),
     ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of the machine that trained, for a column of costs.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--with-audio", help="The reports' dataset, to put sound into the page.")
+    ] = None,
+    analysis: Annotated[Path | None, typer.Option(help="Folder made by analyze, whose spectra to show.")] = None,
     again: Annotated[
         Path | None, typer.Option("--rerun", help="Make every number of this folder again, and say where it differs.")
     ] = None,
@@ -419,15 +426,16 @@ def compare_command(
     from asr_lora.scoring.compare import compare, rerun
 
     if again is not None:
-        if reports or out or normaliser or terms or guards:
+        if any((reports, out, normaliser, terms, guards, price_per_hour is not None, audio, analysis)):
             raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
         _print_rerun(again, rerun(again), as_json)
         return
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or ()
-    )
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or (),
+        price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+    )  # fmt: skip
     _print_comparison(folder, as_json)
 
 
@@ -465,11 +473,19 @@ def sweep_command(
     out: Out,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the base.")] = None,
     split: Annotated[str, typer.Option(help="dev, or test: dev and then test.")] = "dev",
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Write table and page with no figure yet, and train nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train and score variants of one config, and hold each against the first."""
-    from asr_lora.sweep import sweep_settings
+    from asr_lora.sweep import sweep_settings, write_empty
 
+    if empty:
+        planned = write_empty(file, out=out, overrides=overrides, split=split)
+        print(planned.markdown(split).read_text(encoding="utf-8"))
+        print(planned.page(split))
+        return
     try:
         folder = sweep_settings(file, out=out, overrides=overrides, split=split)
     except Incomplete as error:

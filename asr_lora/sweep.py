@@ -5,20 +5,32 @@ variant that fails leaves the others alone.
 """
 
 import copy
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from asr_lora.artifacts import DatasetFolder, RunFolder, VariantsFolder, fingerprint, write_text
-from asr_lora.config import Context, Method, RunConfig, Variant, check_config, lay_over, load_sweep, read_settings
+from asr_lora.config import (
+    Context,
+    Method,
+    Quantise,
+    RunConfig,
+    Variant,
+    check_config,
+    lay_over,
+    load_sweep,
+    read_settings,
+)
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
 from asr_lora.model.adapters import rank_within
 from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
-from asr_lora.scoring.comparison import Comparison
+from asr_lora.scoring.comparison import Comparison, comparison_facts
 from asr_lora.scoring.evaluate import evaluate
-from asr_lora.scoring.page import render_markdown, render_page
+from asr_lora.scoring.page import render_empty, render_markdown, render_page
+from asr_lora.scoring.tables import numbers_csv
 from asr_lora.stages import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
@@ -88,12 +100,46 @@ def sweep_settings(
     done = [plan for plan in planned if plan.variant.name not in failed]
     if len(done) < 2:
         raise Incomplete(f"{_named(failed, len(planned))} There is nothing to compare yet.")
-    comparisons = {name: _compare(done, folder, name) for name in splits}
+    again = [_command(path, split, folder, overrides)]
+    comparisons = {name: _compare(done, folder, name, again) for name in splits}
     if failed:
         table = folder.markdown(split).read_text(encoding="utf-8")
         raise Incomplete(f"{_named(failed, len(planned))} The others are in {folder.page(split)}.", table)
     folder.write(_facts(path, planned, comparisons))
     return folder
+
+
+def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
+    """Write the table and the page of a sweep that nobody has run: its rows, and no figure. Nothing is trained.
+
+    Raises:
+        ConfigError: the sweep or a variant is wrong; `out` holds something else, or what was run.
+        DataError: a budget was given and the model is not there.
+    """
+    folder = VariantsFolder(out)
+    planned, _ = plan_sweep(path, folder, overrides)
+    begun = any(folder.config(plan.slug).exists() or folder.run(plan.slug).exists() for plan in planned)
+    folder.require_ours(folder.ours and not begun)
+    rows = [row for plan in planned for row in _described(plan)]
+    page, text = render_empty(path.stem, rows, _command(path, split, folder, overrides))
+    write_text(folder.markdown(split), text)
+    write_text(folder.page(split), page)
+    return folder
+
+
+def _command(path: Path, split: str, folder: VariantsFolder, overrides: Sequence[str] | None) -> str:
+    changes = [word for override in overrides or () for word in ("--set", override)]
+    return shlex.join(["asr-lora", "sweep", str(path), *changes, "--split", split, "--out", str(folder.root)])
+
+
+def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
+    """Name, base, method and speech of what a variant scores."""
+    config, untouched = plan.config, plan.variant.untouched
+    method = "none" if untouched else config.method.value
+    if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
+        method += f", {config.model.quantise} base"
+    speech = "nothing" if untouched else f"{config.data.subset}, {config.training.steps:,} steps"
+    return [(name, config.model.name, method, speech) for _, name, _ in plan.rows]
 
 
 def plan_sweep(
@@ -164,15 +210,15 @@ def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequenc
             )  # fmt: skip
 
 
-def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str) -> Comparison:
+def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str, commands: Sequence[str]) -> Comparison:
     """Hold what is done against the first of it, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
-    first = comparison.systems[0]["system"]["name"]
-    against = replace(comparison, pairs=[pair for pair in comparison.pairs if pair.a == first])
-    write_text(folder.markdown(split), render_markdown(against))
-    write_text(folder.page(split), render_page(against, transcripts=False))
-    return against
+    facts = comparison_facts(comparison, transcripts=False)
+    write_text(folder.markdown(split), render_markdown(comparison))
+    write_text(folder.csv(split), numbers_csv(comparison))
+    write_text(folder.page(split), render_page(comparison, facts, commands=commands))
+    return comparison
 
 
 def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Comparison]) -> dict[str, Any]:
@@ -197,7 +243,7 @@ def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Compar
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    against = {pair.b: pair for pair in comparison.pairs}
+    against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
     rows = []
     for system in comparison.systems:
         name, training = system["system"]["name"], system["system"]["training"] or {}

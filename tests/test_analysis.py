@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_adapters import ADAPTERS, train
 from test_cli import invoke
+from test_rerun import report
 
-from asr_lora import analyze
+from asr_lora import analyze, compare
 from asr_lora.analysis import describe
 from asr_lora.artifacts import AnalysisFolder, RunFolder
 from asr_lora.config import AdapterSettings, Method
@@ -336,6 +337,11 @@ def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
         assert word in page
     assert "<b>$x" not in page
     assert "&lt;b&gt;$x_1$ &amp; \\1" in page
+    compared = compare(
+        [report(tmp_path / name, name, 0.3, seed=seed) for seed, name in enumerate("ab")],
+        out=tmp_path / "c", analysis=folder.root,
+    )  # fmt: skip
+    assert compared.page.read_text(encoding="utf-8").count("<figcaption>How fast singular values fall") == 1
     same = [pair for pair in body["pairs"] if "full" not in (pair["a"], pair["b"])]
     assert [pair["of"] for pair in same] == ["update", "a"]
     assert all(row["phi"] == pytest.approx(1, rel=1e-4) for pair in same for row in pair["shown"])

@@ -175,9 +175,10 @@ def test_comparison_and_its_page(tmp_path):
     assert [pair["verdict"] for pair in body["pairs"]] == ["better", "better", "not distinguishable"]
     assert body["pairs"][0]["wer"]["value"] == pytest.approx((50 - 140) / 210)
     assert body["verdict"].startswith("lora is better than untouched by 42.9 points of WER (95 % interval -")
+    assert "The next best, full <script>alert(1)</script>, is not distinguishable from it (" in body["verdict"]
     page = folder.page.read_text(encoding="utf-8")
     Checked().feed(page)
-    assert "<script" not in page
+    assert page.count("<script") == 1  # its own
     assert "&lt;b&gt;drie&lt;/b&gt;" in page
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page), "the page must not ask the network"
     assert "<svg" in page
@@ -189,7 +190,7 @@ def test_comparison_and_its_page(tmp_path):
 class Checked(HTMLParser):
     """Fails on a tag that is closed out of turn."""
 
-    VOID = frozenset({"meta", "link", "br", "path", "use", "rect"})
+    VOID = frozenset({"meta", "link", "br", "path", "use", "rect", "input"})
 
     def __init__(self) -> None:
         super().__init__()

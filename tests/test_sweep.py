@@ -102,6 +102,34 @@ def test_the_budget_of_shipped_sweeps_holds(name, ranks, tmp_path):
         assert taken <= Q_AND_V_32 < adapter_parameters(sketch.core, more, config.method)
 
 
+def test_the_published_experiment_is_what_its_configs_say(tmp_path):
+    planned = plans(ROOT / "configs" / "sweeps" / "nl-large-v2.yaml", tmp_path)
+    for subset in ("1h", "all"):
+        for method in ("lora", "full"):
+            alone = load_config(ROOT / "configs" / f"nl-large-v2-{subset}-{method}.yaml")
+            swept = planned[f"{method} {subset}"]
+            same = {"out": alone.out, **({"adapter": alone.adapter} if method == "full" else {})}
+            assert swept.model_copy(update=same) == alone
+    medium = planned["medium full all"].model_copy(update={"out": planned["full all"].out})
+    assert medium.model.name == "openai/whisper-medium"
+    assert medium.model_copy(update={"model": planned["full all"].model}) == planned["full all"]
+
+
+def test_an_empty_table_has_every_row_and_no_figure(tmp_path):
+    path = ROOT / "configs" / "sweeps" / "nl-large-v2.yaml"
+    done = invoke("sweep", path, "--split", "test", "--empty", "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == [f"| {variant.name}" for variant in load_sweep(path).rows]
+    assert {cell.strip(" |") for row in rows for cell in row[4:]} == {"–"}
+    committed = (ROOT / "reports" / "nl-large-v2" / "README.md").read_text(encoding="utf-8")
+    assert all(" | ".join(row) in committed for row in rows)
+    (VariantsFolder(tmp_path / "o").run("lora-1h")).mkdir(parents=True)
+    done = invoke("sweep", path, "--split", "test", "--empty", "--out", tmp_path / "o")
+    assert done.exit_code == 2
+    assert "holds something else" in done.stderr
+
+
 def test_the_ranks_of_the_shipped_sweep_are_scaled_alike(tmp_path):
     planned = plans(ROOT / "configs" / "sweeps" / "rank.yaml", tmp_path)
     assert sorted({config.adapter.rank for config in planned.values()}) == [1, 2, 4, 8, 16, 32, 64]
@@ -289,6 +317,11 @@ def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
     assert body["chosen_by_dev"] == min(body["splits"]["dev"], key=lambda row: row["wer"])["name"]
     contexts = [json.loads((folder.report(slug, "dev") / "report.json").read_text()) for slug in ("one", "one-padded")]
     assert [report["system"]["context"] for report in contexts] == ["true_length", "full"]
+    training = contexts[0]["system"]["training"]
+    assert [row["step"] for row in training["curve"]] == [2]
+    assert 0 < training["curve"][0]["seconds"] <= training["seconds"]
+    assert training["config"]["training"]["steps"] == 2
+    assert "asr-lora sweep" in folder.page("dev").read_text(encoding="utf-8")
     assert load_config(folder.config("one")).out == folder.run("one")
 
 

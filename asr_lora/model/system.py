@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import RunFolder, folder_bytes
+from asr_lora.artifacts import RunFolder, folder_bytes, read_jsonl
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import borrowed_token, spoken_language
@@ -31,6 +31,9 @@ class Training:
     epochs: float
     step: int
     dev_wer: float | None
+    curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
+    config: dict[str, Any] | None  # as config.yaml has it; None: a run from before it was recorded
+    made_with: dict[str, Any]  # libraries, commit, machine and time of the training
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,26 @@ def _training(place: Place) -> Training | None:
         epochs=run["train"]["epochs"],
         step=run["best"]["step"],
         dev_wer=run["best"]["dev_wer"],
+        curve=_curve(RunFolder(weights.parent), run),
+        config=run.get("config"),
+        made_with=run.get("made_with", {}),
     )
+
+
+def _curve(folder: RunFolder, run: dict[str, Any]) -> list[dict[str, float]]:
+    """Dev at each evaluation; a run that did not record when it was is thought to have gone at one pace."""
+    rows = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
+    pace = run["train_seconds"] / rows[-1]["step"] if rows else 0.0
+    return [
+        {
+            "step": row["step"],
+            "seconds": round(row.get("seconds", pace * row["step"]), 1),
+            "wer": row["dev_wer"],
+            "cer": row["dev_cer"],
+        }
+        for row in rows
+        if "dev_wer" in row and "dev_cer" in row
+    ]
 
 
 def system_digest(name: str | Place) -> object:

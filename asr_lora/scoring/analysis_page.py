@@ -60,15 +60,24 @@ def render_analysis_page(body: dict[str, Any]) -> str:
     return environment().get_template("analysis.html.j2").render(
         **_context(body),
         runs=[(run, [(measure, _map(run, measure)) for measure in MEASURES]) for run in runs],
-        spectra=curves({run["name"]: _typical(run, _relative_values) for run in runs},
-                       "singular value, by size", "over the largest, median matrix", logarithmic=True),
-        held=curves({run["name"]: [100 * share for share in _typical(run, _held)] for run in runs},
-                    "rank", "energy held, %, median matrix"),
+        spectra=drawn_spectra(body),
         maps=_pair_maps(body["pairs"]),
         undrawn=max(0, len(body["pairs"]) - MAPS_SHOWN),
         matrix_columns=MATRIX_COLUMNS,
         matrices=[[_cell(value) for value in row] for run in runs for row in _matrix_rows(run)],
     )  # fmt: skip
+
+
+def drawn_spectra(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """Title and SVG of how singular values fall, and of what an update of fewer of them holds, a line a run."""
+    runs = body["runs"]
+    values = {run["name"]: _typical(run, _relative_values) for run in runs}
+    held = {run["name"]: [100 * share for share in _typical(run, _held)] for run in runs}
+    across = "singular value, by size"
+    return [
+        ("How fast singular values fall", curves(values, across, "over the largest, median matrix", logarithmic=True)),
+        ("Energy that an update of a rank holds", curves(held, "rank", "energy held, %, median matrix")),
+    ]
 
 
 def render_analysis_markdown(body: dict[str, Any]) -> str:

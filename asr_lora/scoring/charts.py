@@ -1,34 +1,136 @@
 """Charts as inline SVG, drawn in the page's own text colour."""
 
+import html
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 INK = "#010203"  # stands for the page's text colour, so that charts follow dark mode
-BAR = "#2f6fb0"
 BINS = 40
-COLOURS = ("#2f6fb0", "#c2571a", "#2e8b57", "#b3261e", "#7a5cc4", "#8c6d1f", "#c0508f", "#5b7083")  # on white and black
+COLOURS = tuple(f"#c0105{number}" for number in range(1, 9))  # each stands for a colour of the page, --c1 to --c8
+BAR = COLOURS[0]
 STROKES = ("-", "--", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LONGEST_NAME = 36  # characters that a chart has room for
 MOST_CELLS = 600  # drawn as shapes; more of them are drawn as an image within the chart
 
 
-def wer_chart(names: Sequence[str], rates: Sequence[float], intervals: Sequence[tuple[float, float]]) -> str:
-    """Draw WER in percent with 95 % intervals, a bar a system; return an <svg> element."""
-    with _drawing(7.2, 0.8 + 0.5 * len(names)) as (figure, axes):
-        places = range(len(names))
-        axes.barh(places, [100 * rate for rate in rates], height=0.55, color=BAR)
-        below = [100 * (rate - low) for rate, (low, _) in zip(rates, intervals, strict=True)]
-        above = [100 * (high - rate) for rate, (_, high) in zip(rates, intervals, strict=True)]
-        axes.errorbar([100 * rate for rate in rates], places, xerr=[below, above], fmt="none", ecolor=INK, capsize=4)
-        axes.set_yticks(places, names)
-        axes.invert_yaxis()
-        axes.set_xlabel("WER, %, with 95 % interval")
-        return _svg(figure, "WER by system")
+class Dot(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def forest(dots: Mapping[str, Dot], measure: str, *, means: Collection[str] = ()) -> str:
+    """Draw a dot and an interval for each name, the first at the top and a line where it lies; return an <svg> element.
+
+    Args:
+        dots: of each name what is drawn; one at least.
+        measure: what they measure, such as "WER, %".
+        means: names whose dot is a mean over others, and drawn as a diamond.
+    """
+    with _drawing(5.2, 0.8 + 0.3 * len(dots)) as (figure, axes):
+        axes.axvline(next(iter(dots.values())).value, linestyle=":", color=INK, linewidth=1)
+        for place, (name, dot) in enumerate(dots.items()):
+            axes.plot([dot.low, dot.high], [place, place], color=BAR, linewidth=1.8)
+            axes.plot(dot.value, place, "D" if name in means else "o", color=BAR, markersize=6)
+            axes.annotate(
+                f"{dot.value:.1f}",
+                (dot.high, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        axes.set_yticks(range(len(dots)), [shorter(name) for name in dots])
+        axes.set_ylim(len(dots) - 0.5, -0.5)
+        axes.margins(x=0.12)
+        axes.set_xlabel(f"{measure}, with 95 % interval")
+        _grid(axes, "x")
+        said = "; ".join(f"{name} {dot.value:.1f}, {dot.low:.1f} to {dot.high:.1f}" for name, dot in dots.items())
+        return _svg(figure, f"{measure} with 95 % interval: {said}")
+
+
+def grouped(groups: Sequence[str], systems: Mapping[str, Sequence[Dot]], measure: str) -> str:
+    """Draw a dot and an interval for each system in each group, groups down; return an <svg> element.
+
+    Args:
+        groups: their names, the first at the top.
+        systems: of each its dots in the order of the groups.
+        measure: what they measure.
+    """
+    apart = 0.7 / max(2, len(systems))
+    with _drawing(5.2, 1.0 + 0.16 * (len(systems) + 1.5) * len(groups) + 0.2 * -(-len(systems) // 2)) as (figure, axes):
+        for number, (name, dots) in enumerate(systems.items()):
+            colour, places = COLOURS[number % len(COLOURS)], [
+                place + apart * (number - (len(systems) - 1) / 2) for place in range(len(dots))
+            ]  # fmt: skip
+            axes.hlines(places, [dot.low for dot in dots], [dot.high for dot in dots], color=colour, linewidth=1.6)
+            axes.plot(
+                [dot.value for dot in dots], places, MARKERS[number % len(MARKERS)], color=colour, markersize=5.5,
+                label=shorter(name),
+            )  # fmt: skip
+        axes.set_yticks(range(len(groups)), [shorter(name) for name in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(f"{measure}, with 95 % interval")
+        _grid(axes, "x")
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+        return _svg(figure, f"{measure} of {len(systems)} systems in {len(groups)} groups, with 95 % intervals")
+
+
+def traces(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    across: str,
+    up: str,
+    *,
+    levels: Mapping[str, float] | None = None,
+    logarithmic: bool = False,
+) -> str:
+    """Draw lines through points, and a level across for what has no place along the bottom; return an <svg> element.
+
+    Args:
+        lines: of each name its points (x, y) by x; one at least.
+        across: what x is.
+        up: what y is.
+        levels: y of what is the same everywhere, such as an untouched model.
+        logarithmic: whether equal distances across are equal ratios.
+    """
+    with _drawing(5.2, 3.4 + 0.2 * -(-len(lines) // 2)) as (figure, axes):
+        for place, (name, points) in enumerate(lines.items()):
+            axes.plot(
+                *zip(*points, strict=True), STROKES[place // len(COLOURS) % len(STROKES)], label=shorter(name),
+                color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5,
+            )  # fmt: skip
+        for name, value in (levels or {}).items():
+            axes.axhline(value, linestyle=":", color=INK, linewidth=1.2, label=shorter(name))
+        if logarithmic:
+            axes.set_xscale("log")
+            ticks = sorted({x for points in lines.values() for x, _ in points})
+            axes.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
+            axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        _grid(axes, "y")
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+        return _svg(figure, f"{up} by {across}, a line for each of {len(lines)}")
+
+
+def shorter(name: str) -> str:
+    """A name as a chart has room for it."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _grid(axes: Any, axis: str) -> None:
+    axes.grid(axis=axis, color=INK, alpha=0.15, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def histogram(values: Sequence[float], measure: str, counted: str) -> str:
@@ -58,7 +160,7 @@ def curves(lines: Mapping[str, Sequence[float]], across: str, up: str, *, logari
         up: what the values are.
         logarithmic: whether equal distances upwards are equal ratios.
     """
-    with _drawing(7.2, 3.4) as (figure, axes):
+    with _drawing(5.2, 3.4) as (figure, axes):
         for place, (name, values) in enumerate(lines.items()):
             style = STROKES[place // len(COLOURS) % len(STROKES)]
             axes.plot(range(1, len(values) + 1), values, style, label=name, color=COLOURS[place % len(COLOURS)])
@@ -116,7 +218,7 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Any, Any]]:
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "asr_lora",  # the same drawing gives the same bytes
         "font.family": "sans-serif",
-        "font.size": 11,
+        "font.size": 10,
         "text.parse_math": False,  # a name may hold dollars
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     }
@@ -134,7 +236,11 @@ def _svg(figure: Any, label: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several charts in a page may not share ids
-    return re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg role="img" aria-label="{label}" viewBox="\1">', svg, count=1
-    )
+    svg = re.sub(r"#c0105(\d)", r"var(--c\1)", svg)
+    svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # Several charts in a page may not share ids: what is left of them is of shapes, which charts have in common.
+    mark = f"c{zlib.crc32(svg.encode()):08x}-"
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{mark}", svg)
+    head = f'<svg role="img" aria-label="{html.escape(label)}" viewBox='
+    return re.sub(r'<svg [^>]*?viewBox=("[^"]+")[^>]*>', lambda found: f"{head}{found[1]}>", svg, count=1)

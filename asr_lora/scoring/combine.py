@@ -1,11 +1,12 @@
 """Systems that differ in their seed or subset alone, named NAME#1, NAME#2 and so on -> their mean and spread."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from asr_lora.scoring.intervals import Sums, difference_of, rate_of
+from asr_lora.scoring.intervals import Difference, Sums, difference_of, rate_of
 
 MARK = "#"
 
@@ -41,11 +42,37 @@ def combine(names: Sequence[str], sums: Mapping[tuple[Any, ...], Sums]) -> list[
                 "interval": [interval.low, interval.high],
             }
             if 0 not in places:
-                first = _scaled(sums[rate, 0, "edits"], len(places)), _scaled(sums[rate, 0, "lengths"], len(places))
-                change = difference_of(first[0], edits, first[1], lengths)
+                change = _difference(sums, rate, [0], places)
                 body[rate]["difference"] = {**asdict(change), "verdict": change.verdict}
         facts.append(body)
     return facts
+
+
+def contests(
+    names: Sequence[str], sums: Mapping[tuple[Any, ...], Sums]
+) -> list[tuple[Sequence[int], Sequence[int], Difference, Difference]]:
+    """Places, and differences of WER and CER, of every two of the families and of the systems that are of none.
+
+    Nothing where there are no families: then every system stands for itself.
+    """
+    found = families(names)
+    if not found:
+        return []
+    alone = [[place] for place in range(len(names)) if not any(place in places for places in found.values())]
+    sides = sorted([*found.values(), *alone])
+    return [
+        (a, b, _difference(sums, "wer", a, b), _difference(sums, "cer", a, b))
+        for a, b in itertools.combinations(sides, 2)
+    ]
+
+
+def _difference(sums: Mapping[tuple[Any, ...], Sums], rate: str, a: Sequence[int], b: Sequence[int]) -> Difference:
+    """Of the means of two sides; each side is counted as often as the other has systems."""
+    (edits_a, lengths_a), (edits_b, lengths_b) = (
+        [_scaled(_pooled([sums[rate, place, what] for place in own]), len(other)) for what in ("edits", "lengths")]
+        for own, other in ((a, b), (b, a))
+    )
+    return difference_of(edits_a, edits_b, lengths_a, lengths_b)
 
 
 def _rate(sums: Mapping[tuple[Any, ...], Sums], rate: str, place: int) -> float:

@@ -1,24 +1,31 @@
 """The job: two or more reports of the same utterances -> one table, one verdict, one page; or all of it once more."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import ComparisonFolder, ReportFolder, fingerprint, sha256_file, write_text
+from asr_lora.artifacts import (
+    AnalysisFolder,
+    ComparisonFolder,
+    DatasetFolder,
+    ReportFolder,
+    fingerprint,
+    sha256_file,
+    write_text,
+)
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.scoring.analysis_page import drawn_spectra
 from asr_lora.scoring.breakdown import find_groups, group_columns, group_facts
-from asr_lora.scoring.combine import combine
-from asr_lora.scoring.comparison import Comparison, Pair
-from asr_lora.scoring.confusions import changed_words, confusions
-from asr_lora.scoring.hallucination import hallucination
-from asr_lora.scoring.intervals import REPLICATES, Difference, Resamples, difference_of, resamples
+from asr_lora.scoring.combine import MARK, combine, contests
+from asr_lora.scoring.comparison import Comparison, Pair, combined_name, comparison_facts
+from asr_lora.scoring.intervals import Difference, Resamples, difference_of, resamples
 from asr_lora.scoring.mapsswe import MatchedPairs, matched_pairs
 from asr_lora.scoring.normalize import Normaliser, find_normaliser
 from asr_lora.scoring.page import render_markdown, render_page
 from asr_lora.scoring.report import (
-    SCORING,
     breakdown_facts,
     counted_rows,
     counts_of,
@@ -30,8 +37,13 @@ from asr_lora.scoring.report import (
     score_rows,
 )
 from asr_lora.scoring.rerun import Rerun, disagreements
+from asr_lora.scoring.tables import numbers_csv
 from asr_lora.scoring.terms import Term, TermCounts, count_terms, read_terms, term_facts
+from asr_lora.scoring.utterances import Sounds, shown_places
 from asr_lora.scoring.wer import Scored, align_characters
+
+AUDIO_CLIPS = 60
+AUDIO_BYTES = 9_000_000  # of FLAC in a page, a third more as base64: 12 MB in all
 
 
 def compare(
@@ -42,8 +54,11 @@ def compare(
     normaliser: str | None = None,
     terms: Path | None = None,
     guards: Sequence[Path] = (),
+    price_per_hour: float | None = None,
+    audio: Path | None = None,
+    analysis: Path | None = None,
 ) -> ComparisonFolder:
-    """Compare every pair of systems with a paired bootstrap; write index.html, comparison.json and table.md.
+    """Compare every pair of systems with a paired bootstrap; write a page, and the same as Markdown, CSV and JSON.
 
     All is counted anew from the hypotheses. Systems named NAME#1, NAME#2 are combined to mean and spread as well.
 
@@ -53,30 +68,88 @@ def compare(
         normaliser: by name or label; that of the reports when not given.
         terms: file of named terms, one a line, whose recall is wanted.
         guards: reports of the same systems, by name, on other datasets.
+        price_per_hour: of the machine that trained, in whatever currency, for a column of costs.
+        audio: the dataset that the reports are of, where the page shall carry the sound of utterances that it shows.
+        analysis: folder that `analyze` made, whose spectra the page shall show.
 
     Raises:
         ConfigError: fewer than two reports, or two with the same name; `out` holds something else; a guard is of none
-            of the systems.
-        DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding.
+            of the systems; audio without transcripts.
+        DataError: a report is incomplete, or theirs are not the same utterances, normaliser and decoding; the dataset
+            of the audio is not what the reports are of; the analysis is incomplete.
     """
+    if audio and not transcripts:
+        raise ConfigError("--with-audio plays utterances that --without-transcripts does not show: leave one out")
     comparison = read_comparison(reports, normaliser=normaliser, terms=terms, guards=guards)
     folder = ComparisonFolder(out)
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    write_text(folder.page, render_page(comparison, transcripts=transcripts))
-    write_text(folder.markdown, render_markdown(comparison))
-    names = [system["system"]["name"] for system in comparison.systems]
+    sounds = _sounds(comparison, audio) if audio else {}
+    spectra = drawn_spectra(AnalysisFolder(analysis).read()) if analysis else []
+    facts = comparison_facts(comparison, transcripts=transcripts)
+    options = {
+        "--normaliser": normaliser, "--terms": terms, "--price-per-hour": price_per_hour, "--with-audio": audio,
+        "--analysis": analysis,
+    }  # fmt: skip
+    commands = _commands(reports, guards, options, transcripts, out)
+    page = render_page(
+        comparison, facts, commands=commands, price_per_hour=price_per_hour, sounds=sounds, figures=spectra
+    )  # fmt: skip
+    write_text(folder.page, page)
+    write_text(folder.markdown, render_markdown(comparison, price_per_hour=price_per_hour))
+    write_text(folder.csv, numbers_csv(comparison, price_per_hour))
     prints = [system["fingerprint"] for system in comparison.systems]
-    asked = (normaliser, [str(path) for path in guards], terms and sha256_file(terms))
+    asked = (
+        normaliser, [str(path) for path in guards], terms and sha256_file(terms), price_per_hour,
+        audio and str(audio), analysis and str(analysis),
+    )  # fmt: skip
     folder.write(
         {
-            "fingerprint": fingerprint(prints, names, transcripts, *(asked if any(asked) else ())),
+            "fingerprint": fingerprint(prints, comparison.names, transcripts, *(asked if any(asked) else ())),
             "reports": [str(path) for path in reports],
             "guard_reports": [str(path) for path in guards],
             "transcripts": transcripts,
-            **comparison_facts(comparison, transcripts=transcripts),
+            "price_per_hour": price_per_hour,
+            "commands": commands,
+            **facts,
         }
     )
     return folder
+
+
+def _commands(
+    reports: Sequence[Path], guards: Sequence[Path], options: Mapping[str, object], transcripts: bool, out: Path
+) -> list[str]:
+    """The command that makes this comparison once more, and the one that checks it."""
+    words: list[object] = ["asr-lora", "compare", *reports, *(word for path in guards for word in ("--guard", path))]
+    words += [word for option, value in options.items() if value is not None for word in (option, value)]
+    words += [*([] if transcripts else ["--without-transcripts"]), "--out", out]
+    return [shlex.join(map(str, words)), shlex.join(["asr-lora", "compare", "--rerun", str(out)])]
+
+
+def _sounds(comparison: Comparison, audio: Path) -> Sounds:
+    """FLAC of the utterances that the page shows, the first of them as far as they fit.
+
+    Raises:
+        DataError: the dataset is not what the reports are of.
+    """
+    from asr_lora.audio.dataset import read_split
+
+    wanted = comparison.systems[0]["dataset"]
+    body = DatasetFolder(audio).read()
+    if body["splits"].get(wanted["split"], {}).get("sha256") != wanted["sha256"]:
+        raise DataError(
+            f"--with-audio {audio} is not what the reports are of ({wanted['split']}, {wanted['sha256'][:16]}): "
+            f"name the dataset they were evaluated on{': ' + wanted['folder'] if 'folder' in wanted else ''}"
+        )
+    split = read_split(audio, wanted["split"])
+    places = {clip: index for index, clip in enumerate(split.ids)}
+    sounds: Sounds = {}
+    for place in shown_places(comparison)[:AUDIO_CLIPS]:
+        clip = str(comparison.rows[0][place]["id"])
+        flac = split.rows[places[clip]]["audio"]["bytes"]
+        if sum(map(len, sounds.values())) + len(flac) <= AUDIO_BYTES:
+            sounds[clip] = flac
+    return sounds
 
 
 def read_comparison(
@@ -178,6 +251,7 @@ def _compare(
         lead,
         breakdown_facts(rows[0], scored, lead, group_facts(groups, len(systems), sums)),
         combine(names, sums),
+        _contests(names, sums, lead),
         [
             term_facts(terms, own, sums["terms", place, "found"], sums["terms", place, "spoken"])
             for place, own in enumerate(counted)
@@ -185,6 +259,17 @@ def _compare(
         if terms
         else [],
     )
+
+
+def _contests(names: list[str], sums: dict[Any, Any], lead: str) -> list[Pair]:
+    """Pairs of what stands for itself where several seeds are combined."""
+
+    def called(places: Sequence[int]) -> str:
+        if len(places) == 1:
+            return names[places[0]]
+        return combined_name({"name": names[places[0]].rpartition(MARK)[0], "systems": places})
+
+    return [Pair(called(a), called(b), wer, cer, lead) for a, b, wer, cer in contests(names, sums)]
 
 
 def _scores(
@@ -230,71 +315,6 @@ def _guards(names: Sequence[str], guards: Sequence[Path], normaliser: str | None
     return [read_comparison(paths, normaliser=normaliser) for paths in datasets.values()]
 
 
-def comparison_facts(comparison: Comparison, *, transcripts: bool) -> dict[str, Any]:
-    """What comparison.json says, but for where it was made; no words of anybody without `transcripts`."""
-    systems = comparison.systems
-    facts = {
-        "systems": [{key: system.get(key) for key in ("system", "scores", "rtfx", "decoding")} for system in systems],
-        "dataset": systems[0]["dataset"],
-        "normaliser": systems[0]["normaliser"],
-        "scoring": SCORING,
-        "lead": comparison.lead,
-        "bootstrap": {"unit": comparison.unit, "units": comparison.units, "replicates": REPLICATES},
-        "pairs": [_pair_facts(comparison, pair) for pair in comparison.pairs],
-        "combined": comparison.combined,
-        "breakdown": comparison.breakdown,
-        "hallucination": [hallucination(scored, characters=comparison.lead == "cer") for scored in comparison.scored],
-        "terms": [
-            own if transcripts else {key: value for key, value in own.items() if key != "each"}
-            for own in comparison.terms
-        ],
-        "guards": [_guard_facts(guard) for guard in comparison.guards],
-        "verdict": comparison.verdict,
-    }
-    if transcripts:
-        facts["words"] = [confusions(scored.alignments) for scored in comparison.scored]
-        facts["changed_words"] = _changed_words(comparison)
-    return facts
-
-
-def _pair_facts(comparison: Comparison, pair: Pair) -> dict[str, Any]:
-    dataset = comparison.systems[0]["dataset"]
-    rows = comparison.rows[0]
-    return {
-        "a": pair.a,
-        "b": pair.b,
-        "wer": asdict(pair.wer),
-        "cer": asdict(pair.cer),
-        "mapsswe": {**asdict(pair.test), "verdict": pair.test.verdict} if pair.test else None,
-        "utterances": len(rows),
-        "speakers": len({row["speaker"] for row in rows}),
-        "seconds": dataset["seconds"],
-        "verdict": pair.verdict,
-        "sentence": pair.sentence,
-    }
-
-
-def _changed_words(comparison: Comparison) -> list[dict[str, Any]]:
-    """For every system after the first, the words that it has right more often and less often than that."""
-    names = [system["system"]["name"] for system in comparison.systems]
-    first = comparison.scored[0]
-    return [
-        {"a": names[0], "b": name, **changed_words(first.alignments, other.alignments)}
-        for name, other in zip(names[1:], comparison.scored[1:], strict=True)
-        if first.references == other.references
-    ]
-
-
-def _guard_facts(guard: Comparison) -> dict[str, Any]:
-    return {
-        "dataset": guard.systems[0]["dataset"],
-        "normaliser": guard.systems[0]["normaliser"],
-        "lead": guard.lead,
-        "systems": [{"name": system["system"]["name"], "scores": system["scores"]} for system in guard.systems],
-        "pairs": [_pair_facts(guard, pair) for pair in guard.pairs],
-    }
-
-
 def rerun(folder: Path) -> Rerun:
     """Make every number of a comparison or a report again from its hypotheses, and write nothing.
 
@@ -314,6 +334,8 @@ def rerun(folder: Path) -> Rerun:
     if terms[0] and "each" not in terms[0]:
         parts.append(Rerun(notes=(f"{folder}: named terms were not made again, as it was written without words",)))
         del recorded["terms"]
+    if "contests" not in recorded:
+        recorded.pop("verdict", None)  # of an earlier version, which put the same findings in other words
     language = recorded["systems"][0]["decoding"]["language"]
     comparison = read_comparison(
         reports,

@@ -1,64 +1,139 @@
-"""A comparison -> one self-contained HTML page, and the same table as Markdown."""
+"""A comparison -> one self-contained HTML page, and its table as Markdown and as CSV."""
 
+import base64
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from asr_lora.scoring.charts import wer_chart
 from asr_lora.scoring.comparison import Comparison
-from asr_lora.scoring.intervals import Difference
-from asr_lora.scoring.wer import shown_words
-
-CHANGED_SHOWN = 30
-COLUMNS = (
-    "System",
-    "WER %",
-    "95 % interval",
-    "CER %",
-    "WER as written %",
-    "Difference",
-    "Trainable parameters",
-    "Weights MB",
-    "Training min",
-    "Peak memory GB",
-    "Context",
-    "RTFx",
+from asr_lora.scoring.details import (
+    changed_tables,
+    group_tables,
+    hallucination_table,
+    normaliser_table,
+    speaker_tables,
+    term_tables,
+    word_tables,
 )
+from asr_lora.scoring.figures import Figure, group_figure, learning_figures, rate_figure, training_figures
+from asr_lora.scoring.tables import (
+    Table,
+    combined_table,
+    empty_table,
+    guard_tables,
+    making_table,
+    pair_table,
+    score_table,
+)
+from asr_lora.scoring.utterances import shown_utterances
+
+WORDS_SHOWN = 15  # rows of each table of words
+PAIRS_OPEN = 12  # pairs that are shown without being asked for
+PRECISIONS = {"bfloat16": "bf16", "float32": "fp32"}
 
 
-def render_page(comparison: Comparison, *, transcripts: bool) -> str:
-    """Render the page; without `transcripts` it shows numbers only."""
-    changed = _most_changed(comparison) if transcripts else []
-    template = environment().get_template("page.html.j2")
-    return template.render(**_context(comparison), chart=_chart(comparison), changed=changed)
+def render_page(
+    comparison: Comparison,
+    facts: Mapping[str, Any],
+    *,
+    commands: Sequence[str] = (),
+    price_per_hour: float | None = None,
+    sounds: Mapping[str, bytes] | None = None,
+    figures: Sequence[Figure] = (),
+) -> str:
+    """Render the page.
+
+    Args:
+        comparison: what is compared.
+        facts: of it, from `comparison_facts`; where these have no words of anybody, the page has none.
+        commands: that made the comparison, and that check it.
+        price_per_hour: of the machine that trained, for the costs.
+        sounds: FLAC of some of the utterances that are shown.
+        figures: more charts.
+    """
+    words = "words" in facts
+    return environment().get_template("page.html.j2").render(
+        **_context(comparison, price_per_hour),
+        script=page_script(),
+        rate_figure=rate_figure(comparison),
+        figures=[*learning_figures(comparison), *training_figures(comparison), *figures],
+        pairs=_pairs(comparison),
+        contests=comparison.contests and pair_table(comparison, comparison.contests, "Means beside each other"),
+        sentences=[(f"{pair.b} against {pair.a}", pair.sentence) for pair in comparison.pairs],
+        groups=[
+            (table, note, group_figure(comparison, body))
+            for (table, note), body in zip(group_tables(comparison), comparison.breakdown["by"].values(), strict=True)
+        ],
+        breakdown=comparison.breakdown,
+        behind=[table for table in (*speaker_tables(comparison), hallucination_table(comparison, facts)) if table.rows],
+        terms=term_tables(comparison, facts),
+        guards=guard_tables(comparison),
+        combined=combined_table(comparison) if comparison.combined else None,
+        normalisers=normaliser_table(comparison),
+        words=word_tables(facts, comparison.names, WORDS_SHOWN),
+        changed=changed_tables(facts, WORDS_SHOWN),
+        utterances=shown_utterances(comparison) if words else [],
+        sounds={clip: base64.b64encode(flac).decode() for clip, flac in (sounds or {}).items()},
+        sound_bytes=sum(map(len, (sounds or {}).values())),
+        making=making_table(comparison),
+        commands=[*_run_commands(comparison), *commands],
+        configs=_configs(comparison),
+        libraries=comparison.systems[0]["made_with"]["libraries"],
+    )  # fmt: skip
 
 
-def render_markdown(comparison: Comparison) -> str:
+def render_markdown(comparison: Comparison, *, price_per_hour: float | None = None) -> str:
     """Render verdict and table as Markdown."""
-    return environment(autoescape=False).get_template("table.md.j2").render(**_context(comparison))
+    template = environment(autoescape=False).get_template("table.md.j2")
+    return template.render(**_context(comparison, price_per_hour))
+
+
+def render_empty(title: str, rows: Sequence[tuple[str, str, str, str]], command: str) -> tuple[str, str]:
+    """Page and Markdown of systems that nobody has trained yet: their names, and no figure.
+
+    Args:
+        title: of the page.
+        rows: name, base, method and speech of each system.
+        command: what fills the table.
+    """
+    context = {"title": title, "table": empty_table(rows), "command": command, "script": page_script()}
+    page, text = environment(), environment(autoescape=False)
+    return page.get_template("empty.html.j2").render(**context), text.get_template("empty.md.j2").render(**context)
 
 
 @cache
 def environment(autoescape: bool = True) -> Environment:
     """Templates of pages and tables."""
     loader = PackageLoader("asr_lora.scoring", "templates")
-    return Environment(
+    found = Environment(
         loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    found.filters["minus"] = lambda text: re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    return found
 
 
-def _context(comparison: Comparison) -> dict[str, Any]:
+@cache
+def page_script() -> tuple[str, str]:
+    """The script of a page, and its digest as a content security policy names it."""
+    loader = environment().loader
+    assert loader is not None
+    text = loader.get_source(environment(), "page.js")[0]
+    return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _context(comparison: Comparison, price_per_hour: float | None) -> dict[str, Any]:
     systems = comparison.systems
-    against = {pair.b: pair.leading for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
     return {
-        "verdict": [pair.sentence for pair in comparison.pairs],
-        "columns": (*COLUMNS, *(_guard_column(guard) for guard in comparison.guards)),
-        "table": [
-            [*_row(system, against.get(system["system"]["name"])), *_guard_cells(comparison, system["system"]["name"])]
-            for system in systems
-        ]
-        + [_combined_row(comparison, body) for body in comparison.combined],
+        "verdict": comparison.verdict,
+        "table": score_table(comparison, price_per_hour),
+        "price": price_per_hour,
+        "names": comparison.names,
         "systems": systems,
         "dataset": systems[0]["dataset"],
         "decoding": systems[0]["decoding"],
@@ -66,97 +141,44 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "lead": comparison.lead.upper(),
         "unit": comparison.unit,
         "units": comparison.units,
-        "pairs": comparison.pairs,
     }
 
 
-def _chart(comparison: Comparison) -> str:
-    systems = comparison.systems
-    return wer_chart(
-        [system["system"]["name"] for system in systems],
-        [system["scores"]["wer"] for system in systems],
-        [tuple(system["scores"]["wer_interval"]) for system in systems],
-    )
+def _pairs(comparison: Comparison) -> list[Table]:
+    """Pairs with the first system, and then the others, which may be many."""
+    first = comparison.names[0]
+    sides = [[pair for pair in comparison.pairs if (pair.a == first) is with_first] for with_first in (True, False)]
+    if len(comparison.pairs) <= PAIRS_OPEN:
+        sides = [comparison.pairs]
+    captions = ("Each pair" if len(sides) == 1 else f"Each system against {first}", "All other pairs")
+    return [pair_table(comparison, side, caption) for side, caption in zip(sides, captions, strict=False) if side]
 
 
-def _row(system: dict[str, Any], difference: Difference | None) -> list[str]:
-    """One line of the table, in the order of COLUMNS; a dash where a number does not apply."""
-    scores, facts = system["scores"], system["system"]
-    training = facts["training"]
-    low, high = scores["wer_interval"]
+def _run_commands(comparison: Comparison) -> list[str]:
+    """What trains and scores every system again, from what its report says of it."""
+    commands = []
+    for system in comparison.systems:
+        facts, told, dataset = system["system"], system["decoding"], system["dataset"]
+        if facts["training"]:
+            run = re.sub(r"@[\d.]+$", "", facts["model"])
+            commands.append(["train", f"{run}/config.yaml"])
+        options = {
+            "--split": dataset["split"], "--name": facts["name"], "--language": told["language"],
+            "--language-token": told.get("language_token"), "--task": told["task"], "--context": facts["context"],
+            "--precision": PRECISIONS.get(facts["dtype"]), "--beams": told["beams"],
+            "--normaliser": system["normaliser"].rpartition("-")[0], "--out": f"reports/{facts['name']}",
+        }  # fmt: skip
+        words = ["evaluate", facts["model"], dataset.get("folder", "DATASET")]
+        words += [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+        commands.append(words)
+    return list(dict.fromkeys(shlex.join(["asr-lora", *words]) for words in commands))
+
+
+def _configs(comparison: Comparison) -> list[tuple[str, str]]:
+    """Name and settings of every run whose report has them."""
+    configs = [(system["system"]["training"] or {}).get("config") for system in comparison.systems]
     return [
-        facts["name"],
-        f"{100 * scores['wer']:.1f}",
-        f"{100 * low:.1f} to {100 * high:.1f}",
-        f"{100 * scores['cer']:.1f}",
-        f"{100 * scores['raw_wer']:.1f}",
-        f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
-        if difference
-        else "–",
-        f"{training['trainable_parameters']:,} ({_share(training)})" if training else "–",
-        f"{training['weights_bytes'] / 1e6:.1f}" if training else "–",
-        f"{training['seconds'] / 60:.1f}" if training else "–",
-        f"{training['peak_memory_bytes'] / 1e9:.1f}" if training else "–",
-        facts["context"].replace("_", " "),
-        f"{system['rtfx']:.1f}" if system["rtfx"] else "–",
+        (name, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        for name, config in zip(comparison.names, configs, strict=True)
+        if config
     ]
-
-
-def _guard_column(guard: Comparison) -> str:
-    dataset = guard.systems[0]["dataset"]
-    return f"Guard {dataset['language']} {guard.lead.upper()} %"
-
-
-def _guard_cells(comparison: Comparison, name: str) -> list[str]:
-    """The leading rate of a system on every guard."""
-    cells = []
-    for guard in comparison.guards:
-        found = [system["scores"] for system in guard.systems if system["system"]["name"] == name]
-        cells.append(f"{100 * found[0][guard.lead]:.1f}" if found else "–")
-    return cells
-
-
-def _combined_row(comparison: Comparison, body: dict[str, Any]) -> list[str]:
-    """The line of several seeds or subsets: means, and their spread where a system has its interval."""
-    wer, cer = body["wer"], body["cer"]
-    change = body[comparison.lead].get("difference")
-    cells = {
-        "System": f"{body['name']} (mean of {len(body['systems'])})",
-        "WER %": f"{100 * wer['mean']:.1f} ± {100 * wer['sd']:.1f}",
-        "95 % interval": f"{100 * wer['interval'][0]:.1f} to {100 * wer['interval'][1]:.1f}",
-        "CER %": f"{100 * cer['mean']:.1f} ± {100 * cer['sd']:.1f}",
-        "Difference": f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
-        if change
-        else "–",
-    }
-    return [cells.get(column, "–") for column in COLUMNS] + ["–"] * len(comparison.guards)
-
-
-def _share(training: dict[str, Any]) -> str:
-    return f"{100 * training['trainable_parameters'] / training['total_parameters']:.1f} %"
-
-
-def _most_changed(comparison: Comparison) -> list[dict[str, Any]]:
-    """The utterances whose word errors differ most between the first system and any other."""
-
-    def spread(place: int) -> int:
-        edits = [scored.words[place].edits for scored in comparison.scored]
-        return max(abs(count - edits[0]) for count in edits[1:])
-
-    places = sorted(range(len(comparison.rows[0])), key=lambda place: (-spread(place), place))
-    names = [system["system"]["name"] for system in comparison.systems]
-    shown = []
-    for place in places[:CHANGED_SHOWN]:
-        if not spread(place):
-            break
-        first = comparison.rows[0][place]
-        lines = [
-            {
-                "name": name,
-                "edits": scored.words[place].edits,
-                "words": shown_words(scored.alignments[place]),
-            }
-            for name, scored in zip(names, comparison.scored, strict=True)
-        ]
-        shown.append({"id": first["id"], "seconds": first["seconds"], "reference": first["reference"], "lines": lines})
-    return shown

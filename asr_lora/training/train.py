@@ -104,7 +104,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             if step > progress.scored_step and (step % settings.evaluate_every_steps == 0 or last):
                 scores = _score_dev(learner, dev, stop)
                 if scores is not None:
-                    metrics.write(step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer)
+                    metrics.write(
+                        step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer,
+                        seconds=time.perf_counter() - started,
+                    )  # fmt: skip
                     progress = _keep_best(folder, config, learner, progress, scores)
             last = last or 0 < settings.early_stopping <= progress.without_better
             if last and settings.average_last > 1 and not progress.averaged:
