@@ -33,6 +33,7 @@ class Training:
     dev_wer: float | None
     curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
     config: dict[str, Any] | None  # as config.yaml has it; None: a run from before it was recorded
+    data: dict[str, str]  # SHA-256 of splits and subset; empty: a run from before they were recorded
     made_with: dict[str, Any]  # libraries, commit, machine and time of the training
 
 
@@ -232,6 +233,7 @@ def _training(place: Place) -> Training | None:
         dev_wer=run["best"]["dev_wer"],
         curve=_curve(RunFolder(weights.parent), run),
         config=run.get("config"),
+        data=run.get("data", {}),
         made_with=run.get("made_with", {}),
     )
 

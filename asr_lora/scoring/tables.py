@@ -265,8 +265,8 @@ def combined_table(comparison: Comparison) -> Table:
 
 def making_table(comparison: Comparison) -> Table:
     columns = [
-        "System", "Model", "Base", "Trained on", "Seed", "Best step on dev", "Strength", "Computed in", "Scored by",
-        "Trained by",
+        "System", "Model", "Base", "Trained on", "Hashes of that", "Seed", "Best step on dev", "Strength", "Computed in",
+        "Scored by", "Trained by",
     ]  # fmt: skip
     rows = []
     for name, report in named(comparison):
@@ -279,6 +279,7 @@ def making_table(comparison: Comparison) -> Table:
                 facts["model"],
                 facts["base"],
                 f"{training['hours_of_speech']:.2f} h, {training['epochs']:.1f} epochs" if training else DASH,
+                ", ".join(f"{name} {digest[:12]}" for name, digest in training.get("data", {}).items()) or DASH,
                 number(seed, 1, "d"),
                 number(training.get("step"), 1, "d"),
                 number(facts.get("strength"), 1, "g"),
@@ -287,7 +288,7 @@ def making_table(comparison: Comparison) -> Table:
                 _provenance(training.get("made_with") or {}),
             ]
         )
-    return Table("Systems", columns, rows, frozenset({1, 2, 3, 7, 8, 9}))
+    return Table("Systems", columns, rows, frozenset({1, 2, 3, 4, 8, 9, 10}))
 
 
 def _provenance(made: Facts) -> str:

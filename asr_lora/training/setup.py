@@ -28,17 +28,20 @@ from asr_lora.training.memory import keep_little
 
 
 def run_fingerprint(config: RunConfig) -> str:
-    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base.
-
-    Of the subsets only the run's own counts, so that others may be drawn later.
-    """
-    manifest = DatasetFolder(config.data.dataset).read()
-    used = {name: facts for name, facts in manifest["subsets"].items() if name == config.data.subset}
-    files = {name: facts["sha256"] for name, facts in {**manifest["splits"], **used}.items()}
+    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
     elsewhere = {"dataset", "guards", "workers", "cache_gb"}
     settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
     earlier = config.adapter.continue_from
-    return fingerprint(settings, files, system_digest(config.model.name), earlier and system_digest(str(earlier)))
+    return fingerprint(
+        settings, data_hashes(config), system_digest(config.model.name), earlier and system_digest(str(earlier))
+    )
+
+
+def data_hashes(config: RunConfig) -> dict[str, str]:
+    """SHA-256 of each split of a run's dataset, and of its own subset alone, so that others may be drawn later."""
+    manifest = DatasetFolder(config.data.dataset).read()
+    used = {name: facts for name, facts in manifest["subsets"].items() if name == config.data.subset}
+    return {name: facts["sha256"] for name, facts in {**manifest["splits"], **used}.items()}
 
 
 def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:

@@ -35,6 +35,7 @@ from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, retur
 from asr_lora.training.metrics import Metrics, Silent
 from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.training.setup import (
+    data_hashes,
     dev_split,
     load_for_training,
     load_training_set,
@@ -284,6 +285,7 @@ def _write_manifest(
             "method": config.method,
             "model": {**config.model.model_dump(mode="json"), "language": whisper.language or "en"},
             "config": config.model_dump(mode="json"),
+            "data": data_hashes(config),
             "device": learner.team.device.type,
             "dtype": str(learner.dtype).removeprefix("torch."),
             "parameters": {"trainable": trainable, "total": total},
