@@ -265,7 +265,7 @@ def combined_table(comparison: Comparison) -> Table:
 
 def making_table(comparison: Comparison) -> Table:
     columns = [
-        "System", "Model", "Base", "Trained on", "Hashes of that", "Seed", "Best step on dev", "Strength", "Computed in",
+        "System", "Model", "Base", "Trained on", "Data hashes", "Seed", "Best step on dev", "Strength", "Computed in",
         "Scored by", "Trained by",
     ]  # fmt: skip
     rows = []
