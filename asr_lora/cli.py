@@ -452,9 +452,12 @@ def sweep_command(
 @command
 def transcribe_command(
     model: Model,
-    inputs: Annotated[list[Path], typer.Argument(help="Audio files or folders.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Audio or video files, folders, patterns; - is standard input."),
+    ],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="txt, srt, vtt or json; may be repeated.")
+        list[str] | None, typer.Option("--format", help="txt, srt, vtt, tsv or json; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
     language: MaybeLanguage = None,
@@ -463,25 +466,45 @@ def transcribe_command(
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
     beams: Beams = 1,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps/--no-timestamps", help="Segments by Whisper's own timestamps.")
+    ] = True,
+    words: Annotated[
+        bool | None, typer.Option("--words/--no-words", help="When each word is said; on for srt and vtt.")
+    ] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Whisper's own way: 30 s at a time, each told what came before.")
+    ] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback/--no-fallback", help="Try doubtful windows again at higher temperatures.")
+    ] = True,
+    line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
+    lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
+    keep_existing: Annotated[
+        bool, typer.Option("--keep-existing", help="Leave out files whose outputs are already there.")
+    ] = False,
 ) -> None:
-    """Audio files or folders -> text, subtitles or JSON."""
-    from asr_lora.transcription.subtitles import FORMATS
+    """Audio or video of any length -> text, subtitles or JSON."""
+    from asr_lora.transcription.subtitles import Rules
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
-    if out is None and len(formats) > 1:
-        raise ConfigError("several formats need a folder: add --out FOLDER")
+    if out is None and (len(formats) > 1 or keep_existing):
+        raise ConfigError(
+            f"{'several formats' if len(formats) > 1 else '--keep-existing'} need a folder: add --out FOLDER"
+        )
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, beams=beams,
+        context=context, precision=precision, beams=beams, vad=vad, timestamps=timestamps, words=words,
+        sequential=sequential, fallback=fallback, rules=Rules(line_length, lines), keep_existing=keep_existing,
+        echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             _say(f"error: {transcript.error}")
-        elif out is None:
-            print(FORMATS[formats[0]](transcript.segments), end="", flush=True)
-        else:
+        elif transcript.written:
             print(*transcript.written, sep="\n", flush=True)
     if failed:
         _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
