@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -460,11 +461,21 @@ def transcribe_command(
         list[str] | None, typer.Option("--format", help="txt, srt, vtt, tsv or json; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
-    language: MaybeLanguage = None,
+    language: Annotated[
+        str | None, typer.Option(help="Name or code; the model's own when not given; auto: as heard, file by file.")
+    ] = None,
     language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
+    ] = None,
+    route: Annotated[
+        str | None,
+        typer.Option(help="Which adapter transcribes a file: language, as heard; folder, by its name; or a NAME."),
+    ] = None,
     beams: Beams = 1,
     vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
     timestamps: Annotated[
@@ -497,7 +508,8 @@ def transcribe_command(
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, beams=beams, vad=vad, timestamps=timestamps, words=words,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
+        beams=beams, vad=vad, timestamps=timestamps, words=words,
         sequential=sequential, fallback=fallback, rules=Rules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
@@ -508,6 +520,23 @@ def transcribe_command(
             print(*transcript.written, sep="\n", flush=True)
     if failed:
         _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+
+
+def _named_adapters(given: list[str]) -> dict[str, str]:
+    """NAME=RUN of each --adapter."""
+    named: dict[str, str] = {}
+    for text in given:
+        name, equals, run = text.partition("=")
+        if (
+            not equals
+            or not run
+            or not re.fullmatch(r"[\w-]+", name)
+            or name in named
+            or name in ("language", "folder")
+        ):
+            raise ConfigError(f"--adapter {text}: give a NAME of its own and a run, such as cs=runs/cs")
+        named[name] = run
+    return named
 
 
 @command

@@ -1,6 +1,6 @@
 """A hypothesis that cannot be trusted is drawn again at a higher temperature; one on silence is dropped.
 
-The rules and numbers are those of openai/whisper, transcribe.py, with two changes: where no temperature gives what can be
+The rules and numbers are those of openai/whisper, transcribe.py, but for two: where no temperature gives what can be
 trusted, the likeliest is kept that does not repeat itself, and draws are the same whenever they are made.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from asr_lora.model.adapters import speaking
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.decode import Processor, plain_text, search
 
@@ -50,6 +51,7 @@ def hear(
     states: torch.Tensor,
     prompts: torch.Tensor,
     *,
+    adapters: Sequence[str | None],
     beams: int = 1,
     temperatures: Sequence[float] = TEMPERATURES,
     processors: Sequence[Processor] = (),
@@ -60,21 +62,26 @@ def hear(
     Args:
         states: shape (windows, frames / 2, width).
         prompts: shape (windows, tokens).
+        adapters: of each window, see `asr_lora.model.adapters.speaking`.
         temperatures: tried in this order; beams are for 0 alone.
         processors: what else changes scores; they must not mind which windows share a batch.
 
     Returns:
         One hypothesis a window, without text where it is silence.
     """
-    no_speech = first_look(whisper, states)[:, whisper.no_speech_token].tolist()
+    with speaking(whisper, adapters):
+        no_speech = first_look(whisper, states)[:, whisper.no_speech_token].tolist()
     tries: list[list[Hypothesis]] = [[] for _ in no_speech]
     left = list(range(len(no_speech)))
     for temperature in temperatures:
-        with torch.random.fork_rng(devices=[states.device] if states.device.type == "cuda" else []):
+        width = 1 if temperature else beams
+        rows = [adapters[row] for row in left for _ in range(width)]
+        devices = [states.device] if states.device.type == "cuda" else []
+        with speaking(whisper, rows), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             written = search(
-                whisper, states[left], prompts[left], beams=1 if temperature else beams, temperature=temperature,
-                processors=processors, max_new_tokens=max_new_tokens, confidence=True,
+                whisper, states[left], prompts[left], beams=width, temperature=temperature, processors=processors,
+                max_new_tokens=max_new_tokens, confidence=True,
             )  # fmt: skip
         for row, tokens, mean in zip(left, written.tokens, written.log_probabilities, strict=True):
             text = plain_text(whisper, tokens)

@@ -4,9 +4,9 @@ import glob
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr_lora.audio.media import media_suffixes
@@ -21,26 +21,32 @@ class Input:
 
     file: Path
     name: Path  # of its outputs without their ending, below the folder where they go
+    route: str | None = None  # that its name asks for, as in talk.wav:cs
 
     @property
     def stdin(self) -> bool:
         return str(self.file) == STDIN
 
 
-def find_inputs(named: Sequence[str | Path], *, written: bool) -> list[Input]:
+def find_inputs(named: Sequence[str | Path], *, written: bool, routes: Collection[str] = ()) -> list[Input]:
     """Return the files named, those that patterns match, and under each folder all that has an ending of audio, sorted.
 
     What is in a folder keeps its place there, so that recordings of one name in two of its folders do not meet.
 
     Args:
         written: whether transcripts will be, so that no two may have one name.
+        routes: names that may follow a colon.
 
     Raises:
         ConfigError: nothing is named or found, or two files would have one transcript.
     """
     found: list[Input] = []
     for place in named:
-        found += _of_one(str(place))
+        path, _, route = str(place).rpartition(":")
+        if path and route in routes and not Path(place).exists():
+            found += [replace(entry, route=route) for entry in _of_one(path)]
+        else:
+            found += _of_one(str(place))
     if not found:
         raise ConfigError("name at least one audio file or folder")
     by_name: dict[Path, Input] = {}

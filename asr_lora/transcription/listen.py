@@ -9,6 +9,9 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from asr_lora.audio.features import context_frames, context_seconds
+from asr_lora.config import Context
+from asr_lora.model.adapters import speaking
+from asr_lora.model.system import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper, evaluating
 from asr_lora.transcription.decode import (
     MAX_NEW_TOKENS,
@@ -39,20 +42,28 @@ class Options:
     previous: Sequence[int] = ()  # tokens of text that the decoder takes for what was said before
 
 
+@dataclass(frozen=True)
+class Said:
+    """A window, and who is to transcribe it."""
+
+    window: Window
+    voice: Voice
+
+
 def listen(
-    whisper: Whisper, windows: Iterable[tuple[Tag, Window | None]], options: Options
-) -> Iterator[tuple[Tag, Window | None, list[Segment]]]:
+    whisper: Whisper, windows: Iterable[tuple[Tag, Said | None]], options: Options
+) -> Iterator[tuple[Tag, list[Segment]]]:
     """Transcribe windows, perhaps of many files, a few batches at a time; they come out in the order they went in.
 
     Args:
         windows: each with whatever the caller wants back with it; what has no window passes through.
     """
     limit = BATCHES_AT_ONCE * default_batch_seconds(whisper)
-    group: list[tuple[Tag, Window | None]] = []
+    group: list[tuple[Tag, Said | None]] = []
     gathered = 0.0
-    for tag, window in windows:
-        group.append((tag, window))
-        gathered += context_seconds(window.seconds, whisper.context) if window else 0.0
+    for tag, said in windows:
+        group.append((tag, said))
+        gathered += context_seconds(said.window.seconds, said.voice.context) if said else 0.0
         if gathered >= limit:
             yield from _group(whisper, group, options)
             group, gathered = [], 0.0
@@ -60,45 +71,48 @@ def listen(
 
 
 def _group(
-    whisper: Whisper, group: Sequence[tuple[Tag, Window | None]], options: Options
-) -> Iterator[tuple[Tag, Window | None, list[Segment]]]:
-    loud = [window for _, window in group if window and not window.silent]
-    seconds = [window.seconds for window in loud]
-    cost = [context_seconds(length, whisper.context) for length in seconds]
+    whisper: Whisper, group: Sequence[tuple[Tag, Said | None]], options: Options
+) -> Iterator[tuple[Tag, list[Segment]]]:
     found: dict[int, list[Segment]] = {}
-    for batch in batches_by_length(seconds, cost, batch_seconds=default_batch_seconds(whisper)):
-        heard = transcribe_windows(whisper, [loud[place] for place in batch], options)
-        found |= {id(loud[place]): segments for place, segments in zip(batch, heard, strict=True)}
-    for tag, window in group:
-        yield tag, window, found.get(id(window), [])
+    for context in Context:
+        loud = [n for n, (_, said) in enumerate(group) if said and said.voice.context is context]
+        loud = [n for n in loud if not group[n][1].window.silent]  # type: ignore[union-attr]
+        some = [said for n in loud if (said := group[n][1])]
+        seconds = [said.window.seconds for said in some]
+        cost = [context_seconds(length, context) for length in seconds]
+        for batch in batches_by_length(seconds, cost, batch_seconds=default_batch_seconds(whisper)):
+            heard = transcribe_windows(whisper, [some[place] for place in batch], options)
+            found |= {loud[place]: segments for place, segments in zip(batch, heard, strict=True)}
+    for number, (tag, _) in enumerate(group):
+        yield tag, found.get(number, [])
 
 
-def transcribe_windows(whisper: Whisper, windows: Sequence[Window], options: Options) -> list[list[Segment]]:
-    """Transcribe windows of at most 30 s in one batch; silence gives no segment."""
-    states = encode_windows(whisper, windows)
-    heard = hear_windows(whisper, states, options)
-    return segments_of(whisper, states, windows, heard, words=options.words)
+def transcribe_windows(whisper: Whisper, said: Sequence[Said], options: Options) -> list[list[Segment]]:
+    """Transcribe windows of at most 30 s, of one context, in one batch; silence gives no segment."""
+    states = encode_windows(whisper, said)
+    heard = hear_windows(whisper, states, [one.voice for one in said], options)
+    return segments_of(whisper, states, said, heard, words=options.words)
 
 
-def encode_windows(whisper: Whisper, windows: Sequence[Window]) -> torch.Tensor:
+def encode_windows(whisper: Whisper, said: Sequence[Said]) -> torch.Tensor:
     """What the encoder says of windows: shape (windows, frames / 2, width)."""
-    with evaluating(whisper.model):
-        frames = context_frames(max(window.seconds for window in windows), whisper.context)
-        return encode_batch(whisper, [window.waveform for window in windows], frames)
+    frames = context_frames(max(one.window.seconds for one in said), said[0].voice.context)
+    with evaluating(whisper.model), speaking(whisper, [one.voice.adapter for one in said]):
+        return encode_batch(whisper, [one.window.waveform for one in said], frames)
 
 
-def hear_windows(whisper: Whisper, states: torch.Tensor, options: Options) -> list[Hypothesis]:
+def hear_windows(whisper: Whisper, states: torch.Tensor, voices: Sequence[Voice], options: Options) -> list[Hypothesis]:
     """What the decoder makes of windows, with timestamps where they are wanted, after what was said before."""
-    start = whisper.prompt_in(whisper.told_language, timestamps=options.timestamps)
     before = _said_before(whisper, options.previous)
-    prompt = [*before, *start]
+    prompts = [[*before, *whisper.prompt_in(voice.told, timestamps=options.timestamps)] for voice in voices]
+    length = len(prompts[0])
     processors = list(options.processors)
     if options.timestamps:
-        processors.append(WhisperTimeStampLogitsProcessor(whisper.core.generation_config, len(prompt)))
+        processors.append(WhisperTimeStampLogitsProcessor(whisper.core.generation_config, length))
     return hear(
-        whisper, states, torch.tensor([prompt] * len(states), device=whisper.device), beams=options.beams,
-        temperatures=options.temperatures, processors=processors,
-        max_new_tokens=min(MAX_NEW_TOKENS, MAX_TARGET_TOKENS - len(prompt)),
+        whisper, states, torch.tensor(prompts, device=whisper.device), adapters=[voice.adapter for voice in voices],
+        beams=options.beams, temperatures=options.temperatures, processors=processors,
+        max_new_tokens=min(MAX_NEW_TOKENS, MAX_TARGET_TOKENS - length),
     )  # fmt: skip
 
 
@@ -110,22 +124,24 @@ def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
 
 
 def segments_of(
-    whisper: Whisper, states: torch.Tensor, windows: Sequence[Window], heard: Sequence[Hypothesis], *, words: bool
+    whisper: Whisper, states: torch.Tensor, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
 ) -> list[list[Segment]]:
     """What was heard in windows as segments, in seconds of their file, with the times of words where wanted."""
-    stretches = [_stretches(whisper, h, window) for h, window in zip(heard, windows, strict=True)]
+    stretches = [_stretches(whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
     edges: list[np.ndarray] = []
     if words:
         tokens = [[token for stretch in found for token in stretch.tokens] for found in stretches]
-        prompts = torch.tensor([whisper.prompt] * len(windows), device=whisper.device)
-        edges = token_times(whisper, states, prompts, tokens, [window.seconds for window in windows])
+        prompts = torch.tensor([whisper.prompt_in(one.voice.told) for one in said], device=whisper.device)
+        with speaking(whisper, [one.voice.adapter for one in said]):
+            edges = token_times(whisper, states, prompts, tokens, [one.window.seconds for one in said])
     found = []
-    for place, window in enumerate(windows):
-        segments, done = [], 0
+    for place, one in enumerate(said):
+        done = 0
+        segments: list[Segment] = []
         for stretch in stretches[place]:
             count = len(stretch.tokens)
-            times = window.start + edges[place][done : done + count + 1] if words else None
-            segments += _segment(whisper, heard[place], window.start, stretch, times)
+            times = one.window.start + edges[place][done : done + count + 1] if words else None
+            segments += _segment(whisper, heard[place], one, stretch, times)
             done += count
         found.append(segments)
     return found
@@ -159,7 +175,7 @@ def _stretches(whisper: Whisper, heard: Hypothesis, window: Window) -> list[_Str
 
 
 def _segment(
-    whisper: Whisper, heard: Hypothesis, zero: float, stretch: _Stretch, times: np.ndarray | None
+    whisper: Whisper, heard: Hypothesis, said: Said, stretch: _Stretch, times: np.ndarray | None
 ) -> Iterator[Segment]:
     """A stretch as a segment; where nothing but blanks was written, none."""
     text = plain_text(whisper, stretch.tokens)
@@ -168,10 +184,11 @@ def _segment(
     words: list[Word] = []
     if times is not None:
         place = 0
-        for word, count in split_words(whisper, stretch.tokens, whisper.language):
+        for word, count in split_words(whisper, stretch.tokens, said.voice.language):
             words.append(Word(float(times[place]), float(times[place + count]), word))
             place += count
+    zero, voice = said.window.start, said.voice
     yield Segment(
-        zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=whisper.language,
-        log_probability=heard.log_probability, no_speech=heard.no_speech,
+        zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=voice.language,
+        adapter=voice.adapter, log_probability=heard.log_probability, no_speech=heard.no_speech,
     )  # fmt: skip

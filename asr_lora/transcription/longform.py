@@ -160,7 +160,7 @@ class Spans:
         return found
 
     def _cut(self) -> list[tuple[int, int]]:
-        """End a stretch that is too long where speech is least likely in its later two thirds; the next begins there."""
+        """End a stretch that is too long where speech is least likely in its last two thirds; the next begins there."""
         assert self.begun is not None
         first = len(self.chances) // 3
         place = first + int(np.argmin(self.chances[first:]))

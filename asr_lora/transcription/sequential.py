@@ -4,16 +4,17 @@ Each window is told what was said before it. As openai/whisper, transcribe.py; s
 error may carry on from one window to the next.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.model.system import Voice
 from asr_lora.model.whisper import Whisper
 from asr_lora.transcription.fallback import Hypothesis
-from asr_lora.transcription.listen import Options, encode_windows, hear_windows, segments_of
+from asr_lora.transcription.listen import Options, Said, encode_windows, hear_windows, segments_of
 from asr_lora.transcription.longform import Samples, Window
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.words import STEP_SECONDS
@@ -22,18 +23,19 @@ FORGETS = 0.5  # temperature above which a text is not told to the next window
 
 
 def transcribe_in_sequence(
-    whisper: Whisper, blocks: Iterable[np.ndarray], options: Options
+    whisper: Whisper, blocks: Iterable[np.ndarray], options: Options, choose: Callable[[Window], Voice]
 ) -> Iterator[tuple[float, list[Segment]]]:
     """Transcribe a stream window by window.
 
     Args:
         blocks: samples, each of shape (samples,), float32, 16 kHz.
+        choose: who transcribes them, given the first window that is not silent.
 
     Yields:
         Seconds of the stream that are done, and the segments of a window.
     """
     full = int(FULL_SECONDS * SAMPLE_RATE)
-    before = tuple(options.previous)
+    before, voice = tuple(options.previous), None
     stream, samples, more = iter(blocks), Samples(), True
     while True:
         while more and len(samples.kept) < full:
@@ -48,10 +50,12 @@ def transcribe_in_sequence(
         if window.silent:
             after = window.seconds
         else:
-            states = encode_windows(whisper, [window])
-            (heard,) = hear_windows(whisper, states, replace(options, timestamps=True, previous=before))
+            voice = voice or choose(window)
+            said = [Said(window, voice)]
+            states = encode_windows(whisper, said)
+            (heard,) = hear_windows(whisper, states, [voice], replace(options, timestamps=True, previous=before))
             heard, after = _until_cut(whisper, heard, window, last=not more and window.end * SAMPLE_RATE >= samples.end)
-            (segments,) = segments_of(whisper, states, [window], [heard], words=options.words)
+            (segments,) = segments_of(whisper, states, said, [heard], words=options.words)
             text = tuple(token for token in heard.tokens if token < whisper.end_token)
             before = before + text if heard.temperature <= FORGETS else tuple(options.previous)
         samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))

@@ -1,9 +1,11 @@
 """The job: files of any length -> text, subtitles or JSON."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,16 +15,19 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.media import media_blocks, media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import open_system
+from asr_lora.model.system import open_system, open_voices, voice_of
 from asr_lora.model.whisper import Whisper
 from asr_lora.transcription.fallback import TEMPERATURES
 from asr_lora.transcription.inputs import Input, find_inputs, opened
-from asr_lora.transcription.listen import Options, listen
-from asr_lora.transcription.longform import Window, speech_windows, windows
+from asr_lora.transcription.listen import Options, Said, listen
+from asr_lora.transcription.longform import speech_windows, windows
+from asr_lora.transcription.routes import LANGUAGE, Routes
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.sequential import transcribe_in_sequence
 from asr_lora.transcription.subtitles import Rules
 from asr_lora.transcription.writers import FORMATS, TIMED
+
+AUTO = "auto"  # for a language: what Whisper hears
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ def transcribe(
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
+    adapters: Mapping[str, str] | None = None,
+    route: str | None = None,
     beams: int = 1,
     vad: bool = True,
     timestamps: bool = True,
@@ -64,9 +71,12 @@ def transcribe(
 
     Args:
         inputs: files, folders, patterns, or "-" for standard input.
+        language: name or code; the run's when not given, and "auto" is what Whisper hears in each file.
         formats: of "txt", "srt", "vtt", "tsv" and "json".
         out: folder for the outputs, one file a format; None writes nothing.
         language_token: of a related language, where Whisper has none for the language; the run's when not given.
+        adapters: names, and the runs or adapters on the base `model` that they stand for.
+        route: which of these transcribes a file: "language", "folder", or a name; see `asr_lora.transcription.routes`.
         vad: whether only speech is transcribed, as silero finds it; otherwise all is, cut at quiet moments.
         timestamps: whether segments follow Whisper's own timestamps; otherwise one is what lies between two cuts.
         words: whether the times of words are found; for subtitles alone when not given.
@@ -83,19 +93,33 @@ def transcribe(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
-    found = find_inputs(inputs, written=out is not None)
+    if adapters and (language or language_token):
+        raise ConfigError("each adapter knows its language: leave out --language and --language-token")
+    if route and not adapters:
+        raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
+    found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
-    whisper = open_system(
-        model, language=language, language_token=language_token, task=task, context=context, precision=precision
-    ).whisper
+    if adapters:
+        whisper, voices = open_voices(model, adapters, task=task, context=context, precision=precision)
+        only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
+        routes = Routes(voices, route or only, context or Context.FULL)
+    else:
+        auto = language == AUTO
+        whisper = open_system(
+            model, language="en" if auto else language, language_token=language_token, task=task, context=context,
+            precision=precision,
+        ).whisper  # fmt: skip
+        routes = Routes({} if auto else {model: voice_of(whisper)}, LANGUAGE if auto else model, whisper.context)
+    routes.check(found)
     if words is None:
         words = bool(TIMED & set(formats) and getattr(whisper.core.generation_config, "alignment_heads", None))
     options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1])
     made = _Outputs(formats, out, rules, echo)
     fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
     kept = (Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh)
-    return _each(made, fresh, kept, whisper, options, vad=vad, sequential=sequential)
+    heard = (_in_sequence if sequential else partial(_in_windows, vad=vad))(whisper, routes, fresh, options)
+    return _each(made, fresh, kept, heard)
 
 
 @dataclass(frozen=True)
@@ -140,70 +164,73 @@ class _Heard:
 
 
 def _each(
-    made: _Outputs,
-    entries: Sequence[Input],
-    kept: Iterable[Transcript],
-    whisper: Whisper,
-    options: Options,
-    *,
-    vad: bool,
-    sequential: bool,
+    made: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], heard: Iterable[_Heard]
 ) -> Iterator[Transcript]:
     yield from kept
     seconds = [None if entry.stdin else media_seconds(entry.file) for entry in entries]
     known = [length for length in seconds if length is not None]
     total = sum(known) if len(known) == len(seconds) else None
-    heard = _in_sequence(whisper, entries, options) if sequential else _in_windows(whisper, entries, options, vad=vad)
     with tqdm(total=total and round(total), desc="transcribe", unit=" s", disable=None) as bar:
         for number, news in groupby(heard, key=lambda piece: piece.number):
-            entry, segments, before = entries[number], [], bar.n
-            error: list[AudioError] = []
-            made.say(_arriving(news, segments, error, lambda done, before=before: bar.update(before + done - bar.n)))
-            if error:
-                yield Transcript(entry.file, error=str(error[0]))
+            file = _File(before=bar.n)
+            made.say(file.segments(news, bar))
+            if file.error:
+                yield Transcript(entries[number].file, error=str(file.error))
             else:
-                yield Transcript(entry.file, tuple(segments), made.write(entry, segments))
+                written = made.write(entries[number], file.kept)
+                yield Transcript(entries[number].file, tuple(file.kept), written)
 
 
-def _arriving(
-    news: Iterable[_Heard], segments: list[Segment], error: list[AudioError], progress: Callable[[int], object]
-) -> Iterator[Segment]:
-    """Segments of one file as they come; they and what went wrong are kept in the lists."""
-    for piece in news:
-        progress(round(piece.done))
-        segments += piece.segments
-        yield from piece.segments
-        if piece.error:
-            error.append(piece.error)
+@dataclass
+class _File:
+    """What has come of a file so far."""
+
+    before: int  # seconds that the progress bar had shown
+    kept: list[Segment] = field(default_factory=list)
+    error: AudioError | None = None
+
+    def segments(self, news: Iterable[_Heard], bar: Any) -> Iterator[Segment]:
+        for piece in news:
+            bar.update(self.before + round(piece.done) - bar.n)
+            self.kept += piece.segments
+            self.error = piece.error
+            yield from piece.segments
 
 
-def _in_windows(whisper: Whisper, entries: Sequence[Input], options: Options, *, vad: bool) -> Iterator[_Heard]:
+def _in_windows(
+    whisper: Whisper, routes: Routes, entries: Sequence[Input], options: Options, *, vad: bool
+) -> Iterator[_Heard]:
     """Transcribe the windows of all files, so that short files share batches."""
-    for end, window, segments in listen(whisper, _windows(entries, vad=vad), options):
-        done = window.end if window else end.done
-        yield _Heard(end.number, done, segments, end.error)
+    for news, segments in listen(whisper, _windows(whisper, routes, entries, vad=vad), options):
+        yield replace(news, segments=segments)
 
 
-def _windows(entries: Sequence[Input], *, vad: bool) -> Iterator[tuple[_Heard, Window | None]]:
+def _windows(
+    whisper: Whisper, routes: Routes, entries: Sequence[Input], *, vad: bool
+) -> Iterator[tuple[_Heard, Said | None]]:
     for number, entry in enumerate(entries):
         try:
             with opened(entry) as file:
-                blocks = _Counted(entry, media_blocks(file))
+                blocks, voice = _Counted(entry, media_blocks(file)), None
                 for window in (speech_windows if vad else windows)(blocks):
-                    yield _Heard(number, window.end), window
+                    voice = voice or routes.choose(whisper, entry, window)
+                    yield _Heard(number, window.end), Said(window, voice)
                 end = _Heard(number, blocks.seconds)
         except AudioError as error:
             end = _Heard(number, 0.0, error=error)
         yield end, None
 
 
-def _in_sequence(whisper: Whisper, entries: Sequence[Input], options: Options) -> Iterator[_Heard]:
+def _in_sequence(whisper: Whisper, routes: Routes, entries: Sequence[Input], options: Options) -> Iterator[_Heard]:
     for number, entry in enumerate(entries):
+        end = _Heard(number, 0.0)
         try:
             with opened(entry) as file:
-                for done, segments in transcribe_in_sequence(whisper, _Counted(entry, media_blocks(file)), options):
-                    yield _Heard(number, done, segments)
-                end = _Heard(number, 0.0)
+                blocks = _Counted(entry, media_blocks(file))
+                choose = partial(routes.choose, whisper, entry)
+                for done, segments in transcribe_in_sequence(whisper, blocks, options, choose):
+                    end = _Heard(number, done)
+                    yield replace(end, segments=segments)
         except AudioError as error:
             end = _Heard(number, 0.0, error=error)
         yield end

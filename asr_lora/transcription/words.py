@@ -119,11 +119,12 @@ def path_times(gain: np.ndarray) -> np.ndarray:
     for diagonal in range(rows + frames - 1):
         low, high = max(0, diagonal - frames + 1), min(rows, diagonal + 1)
         places = np.arange(low, high)
-        both, row, frame = before[places], last[places], last[places + 1]
-        step = np.where((both < row) & (both < frame), 0, np.where((row < both) & (row < frame), 1, 2))
+        both, down, along = before[places], last[places], last[places + 1]
+        came[diagonal, places] = np.where(
+            (both < down) & (both < along), 0, np.where((down < both) & (down < along), 1, 2)
+        )
         now = np.full(rows + 1, np.inf)
-        now[places + 1] = np.minimum(np.minimum(both, row), frame) - gain[places, diagonal - places]
-        came[diagonal, places] = step
+        now[places + 1] = np.minimum(np.minimum(both, down), along) - gain[places, diagonal - places]
         before, last = last, now
     starts = np.zeros(rows)
     row, frame = rows - 1, frames - 1
