@@ -17,6 +17,7 @@ from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.model.system import open_system, open_voices, voice_of
 from asr_lora.model.whisper import Whisper
+from asr_lora.transcription.bias import term_bias
 from asr_lora.transcription.fallback import TEMPERATURES
 from asr_lora.transcription.inputs import Input, find_inputs, opened
 from asr_lora.transcription.listen import Options, Said, listen
@@ -60,6 +61,7 @@ def transcribe(
     words: bool | None = None,
     sequential: bool = False,
     fallback: bool = True,
+    terms: Path | None = None,
     rules: Rules = Rules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
     echo: Callable[[str], None] | None = None,
@@ -82,6 +84,7 @@ def transcribe(
         words: whether the times of words are found; for subtitles alone when not given.
         sequential: Whisper's own way through a file, without `vad`: 30 s at a time, each told what came before.
         fallback: whether doubtful windows are tried again at higher temperatures.
+        terms: file of names and terms, one a line, that are made likelier.
         rules: of subtitles.
         keep_existing: whether files whose outputs are all there are left as they are.
         echo: is given the first format piece by piece, as it is ready.
@@ -114,7 +117,8 @@ def transcribe(
     routes.check(found)
     if words is None:
         words = bool(TIMED & set(formats) and getattr(whisper.core.generation_config, "alignment_heads", None))
-    options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1])
+    biases = [term_bias(whisper, terms)] if terms else []
+    options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
     made = _Outputs(formats, out, rules, echo)
     fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
     kept = (Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh)
