@@ -511,8 +511,8 @@ def transcribe_command(
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams, vad=vad,
-        timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
         rules=Rules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
