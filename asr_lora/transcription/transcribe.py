@@ -139,7 +139,7 @@ def _each(
     total = sum(known) if len(known) == len(seconds) else None
     with tqdm(total=total and round(total), desc="transcribe", unit=" s", disable=None) as bar:
         for number, news in groupby(heard, key=lambda piece: piece.number):
-            file = _File(before=bar.n)
+            file = _File(before=round(bar.n))
             made.say(file.segments(news, bar))
             if file.error:
                 yield Transcript(entries[number].file, error=str(file.error))

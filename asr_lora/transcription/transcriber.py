@@ -21,6 +21,7 @@ from asr_lora.transcription.longform import speech_windows, windows
 from asr_lora.transcription.routes import LANGUAGE, Routes
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.sequential import transcribe_in_sequence
+from asr_lora.transcription.words import alignment_heads
 
 AUTO = "auto"  # for a language: what Whisper hears
 
@@ -142,7 +143,7 @@ def open_transcriber(
         ).whisper  # fmt: skip
         routes = Routes({} if auto else {model: voice_of(whisper)}, LANGUAGE if auto else model, whisper.context)
     if words is None:
-        words = subtitles and bool(getattr(whisper.core.generation_config, "alignment_heads", None))
+        words = subtitles and bool(alignment_heads(whisper))
     biases = [term_bias(whisper, terms)] if terms else []
     options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
     return Transcriber(whisper, routes, options, vad, sequential)

@@ -126,6 +126,7 @@ def long(options: argparse.Namespace) -> None:
             )
             arguments = ["transcribe", options.model, str(path), "--format", "srt", "--out", folder]
             arguments += ["--language", options.language] if options.language else []
+            arguments += [] if options.fallback else ["--no-fallback"]
             started = time.perf_counter()
             done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
             seconds = time.perf_counter() - started
@@ -234,6 +235,7 @@ def main() -> None:
     job.add_argument("model")
     job.add_argument("--language")
     job.add_argument("--hours", type=float, nargs="+", default=[1, 2])
+    job.add_argument("--fallback", action=argparse.BooleanOptionalAction, default=True)
     job = jobs.add_parser("adapters")
     job.set_defaults(job=adapters)
     job.add_argument("model")
