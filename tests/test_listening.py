@@ -22,7 +22,7 @@ from asr_lora.model.adapters import load_adapters, save_weights, speaking
 from asr_lora.model.system import Voice, voice_of
 from asr_lora.model.whisper import evaluating, load_whisper
 from asr_lora.scoring.normalize import basic
-from asr_lora.transcription import fallback
+from asr_lora.transcription import fallback, listen
 from asr_lora.transcription.bias import Bias
 from asr_lora.transcription.decode import encode_batch, search
 from asr_lora.transcription.fallback import Hypothesis, hear
@@ -141,7 +141,8 @@ def test_words_of_scripts_without_blanks_are_characters(base):
     assert [text for text, _ in split_words(base, tokens, "it")] == [" L'altro", " giorno,", " «forse»", " 🙂", " no!"]
 
 
-def test_the_sequential_way_ends_whatever_the_model_writes(tiny):
+def test_the_sequential_way_ends_whatever_the_model_writes(tiny, monkeypatch):
+    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 30)
     sound = [speech(30.0), speech(30.0), speech(7.0)]
     done = list(transcribe_in_sequence(tiny, sound, Options(temperatures=(0.0,)), lambda _: voice_of(tiny)))
     assert done[-1][0] == pytest.approx(67.0)
@@ -194,7 +195,8 @@ def test_adapters_in_one_batch_are_as_alone_and_merged(tiny_folder, adapters, st
         assert not torch.allclose(alone, untouched, atol=1e-2)
 
 
-def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters):
+def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters, monkeypatch):
+    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 12)
     several = load_adapters(load_whisper(str(tiny_folder), "it"), {n: (f, 1.0) for n, f in adapters.items()})
     several.core.generation_config.alignment_heads = [[0, 0], [1, 1]]
     voices = [Voice(name, name, Context.TRUE_LENGTH, name) for name in ("cs", "it")]
