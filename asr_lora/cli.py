@@ -505,9 +505,7 @@ def transcribe_command(
 
     formats = formats or ["txt"]
     if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError(
-            f"{'several formats' if len(formats) > 1 else '--keep-existing'} need a folder: add --out FOLDER"
-        )
+        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,

@@ -87,15 +87,17 @@ def transcribe(
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
+    made = _Outputs(formats, out, rules, echo)
+    fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
+    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh]
+    if not fresh:
+        return iter(kept)
     transcriber = open_transcriber(
         model, language=language, language_token=language_token, task=task, context=context, precision=precision,
         adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
         subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
     )  # fmt: skip
-    transcriber.routes.check(found)
-    made = _Outputs(formats, out, rules, echo)
-    fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
-    kept = (Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh)
+    transcriber.routes.check(fresh)
     return _each(made, fresh, kept, transcriber.heard(fresh))
 
 
