@@ -123,14 +123,19 @@ def test_the_adapter_works_in_plain_peft_and_transformers(made, base):
 def test_the_adapter_folder_alone_is_a_model(made, tmp_path):
     clip = next((made[0] / "transcripts").glob("*.flac"))
     run = str(made[0] / "runs" / "lora")
-    (through_run,) = transcribe(run, [clip], precision=Precision.FP32)
-    (through_adapter,) = transcribe(f"{run}/adapter", [clip], precision=Precision.FP32)
+    (through_run,) = transcribe(run, [clip])
+    (through_adapter,) = transcribe(f"{run}/adapter", [clip])
     assert through_run.segments == through_adapter.segments
-    (unmerged,) = transcribe("pypi:whisper-base", [clip], adapters={"it": run}, precision=Precision.FP32)
-    assert [s.text for s in unmerged.segments] == [s.text for s in through_run.segments]
-    assert unmerged.segments[0].adapter == "it"
     written = (made[0] / "transcripts" / f"{clip.stem}.srt").read_text(encoding="utf-8").split()
-    assert set(through_run.segments[0].text.split()[:3]) <= set(written)
+    assert set(through_run.segments[0].text.split()) <= set(written)
+
+
+def test_beside_a_base_an_adapter_says_what_it_says_merged(made):
+    run, clip = str(made[0] / "runs" / "lora"), next((made[0] / "transcripts").glob("*.flac"))
+    (merged,) = transcribe(run, [clip], precision=Precision.FP32)
+    (beside,) = transcribe("pypi:whisper-base", [clip], adapters={"it": run}, precision=Precision.FP32)
+    assert [s.text for s in beside.segments] == [s.text for s in merged.segments]
+    assert {s.adapter for s in beside.segments} == {"it"}
 
 
 def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):
