@@ -56,8 +56,8 @@ def transcribe(
 ) -> Iterator[Transcript]:
     """Transcribe audio files, and those in folders, one after another, each as its transcript is asked for.
 
-    A file that cannot be read comes back with its `error`; the others are transcribed all the same. Each output is
-    written whole or not at all.
+    A file that cannot be read comes back with its `error`, and what was heard before it; the others are transcribed all
+    the same. Each output is written whole or not at all.
 
     Args:
         inputs: files, folders, patterns, or "-" for standard input.
@@ -88,8 +88,9 @@ def transcribe(
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
     made = _Outputs(formats, out, rules, echo)
-    fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
-    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh]
+    done = {entry for entry in found if keep_existing and made.there(entry)}
+    fresh = [entry for entry in found if entry not in done]
+    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry in done]
     if not fresh:
         return iter(kept)
     transcriber = open_transcriber(
@@ -144,7 +145,7 @@ def _each(
             file = _File(before=round(bar.n))
             made.say(file.segments(news, bar))
             if file.error:
-                yield Transcript(entries[number].file, error=str(file.error))
+                yield Transcript(entries[number].file, tuple(file.kept), error=str(file.error))
             else:
                 written = made.write(entries[number], file.kept)
                 yield Transcript(entries[number].file, tuple(file.kept), written)
