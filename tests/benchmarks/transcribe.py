@@ -1,4 +1,4 @@
-"""What `transcribe` makes of no speech, what it takes for hours of it, what switching adapters costs, what terms buy.
+"""What `transcribe` makes of no speech, what hours of speech take, what switching adapters costs, what terms buy.
 
     python tests/benchmarks/transcribe.py nothing MODEL --language cs
     python tests/benchmarks/transcribe.py windows --hours 1 10
