@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -503,39 +504,91 @@ def sweep_command(
 @command
 def transcribe_command(
     model: Model,
-    inputs: Annotated[list[Path], typer.Argument(help="Audio files or folders.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Audio or video files, folders, patterns; - is standard input."),
+    ],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="txt, srt, vtt or json; may be repeated.")
+        list[str] | None, typer.Option("--format", help="txt, srt, vtt, tsv or json; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
-    language: MaybeLanguage = None,
+    language: Annotated[
+        str | None, typer.Option(help="Name or code; the model's own when not given; auto: as heard, file by file.")
+    ] = None,
     language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
+    ] = None,
+    route: Annotated[
+        str | None,
+        typer.Option(help="Which adapter transcribes a file: language, as heard; folder, by its name; or a NAME."),
+    ] = None,
     beams: Beams = 1,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps/--no-timestamps", help="Segments by Whisper's own timestamps.")
+    ] = True,
+    words: Annotated[
+        bool | None, typer.Option("--words/--no-words", help="When each word is said; on for srt and vtt.")
+    ] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Whisper's own way: 30 s at a time, each told what came before.")
+    ] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback/--no-fallback", help="Try doubtful windows again at higher temperatures.")
+    ] = True,
+    terms: Annotated[
+        Path | None, typer.Option(help="File of names and terms, one a line, that are made likelier.")
+    ] = None,
+    line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
+    lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
+    keep_existing: Annotated[
+        bool, typer.Option("--keep-existing", help="Leave out files whose outputs are already there.")
+    ] = False,
 ) -> None:
-    """Audio files or folders -> text, subtitles or JSON."""
-    from asr_lora.transcription.subtitles import FORMATS
+    """Audio or video of any length -> text, subtitles or JSON."""
+    from asr_lora.transcription.subtitles import Rules
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
-    if out is None and len(formats) > 1:
-        raise ConfigError("several formats need a folder: add --out FOLDER")
+    if out is None and (len(formats) > 1 or keep_existing):
+        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, beams=beams,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
+        rules=Rules(line_length, lines), keep_existing=keep_existing,
+        echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             _say(f"error: {transcript.error}")
-        elif out is None:
-            print(FORMATS[formats[0]](transcript.segments), end="", flush=True)
-        else:
+        elif transcript.written:
             print(*transcript.written, sep="\n", flush=True)
     if failed:
         _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+
+
+def _named_adapters(given: list[str]) -> dict[str, str]:
+    """NAME=RUN of each --adapter."""
+    named: dict[str, str] = {}
+    for text in given:
+        name, equals, run = text.partition("=")
+        if (
+            not equals
+            or not run
+            or not re.fullmatch(r"[\w-]+", name)
+            or name in named
+            or name in ("language", "folder")
+        ):
+            raise ConfigError(f"--adapter {text}: give a NAME of its own and a run, such as cs=runs/cs")
+        named[name] = run
+    return named
 
 
 @command

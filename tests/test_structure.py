@@ -70,7 +70,11 @@ PURE = {
     "asr_lora.scoring.report",
     "asr_lora.scoring.rerun",
     "asr_lora.scoring.compare",
+    "asr_lora.audio.media",
+    "asr_lora.transcription.inputs",
+    "asr_lora.transcription.segments",
     "asr_lora.transcription.subtitles",
+    "asr_lora.transcription.writers",
 }
 DOORS = {
     "peft": {"asr_lora.model.adapters"},
@@ -79,7 +83,7 @@ DOORS = {
     "num2words": {"asr_lora.scoring.normalize"},
     "accelerate": {"asr_lora.processes"},
     "datasets": {"asr_lora.audio.dataset"},
-    "soundfile": {"asr_lora.audio.decode"},
+    "soundfile": {"asr_lora.audio.decode", "asr_lora.audio.media"},
     "soxr": {"asr_lora.audio.decode", "asr_lora.audio.augment"},
     "torchaudio": {"asr_lora.audio.augment"},
     "datacollective": {"asr_lora.audio.download"},

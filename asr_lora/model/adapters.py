@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from asr_lora.model.whisper import Whisper, force_language, load_whisper
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NAME = "default"  # PEFT's name of the only adapter
+BASE = "__base__"  # PEFT's name of the base among several adapters
 PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
 IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
 
@@ -480,6 +481,56 @@ def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisp
     for layer in _adapted_layers(model).values():
         layer.scaling[NAME] *= strength
     return replace(whisper, model=model.eval())
+
+
+def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) -> Whisper:
+    """Put several saved adapters on one loaded base, each under a name and at a strength; see `speaking`.
+
+    Raises:
+        ConfigError: one is no plain LoRA: PEFT computes no others side by side.
+        DataError: one does not fit the base, or is damaged.
+    """
+    model: Any = None
+    for name, (folder, strength) in adapters.items():
+        _require_strength(strength)
+        if model is None:
+            model = _load_peft(whisper, folder, adapter_name=name)
+        else:
+            _load_peft_beside(model, folder, name, whisper.source)
+        config = model.peft_config[name]
+        if type(config) is not LoraConfig or config.use_dora:
+            raise ConfigError(f"{folder} is no plain LoRA, so it is not loaded beside others: name it alone, as MODEL")
+        for layer in _adapted_layers(model).values():
+            if name in layer.scaling:
+                layer.scaling[name] *= strength
+    return replace(whisper, model=model.eval())
+
+
+@contextmanager
+def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
+    """Let each row of a batch be computed by the adapter of that name, or the `BASE`; None: the model as it is.
+
+    Raises:
+        ValueError: some rows have a name and some have none.
+    """
+    if not any(names):
+        yield
+        return
+    if not all(names):
+        raise ValueError("every row of a batch needs an adapter, or none")
+    if all(name == BASE for name in names):
+        with _peft(whisper).disable_adapter():
+            yield
+        return
+    with _peft(whisper).base_model._enable_peft_forward_hooks(adapter_names=list(names)):
+        yield
+
+
+def _load_peft_beside(model: Any, folder: Path, name: str, source: str) -> None:
+    try:
+        model.load_adapter(str(folder), adapter_name=name)
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
+        raise DataError(f"{folder} cannot be put on {source} ({first_line(error)})") from error
 
 
 def _load_peft(whisper: Whisper, folder: Path, **options: Any) -> Any:

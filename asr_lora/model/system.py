@@ -5,6 +5,7 @@ of a run or adapter may end in its strength: `runs/x@0.7` takes seven tenths of 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from asr_lora.artifacts import RunFolder, folder_bytes, read_jsonl
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model.adapters import ADAPTER_CONFIG, adapter_base, load_merged
-from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper
+from asr_lora.model.adapters import ADAPTER_CONFIG, adapter_base, load_adapters, load_merged
+from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper, resolve_source
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,64 @@ def open_system(
         )  # fmt: skip
     whisper = replace(whisper, context=context, source=place.name)
     return System(whisper, place.base, place.weights, _training(place), place.strength)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Which part of a loaded model transcribes something, and as what language."""
+
+    language: str | None  # code of what is spoken; None: English-only
+    told: str | None  # code of the language whose token the model is given
+    context: Context
+    adapter: str | None = None  # name among several, or `asr_lora.model.adapters.BASE`; None: the model as it is
+
+
+def voice_of(whisper: Whisper) -> Voice:
+    """The voice of a model that was opened for one language."""
+    return Voice(whisper.language, whisper.told_language, whisper.context)
+
+
+def open_voices(
+    base: str,
+    adapters: Mapping[str, str],
+    *,
+    task: Task | None = None,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+) -> tuple[Whisper, dict[str, Voice]]:
+    """Load one base with several runs or adapters on it, each named and perhaps with a strength.
+
+    Args:
+        base: what all of them were trained from.
+        adapters: names, such as codes of languages, and what they stand for, such as `runs/nl@0.7`.
+
+    Returns:
+        The model, and the voice of each name. An adapter of which no run says the language speaks that of its name.
+
+    Raises:
+        ConfigError: no adapter, one of another base, or one whose language nobody says.
+        DataError: base or adapters are not there, or do not fit.
+    """
+    folders: dict[str, tuple[Path, float]] = {}
+    voices: dict[str, Voice] = {}
+    for name, given in adapters.items():
+        place = locate(given)
+        if place.weights is None or place.strength is None:
+            raise ConfigError(f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone")
+        if resolve_source(place.base) != resolve_source(base):
+            raise ConfigError(f"--adapter {name}={given} was trained from {place.base}: name that as MODEL, not {base}")
+        told = _told(place, None if place.run else name, None)
+        assert told is not None  # a run says its language, and the name stands for it otherwise
+        own = Context(place.run["model"].get("context", Context.FULL)) if place.run else Context.FULL
+        voices[name] = Voice(told.language, told.token or told.language, context or own, name)
+        folders[name] = place.weights, place.strength
+    first = next(iter(voices.values()))
+    assert first.told is not None
+    device = default_device()
+    whisper = load_whisper(
+        base, first.told, task=task or Task.TRANSCRIBE, dtype=compute_dtype(precision, device), device=device
+    )
+    return load_adapters(whisper, folders), voices
 
 
 def language_to_tell(

@@ -71,11 +71,25 @@ class Whisper:
     @property
     def prompt(self) -> list[int]:
         """Start, language, task and no-timestamps tokens: what the decoder is given before it writes text."""
+        return self.prompt_in(self.told_language)
+
+    def prompt_in(self, language: str | None, *, timestamps: bool = False) -> list[int]:
+        """The prompt for any language that the model has a token for; one for timestamps does not forbid them."""
         settings = self.core.generation_config
         tokens = [int(self.core.config.decoder_start_token_id)]
-        if self.told_language is not None:
-            tokens += [settings.lang_to_id[f"<|{self.told_language}|>"], settings.task_to_id[self.task]]
-        return [*tokens, settings.no_timestamps_token_id]
+        if language is not None:
+            tokens += [settings.lang_to_id[f"<|{language}|>"], settings.task_to_id[self.task]]
+        return tokens if timestamps else [*tokens, settings.no_timestamps_token_id]
+
+    @property
+    def no_speech_token(self) -> int:
+        """What Whisper says after the start where nobody speaks."""
+        return int(self.core.generation_config.no_timestamps_token_id) - 1
+
+    @property
+    def first_timestamp(self) -> int:
+        """The token that means 0.00 s; each after it 0.02 s more."""
+        return int(self.core.generation_config.no_timestamps_token_id) + 1
 
     def text_tokens(self, text: str) -> list[int]:
         """Tokens of a reference, led by a space, as every transcript was in Whisper's own training."""

@@ -1,8 +1,9 @@
 """Up to 30 s of speech a clip, batched -> text. What `evaluate`, dev scoring in `train` and `transcribe` all call."""
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from asr_lora.audio.dataset import Split
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import context_frames, context_seconds, log_mel
 from asr_lora.model.whisper import Whisper, evaluating
+
+Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # tokens and scores -> scores, as transformers has it
 
 MAX_BATCH = 32  # clips decoded together: one that loops keeps all of them waiting
 LOOP_TOKENS, LOOP_REPEATS, LOOP_LENGTH = 8, 5, 15  # see EndLoops
@@ -43,6 +46,48 @@ class EndLoops:
         only_end = torch.full_like(scores, -torch.inf)
         only_end[:, self.end_token] = 0.0
         return torch.where(looping[:, None], only_end, scores)
+
+
+class Confidence:
+    """Adds up the log-probabilities of what is written, before a temperature changes them; for a beam of 1.
+
+    A processor is shown scores before the choice, so the choice is counted when it is shown the next ones.
+    """
+
+    def __init__(self, end_token: int) -> None:
+        self.end_token = end_token
+        self.before: torch.Tensor | None = None  # log-probabilities that the last choice was made from
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Look at the scores, (rows, vocabulary), and leave them as they are."""
+        self.count(input_ids)
+        self.before = scores.float().log_softmax(-1)
+        return scores
+
+    def count(self, input_ids: torch.Tensor) -> None:
+        """Count the last token of every row that had not ended."""
+        if self.before is None:
+            self.total = torch.zeros(len(input_ids), device=input_ids.device)
+            self.tokens = torch.zeros_like(self.total)
+            self.going = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+            return
+        chosen = input_ids[:, -1]
+        self.total += self.before.gather(1, chosen[:, None])[:, 0].where(self.going, 0.0)
+        self.tokens += self.going
+        self.going &= chosen != self.end_token
+
+    def means(self, sequences: torch.Tensor) -> list[float]:
+        """Mean log-probability of every row's tokens, its end included, when all is written."""
+        self.count(sequences)
+        return [float(mean) for mean in self.total / self.tokens]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a search wrote."""
+
+    tokens: list[list[int]]  # of every row, without prompt, end token and what follows it
+    log_probabilities: list[float]  # mean over its tokens and end; nan where nobody asked
 
 
 def decode_batch(
@@ -76,20 +121,57 @@ def decode_states(
     whisper: Whisper, states: torch.Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[str]:
     """Transcribe what the encoder said of clips, shape (batch, frames / 2, width)."""
-    prompt = torch.tensor([whisper.prompt] * len(states), device=whisper.device)
+    prompts = torch.tensor([whisper.prompt] * len(states), device=whisper.device)
+    written = search(whisper, states, prompts, beams=beams, max_new_tokens=max_new_tokens)
+    return [plain_text(whisper, tokens) for tokens in written.tokens]
+
+
+def plain_text(whisper: Whisper, tokens: Sequence[int]) -> str:
+    """Text of tokens, without timestamps, special tokens and surrounding blanks."""
+    return str(whisper.tokenizer.decode([token for token in tokens if token < whisper.end_token])).strip()
+
+
+def search(
+    whisper: Whisper,
+    states: torch.Tensor,
+    prompts: torch.Tensor,
+    *,
+    beams: int = 1,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = 0.0,
+    processors: Sequence[Processor] = (),
+    confidence: bool = False,
+) -> Written:
+    """Write what follows prompts, given what the encoder said: the one search beneath all decoding.
+
+    Args:
+        states: what the encoder said of clips, shape (batch, frames / 2, width).
+        prompts: tokens given before the first one that is written, shape (batch, tokens).
+        beams: width of the beam search; 1 is greedy.
+        max_new_tokens: that a clip is given.
+        temperature: 0 takes the likeliest token, above it one is drawn by chance, from torch's generator.
+        processors: what else changes scores, before tokens are chosen.
+        confidence: whether log-probabilities are wanted.
+    """
+    ears = Confidence(whisper.end_token) if confidence and beams == 1 else None
+    given = [*processors, *([ears] if ears else []), EndLoops(prompts.shape[1], whisper.end_token)]
     with evaluating(whisper.model):
         # Whisper's own `generate` takes 3000 frames only; the one beneath it takes the encoder's states.
-        tokens = GenerationMixin.generate(
+        found = GenerationMixin.generate(
             whisper.core,
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
-            decoder_input_ids=prompt,
-            decoder_attention_mask=torch.ones_like(prompt),
-            generation_config=_generation(whisper, beams, max_new_tokens),
-            logits_processor=LogitsProcessorList([EndLoops(prompt.shape[1], whisper.end_token)]),
+            decoder_input_ids=prompts,
+            decoder_attention_mask=torch.ones_like(prompts),
+            generation_config=_generation(whisper, beams, max_new_tokens, temperature, confidence and beams > 1),
+            logits_processor=LogitsProcessorList(given),
         )
-    texts = whisper.tokenizer.batch_decode(tokens[:, prompt.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+        if confidence:
+            means = ears.means(found.sequences) if ears else found.sequences_scores.tolist()
+        else:
+            means = [math.nan] * len(states)
+    rows = found.sequences[:, prompts.shape[1] :].tolist()
+    return Written([list(takewhile(lambda token: token != whisper.end_token, row)) for row in rows], means)
 
 
 def decode_split(
@@ -119,12 +201,17 @@ def default_batch_seconds(whisper: Whisper) -> float:
     return 120.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (16.0 if whisper.device.type == "cuda" else 1.0)
 
 
-def _generation(whisper: Whisper, beams: int, max_new_tokens: int) -> GenerationConfig:
+def _generation(
+    whisper: Whisper, beams: int, max_new_tokens: int, temperature: float, scores: bool
+) -> GenerationConfig:
     settings = whisper.core.generation_config
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=beams,
-        do_sample=False,
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
+        return_dict_in_generate=True,
+        output_scores=scores,
         # What is not said here comes from the model's own settings, which a fine-tune on the hub may have changed.
         length_penalty=1.0,
         repetition_penalty=1.0,

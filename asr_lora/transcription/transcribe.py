@@ -1,24 +1,22 @@
-"""The job: files or folders -> text, subtitles or JSON."""
+"""The job: files of any length -> text, subtitles or JSON."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from asr_lora.artifacts import write_text
-from asr_lora.audio.decode import readable_suffixes
-from asr_lora.audio.features import context_seconds
+from asr_lora.audio.media import media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import open_system
-from asr_lora.model.whisper import Whisper
-from asr_lora.transcription.decode import decode_batch, default_batch_seconds
-from asr_lora.transcription.longform import Segment, windows
-from asr_lora.transcription.subtitles import FORMATS
-
-WINDOWS_AT_ONCE = 8
+from asr_lora.transcription.inputs import Input, find_inputs
+from asr_lora.transcription.segments import Segment
+from asr_lora.transcription.subtitles import Rules
+from asr_lora.transcription.transcriber import Heard, open_transcriber
+from asr_lora.transcription.writers import FORMATS, TIMED
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,12 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     written: tuple[Path, ...] = ()
     error: str | None = None
+    kept: bool = False  # it was written before, and nothing was done
 
 
 def transcribe(
     model: str,
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     *,
     formats: Sequence[str] = ("txt",),
     out: Path | None = None,
@@ -42,17 +41,41 @@ def transcribe(
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
+    adapters: Mapping[str, str] | None = None,
+    route: str | None = None,
     beams: int = 1,
+    vad: bool = True,
+    timestamps: bool = True,
+    words: bool | None = None,
+    sequential: bool = False,
+    fallback: bool = True,
+    terms: Path | None = None,
+    rules: Rules = Rules(),  # noqa: B008 (frozen)
+    keep_existing: bool = False,
+    echo: Callable[[str], None] | None = None,
 ) -> Iterator[Transcript]:
     """Transcribe audio files, and those in folders, one after another, each as its transcript is asked for.
 
-    A file that cannot be read comes back with its `error`; the others are transcribed all the same. Each output is
-    written whole or not at all.
+    A file that cannot be read comes back with its `error`, and what was heard before it; the others are transcribed all
+    the same. Each output is written whole or not at all.
 
     Args:
-        formats: of "txt", "srt", "vtt" and "json".
+        inputs: files, folders, patterns, or "-" for standard input.
+        language: name or code; the run's when not given, and "auto" is what Whisper hears in each file.
+        formats: of "txt", "srt", "vtt", "tsv" and "json".
         out: folder for the outputs, one file a format; None writes nothing.
         language_token: of a related language, where Whisper has none for the language; the run's when not given.
+        adapters: names, and the runs or adapters on the base `model` that they stand for.
+        route: which of these transcribes a file: "language", "folder", or a name; see `asr_lora.transcription.routes`.
+        vad: whether only speech is transcribed, as silero finds it; otherwise all is, cut at quiet moments.
+        timestamps: whether segments follow Whisper's own timestamps; otherwise one is what lies between two cuts.
+        words: whether the times of words are found; for subtitles alone when not given.
+        sequential: Whisper's own way through a file, without `vad`: 30 s at a time, each told what came before.
+        fallback: whether doubtful windows are tried again at higher temperatures.
+        terms: file of names and terms, one a line, that are made likelier.
+        rules: of subtitles.
+        keep_existing: whether files whose outputs are all there are left as they are.
+        echo: is given the first format piece by piece, as it is ready.
 
     Raises:
         ConfigError: an unknown format or language, or two inputs that would write one file.
@@ -61,83 +84,84 @@ def transcribe(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
-    files = find_audio(inputs)
-    if out is not None:
-        _distinct(files)
-    whisper = open_system(
-        model, language=language, language_token=language_token, task=task, context=context, precision=precision
-    ).whisper
-    return _each(whisper, files, formats, out, beams)
+    found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
+    if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
+        raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
+    made = _Outputs(formats, out, rules, echo)
+    done = {entry for entry in found if keep_existing and made.there(entry)}
+    fresh = [entry for entry in found if entry not in done]
+    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry in done]
+    if not fresh:
+        return iter(kept)
+    transcriber = open_transcriber(
+        model, language=language, language_token=language_token, task=task, context=context, precision=precision,
+        adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
+        subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
+    )  # fmt: skip
+    transcriber.routes.check(fresh)
+    return _each(made, fresh, kept, transcriber.heard(fresh))
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where transcripts go."""
+
+    formats: Sequence[str]
+    out: Path | None
+    rules: Rules
+    echo: Callable[[str], None] | None
+
+    def paths(self, entry: Input) -> tuple[Path, ...]:
+        if self.out is None:
+            return ()
+        place = self.out / entry.name
+        return tuple(place.with_name(f"{place.name}.{name}") for name in self.formats)
+
+    def there(self, entry: Input) -> bool:
+        return bool(self.paths(entry)) and all(path.is_file() for path in self.paths(entry))
+
+    def write(self, entry: Input, segments: Sequence[Segment]) -> tuple[Path, ...]:
+        for name, path in zip(self.formats, self.paths(entry), strict=False):
+            write_text(path, "".join(FORMATS[name](segments, self.rules)))
+        return self.paths(entry)
+
+    def say(self, segments: Iterable[Segment]) -> None:
+        """Give the first format to whoever listens, as segments come."""
+        for piece in FORMATS[self.formats[0]](segments, self.rules):
+            if self.echo is not None:
+                with tqdm.external_write_mode():
+                    self.echo(piece)
 
 
 def _each(
-    whisper: Whisper, files: Sequence[Path], formats: Sequence[str], out: Path | None, beams: int
+    made: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], heard: Iterable[Heard]
 ) -> Iterator[Transcript]:
-    for file in tqdm(files, desc="transcribe", unit="file", disable=len(files) < 2):
-        try:
-            segments = tuple(transcribe_file(whisper, file, beams=beams))
-        except AudioError as error:
-            yield Transcript(file, error=str(error))
-            continue
-        written = []
-        for name in formats if out is not None else ():
-            assert out is not None
-            target = out / f"{file.stem}.{name}"
-            write_text(target, FORMATS[name](segments))
-            written.append(target)
-        yield Transcript(file, segments, tuple(written))
+    yield from kept
+    seconds = [None if entry.stdin else media_seconds(entry.file) for entry in entries]
+    known = [length for length in seconds if length is not None]
+    total = sum(known) if len(known) == len(seconds) else None
+    with tqdm(total=total and round(total), desc="transcribe", unit=" s", disable=None) as bar:
+        for number, news in groupby(heard, key=lambda piece: piece.number):
+            file = _File(before=round(bar.n))
+            made.say(file.segments(news, bar))
+            if file.error:
+                yield Transcript(entries[number].file, tuple(file.kept), error=str(file.error))
+            else:
+                written = made.write(entries[number], file.kept)
+                yield Transcript(entries[number].file, tuple(file.kept), written)
 
 
-def transcribe_file(whisper: Whisper, source: Path | bytes, *, beams: int = 1) -> Iterator[Segment]:
-    """Transcribe one file of any length, window by window; silent windows give no segment.
+@dataclass
+class _File:
+    """What has come of a file so far."""
 
-    Yields:
-        Segments in order, each the text of one window.
+    before: int  # seconds that the progress bar had shown
+    kept: list[Segment] = field(default_factory=list)
+    error: AudioError | None = None
 
-    Raises:
-        AudioError: the file cannot be decoded, or holds no samples.
-    """
-    seconds = min(context_seconds(30.0, whisper.context), 30.0)
-    at_once = max(1, min(WINDOWS_AT_ONCE, int(default_batch_seconds(whisper) / seconds)))
-    stretches = windows(source)
-    heard = False
-    while batch := list(islice(stretches, at_once)):
-        heard = True
-        loud = [window for window in batch if not window.silent]
-        texts = decode_batch(whisper, [window.waveform for window in loud], beams=beams) if loud else []
-        for window, text in zip(loud, texts, strict=True):
-            if text:
-                yield Segment(window.start, window.end, text)
-    if not heard:
-        raise AudioError("no audio", f"{source if isinstance(source, Path) else 'the audio'} decodes to no samples")
-
-
-def find_audio(inputs: Sequence[Path]) -> list[Path]:
-    """Return the files named, and under each folder those with an extension that libsndfile reads, sorted.
-
-    Raises:
-        ConfigError: nothing is named or found.
-    """
-    known = readable_suffixes()
-    files: list[Path] = []
-    for place in inputs:
-        if place.is_dir():
-            found = sorted(path for path in place.rglob("*") if path.suffix.lower() in known and path.is_file())
-            if not found:
-                raise ConfigError(f"{place} has no audio files that can be read (such as .wav, .flac, .ogg, .mp3)")
-            files += found
-        else:
-            files.append(place)
-    if not files:
-        raise ConfigError("name at least one audio file or folder")
-    return files
-
-
-def _distinct(files: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for file in files:
-        if file.stem in seen:
-            raise ConfigError(
-                f"{seen[file.stem]} and {file} would write one file: transcribe them to different folders"
-            )
-        seen[file.stem] = file
+    def segments(self, news: Iterable[Heard], bar: Any) -> Iterator[Segment]:
+        for piece in news:
+            bar.update(self.before + round(piece.done) - bar.n)
+            self.kept += piece.segments
+            self.error = piece.error
+            yield from piece.segments

@@ -1,0 +1,112 @@
+"""A hypothesis that cannot be trusted is drawn again at a higher temperature; one on silence is dropped.
+
+The rules and numbers are those of openai/whisper, transcribe.py, but for two: where no temperature gives what can be
+trusted, the likeliest is kept that does not repeat itself, and draws are the same whenever they are made.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from asr_lora.model.adapters import speaking
+from asr_lora.model.whisper import Whisper, evaluating
+from asr_lora.transcription.decode import Processor, plain_text, search
+
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+MOST_COMPRESSION = 2.4  # bytes of text to those that zlib makes of them: beyond, it repeats itself
+LEAST_LOG_PROBABILITY = -1.0  # mean over tokens
+NO_SPEECH = 0.6  # chance that nobody speaks, beyond which an unlikely text is silence
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a window was heard as."""
+
+    tokens: tuple[int, ...]  # text and timestamps, without prompt and end
+    text: str
+    log_probability: float  # mean over its tokens and end
+    no_speech: float  # chance that nobody speaks
+    temperature: float
+
+    @property
+    def repeats(self) -> bool:
+        raw = self.text.encode()
+        return len(raw) > MOST_COMPRESSION * len(zlib.compress(raw))
+
+    @property
+    def silence(self) -> bool:
+        return self.no_speech > NO_SPEECH and self.log_probability < LEAST_LOG_PROBABILITY
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no other temperature need be tried."""
+        return self.silence or not (self.repeats or self.log_probability < LEAST_LOG_PROBABILITY)
+
+
+def hear(
+    whisper: Whisper,
+    states: torch.Tensor,
+    prompts: torch.Tensor,
+    *,
+    adapters: Sequence[str | None],
+    beams: int = 1,
+    temperatures: Sequence[float] = TEMPERATURES,
+    processors: Sequence[Processor] = (),
+    max_new_tokens: int,
+) -> list[Hypothesis]:
+    """Transcribe what the encoder said of windows, each at the first temperature whose hypothesis can be trusted.
+
+    Args:
+        states: shape (windows, frames / 2, width).
+        prompts: shape (windows, tokens).
+        adapters: of each window, see `asr_lora.model.adapters.speaking`.
+        temperatures: tried in this order; beams are for 0 alone.
+        processors: what else changes scores; they must not mind which windows share a batch.
+
+    Returns:
+        One hypothesis a window, without text where it is silence.
+    """
+    with speaking(whisper, adapters):
+        no_speech = first_look(whisper, states)[:, whisper.no_speech_token].tolist()
+    tries: list[list[Hypothesis]] = [[] for _ in no_speech]
+    left = list(range(len(no_speech)))
+    for temperature in temperatures:
+        width = 1 if temperature else beams
+        rows = [adapters[row] for row in left for _ in range(width)]
+        devices = [states.device] if states.device.type == "cuda" else []
+        with speaking(whisper, rows), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            written = search(
+                whisper, states[left], prompts[left], beams=width, temperature=temperature, processors=processors,
+                max_new_tokens=max_new_tokens, confidence=True,
+            )  # fmt: skip
+        for row, tokens, mean in zip(left, written.tokens, written.log_probabilities, strict=True):
+            text = plain_text(whisper, tokens)
+            tries[row].append(Hypothesis(tuple(tokens), text, mean, no_speech[row], temperature))
+        left = [row for row in left if not tries[row][-1].trusted]
+        if not left:
+            break
+    return [_chosen(found) for found in tries]
+
+
+def _chosen(tries: Sequence[Hypothesis]) -> Hypothesis:
+    best = tries[-1] if tries[-1].trusted else max(tries, key=lambda h: (not h.repeats, h.log_probability))
+    return replace(best, tokens=(), text="") if best.silence else best
+
+
+def first_look(whisper: Whisper, states: torch.Tensor) -> torch.Tensor:
+    """Chances of every token after the start alone, where Whisper says the language, or that nobody speaks.
+
+    Returns:
+        Shape (windows, vocabulary), float32.
+    """
+    start = torch.full((len(states), 1), whisper.prompt[0], device=states.device)
+    with evaluating(whisper.model):
+        found = whisper.core(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=start, use_cache=False
+        )
+    chances: torch.Tensor = found.logits[:, 0].float().softmax(-1)
+    return chances

@@ -1,0 +1,74 @@
+"""Which voice transcribes a file: one for all, that of its folder, or that of the language that Whisper hears."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from asr_lora.audio.features import FULL_FRAMES
+from asr_lora.config import Context
+from asr_lora.errors import ConfigError
+from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.system import Voice
+from asr_lora.model.whisper import Whisper, evaluating
+from asr_lora.transcription.decode import encode_batch
+from asr_lora.transcription.fallback import first_look
+from asr_lora.transcription.inputs import Input
+from asr_lora.transcription.longform import Window
+
+LANGUAGE, FOLDER = "language", "folder"
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Voices by name, and how one is chosen."""
+
+    voices: Mapping[str, Voice]
+    by: str  # LANGUAGE, FOLDER, or a name
+    context: Context = Context.FULL  # of a language that no voice speaks
+
+    def check(self, entries: Sequence[Input]) -> None:
+        """Refuse what cannot be routed, before anything is transcribed.
+
+        Raises:
+            ConfigError: no such route, or a file in no folder of a route's name.
+        """
+        if self.by not in (LANGUAGE, FOLDER, *self.voices):
+            raise ConfigError(f"--route {self.by}: give {LANGUAGE}, {FOLDER}, or one of {', '.join(self.voices)}")
+        for entry in entries if self.by == FOLDER else ():
+            if self._named(entry) is None:
+                raise ConfigError(
+                    f"{entry.file} is in no folder named {' or '.join(self.voices)}: move it, or add :NAME to it"
+                )
+
+    def choose(self, whisper: Whisper, entry: Input, window: Window) -> Voice:
+        """The voice for a file, whose first window with speech may have to be listened to."""
+        if name := self._named(entry):
+            return self.voices[name]
+        language = hear_language(whisper, window, base=bool(self.voices))
+        for voice in self.voices.values():
+            if language in (voice.language, voice.told):
+                return voice
+        return Voice(language, language, self.context, BASE if self.voices else None)
+
+    def _named(self, entry: Input) -> str | None:
+        if entry.route is not None:
+            return entry.route
+        if self.by == FOLDER:
+            return next((part for part in reversed(entry.file.absolute().parts[:-1]) if part in self.voices), None)
+        return self.by if self.by in self.voices else None
+
+
+def hear_language(whisper: Whisper, window: Window, *, base: bool) -> str | None:
+    """The code of the likeliest language of a window, as Whisper was trained to tell; None: an English-only model.
+
+    Args:
+        base: whether the untouched base is asked, beneath adapters.
+    """
+    codes = getattr(whisper.core.generation_config, "lang_to_id", None)
+    if whisper.told_language is None or not codes:
+        return None
+    names, tokens = zip(*codes.items(), strict=True)
+    with evaluating(whisper.model), speaking(whisper, [BASE if base else None]):
+        chances = first_look(whisper, encode_batch(whisper, [window.waveform], FULL_FRAMES))[0]
+    return str(names[int(chances[torch.tensor(tokens)].argmax())]).strip("<|>")
