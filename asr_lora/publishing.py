@@ -24,7 +24,7 @@ from asr_lora.exporting.card import Subject, own_report, write_card
 from asr_lora.exporting.export import dataset_of, export
 from asr_lora.exporting.hub import require_token, upload
 from asr_lora.exporting.privacy import require_publishable
-from asr_lora.model.system import locate
+from asr_lora.model.system import Place, locate, split_strength
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -86,7 +86,7 @@ def push(
     home = dataset_of(place, dataset)
     body = DatasetFolder(home).read()
     read = [ReportFolder(folder).read() for folder in reports]
-    folder = _exported(run, place.run, exported, home)
+    folder = _exported(place, exported, home)
     facts = folder.read()
     if read and not any(own_report(place.run, facts, report) for report in read):
         raise ConfigError(
@@ -113,16 +113,16 @@ def _repository(to: str) -> str | None:
     return to
 
 
-def _exported(run: str, body: dict[str, Any], exported: Path | None, dataset: Path) -> ExportFolder:
+def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolder:
     """The export that is given, checked; or one that is made now."""
+    run, body = place.name, place.run or {}
     if exported is None:
-        kind = "transformers" if body["method"] == "full" else "adapter"
-        return export(
-            run, format=kind, out=RunFolder(Path(run.partition("@")[0]).expanduser()).export(kind), dataset=dataset
-        )
+        kind = "transformers" if place.strength is None else "adapter"
+        out = RunFolder(Path(split_strength(run)[0]).expanduser()).export(kind)
+        return export(run, format=kind, out=out, dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if facts["weights_digest"] != body["weights_digest"]:
+    if (facts["weights_digest"], facts["strength"]) != (body["weights_digest"], place.strength):
         raise ConfigError(f"{exported} is no export of {run}: make one with asr-lora export {run} --out FOLDER")
     for file in facts["files"]:
         path = folder.root / file["name"]

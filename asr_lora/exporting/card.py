@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
 
-HOMEPAGE = "https://pypi.org/project/asr_lora/"
 TASK = "automatic-speech-recognition"
 HUB_CODES = {"jw": "jv"}  # where Whisper's code of a language is not that of ISO 639
 LIBRARIES = {Format.ADAPTER: "peft", Format.TRANSFORMERS: "transformers", Format.CTRANSLATE2: "ctranslate2"}
@@ -67,7 +66,7 @@ def own_report(run: dict[str, Any], export: dict[str, Any], report: dict[str, An
     training = report["system"]["training"]
     return (
         training is not None
-        and report["system"].get("strength") == export["strength"]
+        and report["system"].get("strength", export["strength"]) == export["strength"]
         and (training["seconds"], training["step"], training["dev_wer"])
         == (run["train_seconds"], run["best"]["step"], run["best"]["dev_wer"])
     )
@@ -145,7 +144,6 @@ def _context(subject: Subject) -> dict[str, Any]:
     numbers = f"quantised to {export['quantise']}" if export["quantise"] else f"in {export['dtype']}"
     return {
         "title": _title(subject),
-        "homepage": HOMEPAGE,
         "language_name": language_name(export["language"]),
         "base_link": f"[{base}](https://huggingface.co/{base})" if "/" in base else base,
         "method": _method(run),
