@@ -156,7 +156,7 @@ def _context(subject: Subject) -> dict[str, Any]:
             "ours": f"{100 * parity['ours'][lead]:.1f}", "theirs": f"{100 * parity['theirs'][lead]:.1f}",
         },
         "training": _training(subject),
-        "hours": f"{run['train']['hours']:.2g} hours",
+        "hours": f"{run['train']['hours']:.1f}",
         "true_length": run["model"]["context"] == "true_length",
     }  # fmt: skip
 
@@ -223,8 +223,8 @@ def snippet(export: dict[str, Any], repository: str | None) -> str:
             "from transformers import WhisperForConditionalGeneration, WhisperProcessor\n\n"
             f'base = "{export["base"]}"\n'
             "processor = WhisperProcessor.from_pretrained(base)\n"
-            f"model = PeftModel.from_pretrained(WhisperForConditionalGeneration.from_pretrained(base), "
-            f'"{repository or "."}")\n'
+            'model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")\n'
+            f'model = PeftModel.from_pretrained(model, "{repository or "."}")\n'
             'speech, rate = soundfile.read("speech.wav")  # mono, 16 kHz, up to 30 s\n'
             'features = processor(speech, sampling_rate=rate, return_tensors="pt").input_features\n'
             f'tokens = model.generate(input_features=features, language="{told}", task="{task}")\n'
@@ -234,7 +234,8 @@ def snippet(export: dict[str, Any], repository: str | None) -> str:
         return (
             "import soundfile\n"
             "from transformers import pipeline\n\n"
-            f'recognise = pipeline("{TASK}", model="{repository or "."}")\n'
+            '# On a GPU: dtype="float16", device=0\n'
+            f'recognise = pipeline("{TASK}", model="{repository or "."}", dtype="float32")\n'
             'speech, rate = soundfile.read("speech.wav")  # mono\n'
             'print(recognise({"raw": speech, "sampling_rate": rate})["text"])\n'
         )

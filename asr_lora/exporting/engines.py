@@ -12,7 +12,7 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.config import Task
 from asr_lora.errors import ConfigError
-from asr_lora.exporting.recipe import Format
+from asr_lora.exporting.recipe import Format, Recipe
 from asr_lora.model.adapters import load_adapted
 from asr_lora.model.whisper import Whisper, default_device, resolve_source
 from asr_lora.transcription.decode import MAX_NEW_TOKENS
@@ -38,18 +38,20 @@ def require_engine(format: Format) -> str:  # noqa: A002
     return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[format])
 
 
-def open_engine(format: Format, weights: Path, base: str, whisper: Whisper) -> Transcriber:  # noqa: A002
+def open_engine(recipe: Recipe, weights: Path, base: str, whisper: Whisper) -> Transcriber:
     """Load an export in the engine that it is for.
 
     Args:
-        format: of the export.
+        recipe: of the export.
         weights: its folder; its file where the format is one.
         base: the model that an adapter belongs on.
         whisper: what was exported, which says language and task.
     """
-    if format in (Format.TRANSFORMERS, Format.ADAPTER):
-        return _transformers(weights, resolve_source(base) if format is Format.ADAPTER else None, whisper)
-    return {Format.CTRANSLATE2: _faster_whisper, Format.GGML: _whisper_cpp}[format](weights, whisper)
+    if recipe.format is Format.GGML:
+        return _whisper_cpp(weights, whisper)
+    if recipe.format is Format.CTRANSLATE2:
+        return _faster_whisper(weights, whisper, "int8" if recipe.quantise else "float32")
+    return _transformers(weights, resolve_source(base) if recipe.format is Format.ADAPTER else None, whisper)
 
 
 def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcriber:
@@ -78,10 +80,10 @@ def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcri
     return transcribe
 
 
-def _faster_whisper(weights: Path, whisper: Whisper) -> Transcriber:
+def _faster_whisper(weights: Path, whisper: Whisper, computes_in: str) -> Transcriber:
     from faster_whisper import WhisperModel
 
-    model = WhisperModel(str(weights), device="cpu", local_files_only=True)
+    model = WhisperModel(str(weights), device="cpu", compute_type=computes_in, local_files_only=True)
 
     def transcribe(waveform: np.ndarray) -> str:
         # Left to itself it fills up the log-mel with zeros, which are no silence: Whisper's own code pads the sound.

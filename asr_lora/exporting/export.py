@@ -86,7 +86,7 @@ def export(
     with replacing_folder(out) as root:
         draft = ExportFolder(root)
         weights = write_export(place, whisper, recipe, draft)
-        transcribe = open_engine(recipe.format, weights, place.base, whisper)
+        transcribe = open_engine(recipe, weights, place.base, whisper)
         theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
         found = parity(split.texts, ours, theirs, told.language, tolerance)
         facts = {
@@ -155,6 +155,6 @@ def _refusal(model: str, engine: str, found: Parity, out: Path) -> str:
     rate = found.lead.upper()
     return (
         f"{model} is not exported: in {engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
-        f"{found.clips} clips, and {100 * found.tolerance:.2f} are tolerated, so nothing is left in {out}. Quantise "
+        f"{found.clips} clips, and {100 * found.tolerance:.2f} are tolerated, so nothing is written to {out}. Quantise "
         "less, or accept it with --tolerance, best on more --clips"
     )

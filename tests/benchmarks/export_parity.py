@@ -55,7 +55,7 @@ def main() -> None:
         folder.root.mkdir(parents=True, exist_ok=True)
         exported = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
         weights = write_export(place, exported, recipe, folder)
-        transcribe = open_engine(recipe.format, weights, place.base, whisper)
+        transcribe = open_engine(recipe, weights, place.base, whisper)
         started = time.perf_counter()
         heard = [transcribe(split.waveform(index)) for index in range(len(split))]
         seconds = time.perf_counter() - started
