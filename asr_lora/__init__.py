@@ -1,8 +1,8 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`promote`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a dataset. Each is imported when
-first used, so that importing the package costs nothing.
+`promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a dataset. Each
+is imported when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -20,6 +20,8 @@ _HOMES = {
     "transcribe": "asr_lora.transcription.transcribe",
     "promote": "asr_lora.promotion",
     "sweep_strengths": "asr_lora.promotion",
+    "export": "asr_lora.exporting.export",
+    "push": "asr_lora.publishing",
     "adapt": "asr_lora.adaptation",
     "analyze": "asr_lora.analysis",
     "sweep_settings": "asr_lora.sweep",

@@ -17,10 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import AsrLoraError, ConfigError, DataError
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "dev", "test")
+CARD = "README.md"  # of a published model
 LIBRARIES = (
     "asr_lora",
     "torch",
@@ -298,6 +299,10 @@ class RunFolder(Folder):
         """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
         return self.root / ("model" if method == "full" else "adapter")
 
+    def export(self, format: str) -> Path:  # noqa: A002
+        """Where `push` keeps what it exports by itself."""
+        return self.root / "export" / format
+
     def whole(self, body: dict[str, Any]) -> bool:
         return self.weights(body["method"]).is_dir()
 
@@ -426,6 +431,33 @@ class PromotionFolder(Folder):
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
+class ExportFolder(Folder):
+    """A run in the format of another engine, and the proof that it hears the same there."""
+
+    kind = "export"
+    manifest_name = "export.json"
+    remedy = "Make it with: asr-lora export RUN --format FORMAT --out FOLDER"
+
+    def ggml(self, packing: str) -> Path:
+        """The one file that whisper.cpp loads, named as its own models are."""
+        return self.root / f"ggml-model-{packing}.bin"
+
+    @property
+    def files(self) -> list[Path]:
+        """What was exported, without the manifest."""
+        return sorted(path for path in self.root.rglob("*") if path.is_file() and path != self.manifest)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Name, size and SHA-256 of each file."""
+        return [
+            {"name": str(path.relative_to(self.root)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in self.files
+        ]
+
+    def whole(self, body: dict[str, Any]) -> bool:
+        return all((self.root / file["name"]).is_file() for file in body["files"])
+
+
 class AdaptFolder(Folder):
     """Everything that one `asr-lora adapt` makes."""
 
@@ -522,7 +554,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             folder.rename(set_aside(folder))
         draft.rename(folder)
         shutil.rmtree(set_aside(folder), ignore_errors=True)
-    except OSError:
+    except (OSError, AsrLoraError):
         raise
     except Exception as error:
         raise OSError(f"{folder} could not be written: {error}") from error

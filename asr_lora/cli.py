@@ -592,6 +592,78 @@ def _named_adapters(given: list[str]) -> dict[str, str]:
 
 
 @command
+def export_command(
+    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength, or any other model.")],
+    out: Out,
+    kind: Annotated[str, typer.Option("--format", help="transformers, ctranslate2, ggml or adapter.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float16 or float32, of what is not quantised; float16 when not given.")
+    ] = None,
+    quantise: Annotated[str | None, typer.Option(help="int8 (ctranslate2), q8_0 or q5_0 (ggml).")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Whose dev split both engines transcribe; the run's own when not given.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="How many of it.")] = 50,
+    tolerance: Annotated[float, typer.Option(help="Drift of WER that is let pass; 0.01 is one point.")] = 0.005,
+    language: MaybeLanguage = None,
+    language_token: LanguageToken = None,
+    task: MaybeTask = None,
+    as_json: Json = False,
+) -> None:
+    """A run for another engine, with the proof that it hears there what it hears here."""
+    from asr_lora.exporting.export import export
+    from asr_lora.exporting.parity import parity_table
+
+    try:
+        folder = export(
+            run, format=kind, out=out, dtype=dtype, quantise=quantise, dataset=dataset, clips=clips,
+            tolerance=tolerance, language=language, language_token=language_token, task=task,
+        )  # fmt: skip
+    except Refused as error:
+        print(json.dumps(error.facts, ensure_ascii=False, indent=2) if as_json else parity_table(error.facts))
+        raise
+    body = folder.read()
+    if as_json:
+        _print_json(body)
+        return
+    print(parity_table(body))
+    for file in body["files"]:
+        print(f"{file['bytes'] / 1e6:9.1f} MB  {folder.root / file['name']}")
+    print(folder.manifest)
+
+
+@command
+def push_command(
+    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength.")],
+    to: Annotated[str, typer.Option(help="owner/name on the hub, or a folder such as ./published.")],
+    exported: Annotated[
+        Path | None, typer.Option("--export", help="Made by export; the adapter is exported when not given.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    reports: Annotated[
+        list[Path] | None, typer.Option("--report", help="Report for the card's table; may be repeated.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The run's own, where it has moved.")] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="Of the model, as the hub names licences.")] = None,
+    data_licence: Annotated[str | None, typer.Option("--data-license", help="Of the speech, for the card.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a run: its export and a model card, on the hub or in a folder; no speakers, texts or local names."""
+    from asr_lora.publishing import push
+
+    done = push(
+        run, to=to, exported=exported, private=private, reports=reports or (), dataset=dataset, licence=licence,
+        data_licence=data_licence,
+    )  # fmt: skip
+    if not done.measured:
+        _say("warning: the card states no WER on held-out data: add --report FOLDER, made by asr-lora evaluate")
+    if as_json:
+        _print_json({"place": done.place, "files": done.files})
+        return
+    print(*done.files, done.place, sep="\n")
+
+
+@command
 @with_speech_options
 def adapt_command(
     sources: Sources,

@@ -63,6 +63,13 @@ def missing_token(language: str) -> str | None:
     )
 
 
+def language_name(code: str) -> str:
+    """The English name of a language, or its code where Whisper has none."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    return str(LANGUAGES.get(code, code)).title()
+
+
 def _plain(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 

@@ -19,11 +19,12 @@ JOBS = {
     "asr_lora.analysis",
     "asr_lora.training.check",
     "asr_lora.training.train",
+    "asr_lora.exporting.export",
     "asr_lora.scoring.evaluate",
     "asr_lora.scoring.compare",
     "asr_lora.transcription.transcribe",
 }
-ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.sweep", "asr_lora.cli"}
+ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.publishing", "asr_lora.sweep", "asr_lora.cli"}
 PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",
@@ -73,6 +74,11 @@ PURE = {
     "asr_lora.audio.media",
     "asr_lora.transcription.inputs",
     "asr_lora.transcription.segments",
+    "asr_lora.exporting.recipe",
+    "asr_lora.exporting.parity",
+    "asr_lora.exporting.card",
+    "asr_lora.exporting.hub",
+    "asr_lora.exporting.privacy",
     "asr_lora.transcription.subtitles",
     "asr_lora.transcription.writers",
 }
@@ -88,6 +94,11 @@ DOORS = {
     "torchaudio": {"asr_lora.audio.augment"},
     "datacollective": {"asr_lora.audio.download"},
     "requests": {"asr_lora.audio.download"},
+    "huggingface_hub": {"asr_lora.audio.dataset", "asr_lora.exporting.card", "asr_lora.exporting.hub"},
+    "ctranslate2": {"asr_lora.exporting.formats"},
+    "faster_whisper": {"asr_lora.exporting.engines"},
+    "pywhispercpp": {"asr_lora.exporting.engines"},
+    "gguf": {"asr_lora.exporting.ggml"},
     "librosa": {"asr_lora.transcription.longform"},
     "matplotlib": {"asr_lora.scoring.charts"},
     "typer": {"asr_lora.cli"},
@@ -147,7 +158,7 @@ def test_the_api_is_what_is_promised():
 
     for name in (
         "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
-        "analyze", "sweep_settings",
+        "analyze", "sweep_settings", "export", "push",
     ):  # fmt: skip
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):

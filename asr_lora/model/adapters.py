@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import WhisperForConditionalGeneration
 
-from asr_lora.artifacts import RunFolder
+from asr_lora.artifacts import RunFolder, write_text
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError
@@ -186,7 +187,7 @@ def _continue(whisper: Whisper, settings: AdapterSettings, method: Method, names
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
     _require_same_settings(folder, config, settings, method)
     config.lora_dropout = settings.dropout
-    model = _load_peft(whisper, folder, is_trainable=True, config=config)
+    model = _load_peft(whisper.core, folder, whisper.source, is_trainable=True, config=config)
     _require_same_layers(whisper, folder, [name.removeprefix(PREFIX) for name in _adapted_layers(model)], names)
     if method is Method.ADALORA:
         model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
@@ -466,6 +467,31 @@ def adapter_base(folder: Path) -> str:
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
 
 
+def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> None:
+    """Copy an adapter for others: weights and settings alone, the base named as they know it, at a strength.
+
+    Raises:
+        ConfigError: DoRA at another strength than 1, which is no DoRA.
+        DataError: not an adapter folder, or damaged.
+    """
+    _require_strength(strength)
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+    except Exception as error:  # safetensors raises its own kinds
+        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    if strength != 1:
+        if settings.get("use_dora"):
+            raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: export it merged")
+        weights = {name: value * strength if ".lora_B" in name else value for name, value in weights.items()}
+    alpha = settings.get("lora_alpha")
+    if isinstance(alpha, float) and alpha.is_integer():
+        settings["lora_alpha"] = int(alpha)  # as PEFT has it, and vLLM after it
+    settings |= {"base_model_name_or_path": base, "revision": None}
+    write_text(out / ADAPTER_CONFIG, json.dumps(settings, indent=2) + "\n")
+    save_file(weights, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
 def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisper:
     """Put a saved adapter on a loaded base, for inference; of `strength` 0 it is the base, of 1 the whole adapter.
 
@@ -474,7 +500,7 @@ def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisp
         DataError: the adapter does not fit the base, or is damaged.
     """
     _require_strength(strength)
-    model = _load_peft(whisper, folder)
+    model = _load_peft(whisper.core, folder, whisper.source)
     if strength != 1 and model.peft_config[NAME].use_dora:
         # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
         raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
@@ -494,7 +520,7 @@ def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) 
     for name, (folder, strength) in adapters.items():
         _require_strength(strength)
         if model is None:
-            model = _load_peft(whisper, folder, adapter_name=name)
+            model = _load_peft(whisper.core, folder, whisper.source, adapter_name=name)
         else:
             _load_peft_beside(model, folder, name, whisper.source)
         config = model.peft_config[name]
@@ -533,12 +559,22 @@ def _load_peft_beside(model: Any, folder: Path, name: str, source: str) -> None:
         raise DataError(f"{folder} cannot be put on {source} ({first_line(error)})") from error
 
 
-def _load_peft(whisper: Whisper, folder: Path, **options: Any) -> Any:
+def _load_peft(core: Any, folder: Path, source: str, **options: Any) -> Any:
     try:
         with _quiet_about_ranks():
-            return PeftModel.from_pretrained(whisper.core, str(folder), **options)
+            return PeftModel.from_pretrained(core, str(folder), **options)
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise DataError(f"{folder} cannot be put on {whisper.source} ({first_line(error)})") from error
+        raise DataError(f"{folder} cannot be put on {source} ({first_line(error)})") from error
+
+
+def load_adapted(base: str, folder: Path) -> Any:
+    """Load a base and put a saved adapter on it, as plain Transformers and PEFT do: what an export is tried with.
+
+    Raises:
+        DataError: the adapter does not fit the base, or is damaged.
+    """
+    core = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    return _load_peft(core, folder, base)
 
 
 def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:

@@ -1,0 +1,74 @@
+"""A model and a recipe -> the files that another engine loads."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from asr_lora.artifacts import ExportFolder
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.exporting.ggml import write_ggml
+from asr_lora.exporting.recipe import Dtype, Format, Recipe
+from asr_lora.model.adapters import copy_adapter, save_weights
+from asr_lora.model.ctranslate2_import import PACKAGED
+from asr_lora.model.system import Place
+from asr_lora.model.whisper import Whisper
+
+COPIED = ["tokenizer.json", "preprocessor_config.json"]  # what faster-whisper wants of a Transformers folder
+
+
+def hub_name(base: str) -> str | None:
+    """The hub id of a base model; None where it is a folder of this machine, which others do not have."""
+    if base == PACKAGED:
+        return "openai/whisper-base"
+    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
+
+
+def public_base(base: str) -> str:
+    """A base model's hub id, or the mere name of its folder where it is one of this machine."""
+    return hub_name(base) or Path(base).name
+
+
+def write_export(place: Place, whisper: Whisper, recipe: Recipe, folder: ExportFolder) -> Path:
+    """Write a merged float32 model, or its adapter; return what an engine loads: the folder, or the one file in it.
+
+    The model may come out of this in float16.
+
+    Raises:
+        ConfigError: a package is missing, or there is no adapter.
+        DataError: the format has no place for this model.
+    """
+    if recipe.format is Format.ADAPTER:
+        if place.weights is None or place.strength is None:
+            raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
+        copy_adapter(place.weights, folder.root, public_base(place.base), place.strength)
+        return folder.root
+    if recipe.format is Format.GGML:
+        path = folder.ggml(recipe.quantise or "f16")
+        write_ggml(whisper, path, recipe.quantise)
+        return path
+    if recipe.format is Format.CTRANSLATE2:
+        _write_ctranslate2(whisper, recipe, folder.root)
+        return folder.root
+    _write_transformers(whisper, recipe.dtype, folder.root)
+    return folder.root
+
+
+def _write_transformers(whisper: Whisper, dtype: Dtype | None, out: Path) -> None:
+    """Save model, tokenizer, extractor and generation settings; vocab.json and merges.txt serve older versions."""
+    if dtype is Dtype.FLOAT16:
+        whisper.core.half()
+    save_weights(whisper, out)
+    whisper.tokenizer.save_vocabulary(str(out))
+
+
+def _write_ctranslate2(whisper: Whisper, recipe: Recipe, out: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    quantisation = f"{recipe.quantise}_{recipe.dtype}" if recipe.quantise else str(recipe.dtype)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".merged-") as scratch:
+        save_weights(whisper, Path(scratch))
+        converter = TransformersConverter(scratch, copy_files=COPIED)
+        try:
+            converter.convert(str(out), quantization=quantisation, force=True)
+        except ValueError as error:
+            raise DataError(f"CTranslate2 cannot convert {whisper.source} ({error})") from error
