@@ -531,7 +531,9 @@ def serve_command(
         list[str] | None,
         typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     api_key_env: Annotated[
         str, typer.Option(help="Environment variable with the key that clients must send.")

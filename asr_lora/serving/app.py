@@ -28,7 +28,7 @@ BROKEN = Refusal(500, "server_error", "something went wrong on the server, whose
 def make_app(work: Work, door: Door) -> FastAPI:
     """Build the server around a loaded model."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Entrance, work=work, door=door)  # type: ignore[arg-type]
+    app.add_middleware(Entrance, work=work, door=door)
     app.add_exception_handler(HTTPException, _no_such_address)
     _add_transcriptions(app, work)
     _add_state(app, work)
@@ -103,7 +103,7 @@ class Streamed(Response):
         self.events = events
         self.stack = stack
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         async with self.stack:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for event in self.events:

@@ -1,4 +1,4 @@
-"""What every request passes: is it meant for this server, from whom, and with which key; and what every answer carries."""
+"""What every request passes: meant for this server, from whom, with which key; and headers that every answer has."""
 
 import hmac
 import ipaddress

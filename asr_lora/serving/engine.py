@@ -1,7 +1,7 @@
-"""One base in memory with all its adapters: audio -> segments, a batch of windows at a time, for one request after another."""
+"""One base in memory with all its adapters: audio -> segments, a batch of windows at a time."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,12 +90,14 @@ class Engine:
                 return own
             borrowed_token(code, None)
         except ConfigError:
-            raise invalid("language", f"Whisper cannot be told {wish.language[:40]!r}: give a code such as nl") from None
+            raise invalid(
+                "language", f"Whisper cannot be told {wish.language[:40]!r}: give a code such as nl"
+            ) from None
         if f"<|{code}|>" not in self.whisper.core.generation_config.lang_to_id:
             raise invalid("language", f"this model cannot be told {code!r}")
         return replace(own, language=code, told=code) if own else self._untouched(code)
 
-    def transcribe(self, source: Path, wish: Wish, stop: Stop) -> Iterator[Piece]:
+    def transcribe(self, source: Path, wish: Wish, stop: Stop) -> Generator[Piece]:
         """Transcribe a file. Every step may take seconds; no two may be taken at once, of whatever requests.
 
         Raises:
@@ -120,7 +122,7 @@ class Engine:
         yield Piece(blocks.seconds)
 
     def _untouched(self, language: str | None) -> Voice:
-        return Voice(language, language, Context.FULL, BASE if self.adapted else None)
+        return Voice(language, language, self.whisper.context, BASE if self.adapted else None)
 
     @property
     def _aligned(self) -> bool:
@@ -208,6 +210,6 @@ def load_engine(
 
 
 def public_name(source: str) -> str:
-    """What clients call a model: a hub id as it stands, and of a folder its last part, for paths are nobody's business."""
+    """What clients call a model: a hub id as it stands, a folder by its last part: paths stay here."""
     path = Path(source.rpartition("@")[0] or source).expanduser()
     return path.resolve().name if path.exists() else source

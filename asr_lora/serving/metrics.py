@@ -14,19 +14,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        where = {"registry": self.registry}
-        self.requests = Counter("asr_lora_requests", "Requests answered.", ["route", "status"], **where)
-        self.errors = Counter("asr_lora_errors", "Requests refused or failed.", ["code"], **where)
-        self.audio = Counter("asr_lora_audio_seconds", "Seconds of audio transcribed.", ["model"], **where)
+        self.requests = Counter("asr_lora_requests", "Requests answered.", ["route", "status"], registry=self.registry)
+        self.errors = Counter("asr_lora_errors", "Requests refused or failed.", ["code"], registry=self.registry)
+        self.audio = Counter(
+            "asr_lora_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=self.registry
+        )
         self.latency = Histogram(
-            "asr_lora_request_seconds", "From the end of an upload to the answer.", ["model"], buckets=SECONDS, **where
+            "asr_lora_request_seconds",
+            "From the end of an upload to the answer.",
+            ["model"],
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.speed = Histogram(
-            "asr_lora_rtfx", "Seconds of audio a second of work.", ["model"], buckets=SPEEDS, **where
+            "asr_lora_rtfx", "Seconds of audio a second of work.", ["model"], buckets=SPEEDS, registry=self.registry
         )
-        self.waiting = Gauge("asr_lora_queue_length", "Requests that wait.", **where)
-        self.working = Gauge("asr_lora_working", "Requests that are transcribed.", **where)
-        self.spooled = Gauge("asr_lora_upload_bytes", "Bytes of uploads that are here.", **where)
+        self.waiting = Gauge("asr_lora_queue_length", "Requests that wait.", registry=self.registry)
+        self.working = Gauge("asr_lora_working", "Requests that are transcribed.", registry=self.registry)
+        self.spooled = Gauge("asr_lora_upload_bytes", "Bytes of uploads that are here.", registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

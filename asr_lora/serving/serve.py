@@ -104,10 +104,17 @@ class Server(uvicorn.Server):
         self.work = work
         super().__init__(
             uvicorn.Config(
-                make_app(work, door), http=ImpatientProtocol, ws="none", lifespan="off", access_log=False,
-                log_level="warning", server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS,
+                make_app(work, door),
+                http=ImpatientProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
-            )  # fmt: skip
+            )
         )
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

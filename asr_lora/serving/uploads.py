@@ -78,9 +78,7 @@ async def receive_form(request: Request, limits: Limits, spool: Spool) -> AsyncI
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise Refusal(415, "invalid_content_type", "send multipart/form-data, with the audio as `file`")
         try:
-            form = await Request(request.scope, intake).form(
-                max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES
-            )
+            form = await Request(request.scope, intake).form(max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
         except (HTTPException, FormParserError, UnicodeError) as error:
             raise Refusal(400, "invalid_form", "the form cannot be read: send one file and short fields") from error
         try:

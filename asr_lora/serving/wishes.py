@@ -48,9 +48,7 @@ def read_wish(form: FormData, models: Collection[str]) -> Wish:
     if not model:
         raise invalid("model", f"name a model: {', '.join(models)}")
     if model not in models:
-        raise Refusal(
-            404, "model_not_found", f"no model {model[:60]!r}; there are {', '.join(models)}", param="model"
-        )
+        raise Refusal(404, "model_not_found", f"no model {model[:60]!r}; there are {', '.join(models)}", param="model")
     given = [*form.getlist("timestamp_granularities[]"), *form.getlist("timestamp_granularities")]
     for granularity in given:
         if granularity not in GRANULARITIES:

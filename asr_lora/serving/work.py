@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from asr_lora.errors import AudioError
 from asr_lora.serving.engine import Engine, Piece, Stop
-from asr_lora.serving.limits import Limits, Line, Spool, UPLOADS_AT_ONCE, late
+from asr_lora.serving.limits import UPLOADS_AT_ONCE, Limits, Line, Spool, late
 from asr_lora.serving.metrics import Metrics
 from asr_lora.serving.refusals import unheard
 from asr_lora.serving.uploads import Gone, wait_until_gone
@@ -21,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class Work:
-    """What all requests share. The model has one thread, which takes steps of theirs in the order they are asked for."""
+    """What all requests share. The model has one thread, which takes their steps in the order they are asked for."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine = engine
@@ -35,7 +34,7 @@ class Work:
         self.metrics.working.set_function(lambda: self.line.working)
         self.metrics.spooled.set_function(lambda: self.spool.taken)
 
-    async def pieces(self, source: Path, wish: Wish, watch: "Watch") -> AsyncIterator[Piece]:
+    async def pieces(self, source: Path, wish: Wish, watch: "Watch") -> AsyncGenerator[Piece]:
         """Transcribe a file, when it is its turn, as far as the client waits for it.
 
         Raises:
