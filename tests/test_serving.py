@@ -25,7 +25,7 @@ from benchmarks.serve_load import Target, form, post
 from conftest import ROOT, attach, speech, write_wav
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.datastructures import FormData, Headers
+from starlette.datastructures import FormData
 
 from asr_lora import transcribe
 from asr_lora.config import AdapterSettings
@@ -208,9 +208,7 @@ def test_errors_are_those_that_openais_client_knows(served, clip):
 def test_what_is_heard_is_told_to_a_base_of_which_nothing_is_known(tiny, clip):
     engine = load_engine(str(tiny), {}, most_seconds=60, vad=False)
     with running(engine) as (port, _):
-        answer = client(port).audio.transcriptions.create(
-            file=clip, model=tiny.name, response_format="verbose_json"
-        )
+        answer = client(port).audio.transcriptions.create(file=clip, model=tiny.name, response_format="verbose_json")
     assert answer.language
     assert answer.text
 
@@ -242,9 +240,9 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_is_stopped(engine, tmp_pa
 
 
 @contextlib.contextmanager
-def slowly(work: Work):
+def slowly(work: Work, seconds: float = 0.02):
     """Let a model take its time over every token, so that there is time to leave."""
-    hook = work.engine.whisper.core.proj_out.register_forward_hook(lambda *_: time.sleep(0.02))
+    hook = work.engine.whisper.core.proj_out.register_forward_hook(lambda *_: time.sleep(seconds))
     try:
         yield
     finally:
@@ -267,14 +265,14 @@ def test_requests_take_turns(engine, tmp_path):
     write_wav(short, speech(1.0))
     with running(engine, Limits(concurrency=2)) as (port, work):
         api = client(port).audio.transcriptions
-        events = iter(api.create(file=long, model="cs", stream=True))
-        next(events)
-        assert api.create(file=short, model="it").text
-        assert work.line.working == 1
-        rest = list(events)
-        assert len(rest) >= 3
-        # A window of another request lies between two of its own, in another adapter: it is none the worse for that.
-        assert rest[-1].text == api.create(file=long, model="cs", stream=False).text or len(rest) > 3
+        with slowly(work, 0.005):
+            events = iter(api.create(file=long, model="cs", stream=True))
+            next(events)
+            assert api.create(file=short, model="it").text
+            assert work.line.working == 1
+            last = list(events)[-1]
+        # A window of another request in another adapter lay between two of its own: it is none the worse for that.
+        assert last.text == list(api.create(file=long, model="cs", stream=True))[-1].text
 
 
 def test_first_come_first_served():
@@ -346,7 +344,7 @@ def test_no_header_opens_the_door(headers, key):
     if headers.get("authorization") == "Bearer right":
         headers["authorization"] = key
     with pytest.raises(Refusal):
-        Door("127.0.0.1", "right").admit(Headers(raw=[]) if not headers else headers, "/v1/models")
+        Door("127.0.0.1", "right").admit(headers, "/v1/models")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +374,7 @@ def test_only_this_machines_own_pages_come_in_on_loopback(headers, status):
 
 def test_a_key_is_asked_for(engine, clip):
     with running(engine, key="right") as (port, _):
-        for key in ("wrong", "right "[:-2], "rightright", "ключ".encode().decode("latin-1")):
+        for key in ("wrong", "righ", "rightright", "RIGHT"):
             with pytest.raises(openai.AuthenticationError):
                 client(port, key).models.list()
         assert client(port, "right").audio.transcriptions.create(file=clip, model="it").text
@@ -437,7 +435,17 @@ def test_what_cannot_be_served_is_said(adapters, tiny):
 
 
 def test_sigterm_lets_what_is_under_way_end(adapters, clip):
-    command = [sys.executable, "-m", "asr_lora", "serve", "--adapter", f"it={adapters['it']}", "--port", "0", "--no-vad"]
+    command = [
+        sys.executable,
+        "-m",
+        "asr_lora",
+        "serve",
+        "--adapter",
+        f"it={adapters['it']}",
+        "--port",
+        "0",
+        "--no-vad",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         line = next(line for line in process.stderr if " at http://" in line)
@@ -480,12 +488,16 @@ def chromium(clip):
 def page(chromium, served):
     context = chromium.new_context(viewport={"width": 400, "height": 800}, permissions=["microphone"])
     opened, said = context.new_page(), []
-    opened.on("console", lambda message: said.append(message.text))
+    opened.on("console", lambda message: said.append(message.text))  # a refusal is no fault of the page
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.goto(f"http://localhost:{served[0]}/")
     yield opened
-    assert not said
+    assert not [text for text in said if "status of 400" not in text]
     context.close()
+
+
+def shows(page, text: str) -> None:
+    wait_for(lambda: page.locator("#status").text_content() == text, 60.0)
 
 
 def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tiny, tmp_path):
@@ -493,7 +505,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     page.set_input_files("#file", clip)
     page.select_option("#adapter", "cs")
     page.click("#start")
-    page.wait_for_function("document.getElementById('status').textContent === 'Done.'", timeout=60_000)
+    shows(page, "Done.")
     api = client(served[0]).audio.transcriptions
     for panel, model in (("untouched", tiny.name), ("adapted", "cs")):
         text = " ".join(page.locator(f"#{panel} .said").text_content().split())
@@ -510,7 +522,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
 
 def test_the_page_records_and_what_it_records_is_heard(page):
     page.click("#record")
-    page.wait_for_function("parseInt(document.getElementById('clock').textContent) >= 1", timeout=30_000)
+    wait_for(lambda: re.fullmatch(r"[1-9]\d* s", page.locator("#clock").text_content()))
     page.click("#record")
     page.wait_for_selector("#player:not([hidden])")
     assert re.fullmatch(r"Recorded [1-9][\d.]* s\.", page.locator("#status").text_content())
@@ -520,7 +532,7 @@ def test_the_page_records_and_what_it_records_is_heard(page):
     loudest = page.evaluate("audio.arrayBuffer().then((b) => Math.max(...new Int16Array(b.slice(44))))")
     assert loudest > 0.1 * 32768 * np.abs(speech(4.0)).max()
     page.click("#start")
-    page.wait_for_function("document.getElementById('status').textContent === 'Done.'", timeout=60_000)
+    shows(page, "Done.")
     assert page.locator("#adapted .said").text_content().strip()
 
 
@@ -535,7 +547,7 @@ def test_the_page_says_what_went_wrong_and_can_be_stopped(page, served, tmp_path
         page.click("#start")
         wait_for(lambda: served[1].line.working == 1)
         page.click("#stop")
-        page.wait_for_function("document.getElementById('status').textContent === 'Stopped.'")
+        shows(page, "Stopped.")
         wait_for(lambda: served[1].line.working == 0)
 
 

@@ -1,10 +1,11 @@
 """The server's addresses: OpenAI's API for transcriptions, health, metrics, and one page."""
 
+import asyncio
 import sys
 import time
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +23,7 @@ from asr_lora.serving.wishes import Wish, read_wish
 from asr_lora.serving.work import Watch, Work
 from asr_lora.transcription.segments import Segment
 
+LINGER_SECONDS = 2.0  # that the rest of a refused request is read and thrown away
 BROKEN = Refusal(500, "server_error", "something went wrong on the server, whose log says what")
 
 
@@ -154,7 +156,13 @@ class Entrance:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
+        begun = ended = False
+
+        async def receiving() -> Any:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body")
+            return message
 
         async def sending(message: Any) -> None:
             nonlocal begun
@@ -169,7 +177,7 @@ class Entrance:
         try:
             self.door.admit({key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]},
                             scope["path"])  # fmt: skip
-            await self.app(scope, receive, sending)
+            await self.app(scope, receiving, sending)
         except Refusal as error:
             refusal = error
         except Gone:
@@ -180,6 +188,11 @@ class Entrance:
         if refusal is not None:
             self.work.metrics.errors.labels(refusal.code).inc()
             if not begun:
+                # Closing on what is still being sent would take the answer away before it is read.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_SECONDS):
+                        while not ended:
+                            await receiving()
                 await _refusing(refusal)(scope, receive, sending)
 
 
