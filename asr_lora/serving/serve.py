@@ -58,6 +58,7 @@ def serve(
             model, adapters or {}, language=language, language_token=language_token, context=context,
             precision=precision, most_seconds=limits.seconds, vad=vad,
         )  # fmt: skip
+        listener.listen()  # who comes now waits for the little that is left to do
         where = f"[{host}]" if ":" in host else host
         say(f"{', '.join(engine.voices)} at http://{where}:{listener.getsockname()[1]}")
         Server(Work(engine, limits), door).run(sockets=[listener])

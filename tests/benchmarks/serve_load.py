@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,13 @@ async def post(
     given |= {"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"}
     head = "".join(f"{name}: {value}\r\n" for name, value in (given | (headers or {})).items())
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-    answer = asyncio.ensure_future(reader.read())
+    arrived: list[bytes] = []  # kept, should the connection break while more is sent
+
+    async def read() -> None:
+        while data := await reader.read(65536):
+            arrived.append(data)
+
+    answer = asyncio.ensure_future(read())
     try:
         writer.write(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode())
         for piece in pieces:
@@ -83,12 +89,10 @@ async def post(
             writer.write(b"0\r\n\r\n")
     except (ConnectionError, BrokenPipeError):
         pass
-    try:
-        text = await asyncio.wait_for(answer, PATIENCE)
-    except ConnectionError:
-        text = b""
-    finally:
-        writer.close()
+    with suppress(ConnectionError):
+        await asyncio.wait_for(answer, PATIENCE)
+    writer.close()
+    text = b"".join(arrived)
     status = re.match(rb"HTTP/1\.1 (\d+)", text)
     return (int(status[1]) if status else CLOSED), text
 

@@ -101,7 +101,7 @@ async function record() {
   await listen(context, source, (block) => {
     blocks.push(block);
     samples += block.length;
-    $("clock").textContent = `${(samples / context.sampleRate).toFixed(0)} s`;
+    $("clock").textContent = `${Math.floor(samples / context.sampleRate)} s`;
     if (samples >= seconds * context.sampleRate && recording) recording();
   });
 }
