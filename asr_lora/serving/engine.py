@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,12 +112,13 @@ class Engine:
             processors=(stop,), previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
         )  # fmt: skip
         voice = self.voice(wish)
-        blocks = _Counted(decode_blocks(source), self.most_seconds, stop)
-        for some in self._batches((speech_windows if self.vad else windows)(blocks), one=wish.stream):
-            stop.look()
-            voice = voice or self._untouched(hear_language(self.whisper, some[0], base=self.adapted))
-            heard = transcribe_windows(self.whisper, [Said(window, voice) for window in some], options)
-            yield Piece(blocks.seconds, tuple(segment for segments in heard for segment in segments))
+        with closing(decode_blocks(source)) as decoded:  # and with them the file, which an error would keep open
+            blocks = _Counted(decoded, self.most_seconds, stop)
+            for some in self._batches((speech_windows if self.vad else windows)(blocks), one=wish.stream):
+                stop.look()
+                voice = voice or self._untouched(hear_language(self.whisper, some[0], base=self.adapted))
+                heard = transcribe_windows(self.whisper, [Said(window, voice) for window in some], options)
+                yield Piece(blocks.seconds, tuple(segment for segments in heard for segment in segments))
         if not blocks.seconds:
             raise AudioError("no audio")
         yield Piece(blocks.seconds)
