@@ -574,6 +574,45 @@ def transcribe_command(
         _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
 
 
+@command
+def serve_command(
+    model: Annotated[
+        str | None, typer.Argument(help="As for transcribe; the base of the adapters when not given.")
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    api_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the key that clients must send.")
+    ] = "ASR_LORA_API_KEY",
+    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Let others in without a key.")] = False,
+    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Of a file.")] = 200,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Of its audio.")] = 7200,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns at the model.")] = 1,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that wait for that; others are told to come again.")] = 16,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds of a request, from the end of its upload.")] = 600,
+    language: MaybeLanguage = None,
+    language_token: LanguageToken = None,
+    context: MaybeContext = None,
+    precision: MaybePrecision = Precision.AUTO,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
+) -> None:
+    """A model and its adapters behind OpenAI's API for transcriptions, and one page."""
+    from asr_lora.serving.limits import Limits
+    from asr_lora.serving.serve import serve
+
+    limits = Limits(round(max_upload_mb * 2**20), max_seconds, concurrency, queue, timeout)
+    serve(
+        model, _named_adapters(adapters or []), host=host, port=port, key_variable=api_key_env, no_key=no_api_key,
+        limits=limits, language=language, language_token=language_token, context=context, precision=precision, vad=vad,
+    )  # fmt: skip
+
+
 def _named_adapters(given: list[str]) -> dict[str, str]:
     """NAME=RUN of each --adapter."""
     named: dict[str, str] = {}
@@ -818,6 +857,8 @@ def _fail(message: str, code: int) -> None:
 def _import_sentence(error: ImportError) -> str:
     if "libc10_cuda" in str(error) or "libtorch" in str(error) or "torchaudio" in str(error):
         return "torch and torchaudio do not fit each other: pip install --force-reinstall torch torchaudio"
+    if error.name in ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"):
+        return f"serving needs packages ({error.name}): pip install 'asr_lora[serve]'"
     return f"a package is missing ({error}): pip install --upgrade asr_lora"
 
 

@@ -53,6 +53,13 @@ def borrowed_token(language: str, token: str | None) -> str | None:
     return None if code == language else code
 
 
+def language_name(code: str) -> str:
+    """The English name of a language that Whisper has, in lower case; of another its code."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    return str(LANGUAGES.get(code, code))
+
+
 def missing_token(language: str) -> str | None:
     """What a user should know of a language that Whisper has no token for; None where it has one."""
     if _whisper_code(language):
@@ -61,13 +68,6 @@ def missing_token(language: str) -> str | None:
         f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt borrow that of a "
         "related language, such as nl for Frisian; set model.language_token or --language-token"
     )
-
-
-def language_name(code: str) -> str:
-    """The English name of a language, or its code where Whisper has none."""
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
-    return str(LANGUAGES.get(code, code)).title()
 
 
 def _plain(name: str) -> str:

@@ -23,6 +23,7 @@ JOBS = {
     "asr_lora.scoring.evaluate",
     "asr_lora.scoring.compare",
     "asr_lora.transcription.transcribe",
+    "asr_lora.serving.serve",
 }
 ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.publishing", "asr_lora.sweep", "asr_lora.cli"}
 PURE = {
@@ -81,6 +82,14 @@ PURE = {
     "asr_lora.exporting.privacy",
     "asr_lora.transcription.subtitles",
     "asr_lora.transcription.writers",
+    "asr_lora.serving.answers",
+    "asr_lora.serving.door",
+    "asr_lora.serving.limits",
+    "asr_lora.serving.metrics",
+    "asr_lora.serving.protocol",
+    "asr_lora.serving.refusals",
+    "asr_lora.serving.uploads",
+    "asr_lora.serving.wishes",
 }
 DOORS = {
     "peft": {"asr_lora.model.adapters"},
@@ -102,6 +111,11 @@ DOORS = {
     "librosa": {"asr_lora.transcription.longform"},
     "matplotlib": {"asr_lora.scoring.charts"},
     "typer": {"asr_lora.cli"},
+    "fastapi": {"asr_lora.serving.app", "asr_lora.serving.uploads"},
+    "starlette": {"asr_lora.serving.app", "asr_lora.serving.uploads", "asr_lora.serving.wishes"},
+    "python_multipart": {"asr_lora.serving.uploads"},
+    "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.protocol"},
+    "prometheus_client": {"asr_lora.serving.metrics"},
     "pydantic": {"asr_lora.config"},
 }
 
@@ -159,6 +173,7 @@ def test_the_api_is_what_is_promised():
     for name in (
         "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
         "analyze", "sweep_settings", "export", "push",
+        "analyze", "sweep_settings", "serve",
     ):  # fmt: skip
         assert callable(getattr(asr_lora, name))
     with pytest.raises(AttributeError):

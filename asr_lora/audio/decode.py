@@ -4,7 +4,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def decode(
     return np.concatenate(blocks)
 
 
-def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
+def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | None = None) -> Generator[np.ndarray]:
     """Decode and resample block by block, so that memory stays bounded whatever the length.
 
     A stretch is cut before it is resampled, so nothing of its neighbours is heard in it.

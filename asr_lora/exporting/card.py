@@ -144,7 +144,7 @@ def _context(subject: Subject) -> dict[str, Any]:
     numbers = f"quantised to {export['quantise']}" if export["quantise"] else f"in {export['dtype']}"
     return {
         "title": _title(subject),
-        "language_name": language_name(export["language"]),
+        "language_name": language_name(export["language"]).title(),
         "base_link": f"[{base}](https://huggingface.co/{base})" if "/" in base else base,
         "method": _method(run),
         "form": {"format": kind, "numbers": numbers, "runs_in": RUNS_IN[kind]},

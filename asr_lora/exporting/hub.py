@@ -4,13 +4,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from asr_lora.audio.decode import first_line
 from asr_lora.errors import AsrLoraError, ConfigError
 
 TOKEN = "HF_TOKEN"
+FAILURES: tuple[type[Exception], ...] = (
+    ValueError,
+    *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),  # the HTTP library's own, and OSError
+)
 
 
 def require_token() -> str:
@@ -40,7 +44,7 @@ def upload(files: Mapping[str, Path | bytes], repository: str, *, private: bool)
         public = private and not api.model_info(repository).private
         if not public:
             done = api.create_commit(repository, operations, commit_message="Model, model card and proof of parity")
-    except (ValueError, OSError, httpx.HTTPError) as error:
+    except FAILURES as error:
         reason = first_line(error).replace(token, "...")
         raise AsrLoraError(f"{repository} could not be published ({reason}): nothing, or all of it, is there") from None
     if public:

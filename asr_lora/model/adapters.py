@@ -548,8 +548,14 @@ def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
         with _peft(whisper).disable_adapter():
             yield
         return
+    failure: BaseException | None = None
     with _peft(whisper).base_model._enable_peft_forward_hooks(adapter_names=list(names)):
-        yield
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 (raised again: PEFT leaves its hooks where an exception passes)
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def _load_peft_beside(model: Any, folder: Path, name: str, source: str) -> None:

@@ -1,0 +1,217 @@
+"""One base in memory with all its adapters: audio -> segments, a batch of windows at a time."""
+
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asr_lora.audio.decode import SAMPLE_RATE, decode_blocks
+from asr_lora.config import Context, Precision
+from asr_lora.errors import AudioError, ConfigError
+from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.model.adapters import BASE
+from asr_lora.model.system import Voice, language_to_tell, locate, open_system, open_voices, voice_of
+from asr_lora.model.whisper import Whisper
+from asr_lora.serving.refusals import invalid
+from asr_lora.serving.wishes import Wish
+from asr_lora.transcription.decode import default_batch_seconds
+from asr_lora.transcription.fallback import TEMPERATURES
+from asr_lora.transcription.listen import Options, Said, transcribe_windows
+from asr_lora.transcription.longform import Window, speech_windows, windows
+from asr_lora.transcription.routes import hear_language
+from asr_lora.transcription.segments import Segment
+
+WINDOW = 30.0  # seconds that the encoder sees of one, at most
+
+
+class Stopped(Exception):
+    """Nobody wants the rest."""
+
+
+class Stop:
+    """What a client that leaves sets, and what is looked at between blocks, windows and tokens."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Let the scores of a token pass, shape (rows, vocabulary)."""
+        self.look()
+        return scores
+
+    def look(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            Stopped: it is set.
+        """
+        if self.wanted.is_set():
+            raise Stopped
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is new of a request."""
+
+    done: float  # seconds of its audio that are decoded
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model, and the names by which clients call what it can be."""
+
+    whisper: Whisper
+    voices: Mapping[str, Voice | None]  # of each name; None: what Whisper hears is what it is told
+    base: str  # name of the untouched model, or of the only one
+    most_seconds: float  # of audio
+    vad: bool = True
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there are adapters on the base."""
+        return len(self.voices) > 1
+
+    def voice(self, wish: Wish) -> Voice | None:
+        """The voice for a request; None: what is heard decides.
+
+        Raises:
+            Refusal: the model cannot be told the language.
+        """
+        own = self.voices[wish.model]
+        if wish.language is None or self.whisper.told_language is None:
+            return own
+        try:
+            code = spoken_language(wish.language)
+            if own is not None and code == own.language:
+                return own
+            borrowed_token(code, None)
+        except ConfigError:
+            raise invalid(
+                "language", f"Whisper cannot be told {wish.language[:40]!r}: give a code such as nl"
+            ) from None
+        if f"<|{code}|>" not in self.whisper.core.generation_config.lang_to_id:
+            raise invalid("language", f"this model cannot be told {code!r}")
+        return replace(own, language=code, told=code) if own else self._untouched(code)
+
+    def transcribe(self, source: Path, wish: Wish, stop: Stop) -> Generator[Piece]:
+        """Transcribe a file. Every step may take seconds; no two may be taken at once, of whatever requests.
+
+        Raises:
+            AudioError: it cannot be decoded, or is longer than is taken here.
+            Refusal: the model cannot be told the language.
+            Stopped: `stop` was set.
+        """
+        options = Options(
+            timestamps=True, words=wish.timed and self._aligned,
+            temperatures=(wish.temperature,) if wish.temperature else TEMPERATURES,
+            processors=(stop,), previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
+        )  # fmt: skip
+        voice = self.voice(wish)
+        with closing(decode_blocks(source)) as decoded:  # and with them the file, which an error would keep open
+            blocks = _Counted(decoded, self.most_seconds, stop)
+            for some in self._batches((speech_windows if self.vad else windows)(blocks), one=wish.stream):
+                stop.look()
+                voice = voice or self._untouched(hear_language(self.whisper, some[0], base=self.adapted))
+                heard = transcribe_windows(self.whisper, [Said(window, voice) for window in some], options)
+                yield Piece(blocks.seconds, tuple(segment for segments in heard for segment in segments))
+        if not blocks.seconds:
+            raise AudioError("no audio")
+        yield Piece(blocks.seconds)
+
+    def _untouched(self, language: str | None) -> Voice:
+        return Voice(language, language, self.whisper.context, BASE if self.adapted else None)
+
+    @property
+    def _aligned(self) -> bool:
+        """Whether it is known which heads say when a word is said."""
+        return bool(getattr(self.whisper.core.generation_config, "alignment_heads", None))
+
+    def _batches(self, found: Iterable[Window], *, one: bool) -> Iterator[list[Window]]:
+        """Windows that are decoded together; one alone for a client that reads along."""
+        most = 1 if one else max(1, int(default_batch_seconds(self.whisper) / WINDOW))
+        batch: list[Window] = []
+        for window in found:
+            if not window.silent:
+                batch.append(window)
+            if len(batch) == most:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+class _Counted:
+    """Blocks of a file as they are decoded: counted, and not more than is taken here.
+
+    Raises:
+        AudioError: there is more.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], most: float, stop: Stop) -> None:
+        self.blocks = blocks
+        self.most = most
+        self.stop = stop
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks:
+            self.stop.look()
+            self.seconds += len(block) / SAMPLE_RATE
+            if self.seconds > self.most:
+                raise AudioError("too long")
+            yield block
+
+
+def load_engine(
+    model: str | None,
+    adapters: Mapping[str, str],
+    *,
+    language: str | None = None,
+    language_token: str | None = None,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+    most_seconds: float,
+    vad: bool = True,
+) -> Engine:
+    """Load a base once, with its adapters.
+
+    Args:
+        model: the base, or a model of any kind where there are no adapters; that of the first adapter when not given.
+        adapters: names, and the runs or adapters that they stand for.
+        language: what a model without adapters, or the untouched base, is told; as heard when not given.
+
+    Raises:
+        ConfigError: neither model nor adapter, a name that is taken, or what `open_voices` refuses.
+        DataError: something is not there, or does not fit.
+    """
+    if model is None and not adapters:
+        raise ConfigError("name a model, or an adapter such as --adapter nl=runs/nl")
+    source = model or locate(next(iter(adapters.values()))).base
+    name = public_name(source)
+    if name in adapters:
+        raise ConfigError(f"--adapter {name}: this is the name of the base; give the adapter another")
+    known: Voice | None = None
+    if adapters:
+        whisper, voices = open_voices(source, adapters, context=context, precision=precision)
+        if language:
+            code = spoken_language(language)
+            known = Voice(code, borrowed_token(code, language_token) or code, context or Context.FULL, BASE)
+        return Engine(whisper, {name: known, **voices}, name, most_seconds, vad)
+    told = language_to_tell(source, language, language_token)
+    whisper = open_system(
+        source, language=language or (None if told else "en"), language_token=language_token, context=context,
+        precision=precision,
+    ).whisper  # fmt: skip
+    known = voice_of(whisper) if told or whisper.told_language is None else None
+    return Engine(whisper, {name: known}, name, most_seconds, vad)
+
+
+def public_name(source: str) -> str:
+    """What clients call a model: a hub id as it stands, a folder by its last part: paths stay here."""
+    path = Path(source.rpartition("@")[0] or source).expanduser()
+    return path.resolve().name if path.exists() else source

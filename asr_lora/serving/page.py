@@ -1,0 +1,29 @@
+"""The page of the server: its text, code and style, read once."""
+
+from importlib.resources import files
+
+from asr_lora.scoring.page import environment
+from asr_lora.serving.engine import Engine
+
+KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+
+
+def load_page(engine: Engine, *, key: bool) -> dict[str, tuple[str, bytes]]:
+    """What is served beside the API: address -> type and bytes.
+
+    Args:
+        engine: the model that it asks.
+        key: whether visitors need one.
+    """
+    folder = files("asr_lora.serving") / "page"
+    html = environment().from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    look = environment(autoescape=False).get_template("style.css.j2").render()
+    bodies = {
+        "/page.js": (folder / "page.js").read_text(encoding="utf-8"),
+        "/recorder.js": (folder / "recorder.js").read_text(encoding="utf-8"),
+        "/page.css": look + (folder / "page.css").read_text(encoding="utf-8"),
+    }
+    found = {name: (KINDS[name[name.rindex(".") :]], body.encode()) for name, body in bodies.items()}
+    adapters = {name: voice.language if voice else None for name, voice in engine.voices.items() if name != engine.base}
+    rendered = html.render(base=engine.base, adapters=adapters, key=key, seconds=int(engine.most_seconds))
+    return {"/": ("text/html; charset=utf-8", rendered.encode()), **found}

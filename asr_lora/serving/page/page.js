@@ -1,0 +1,238 @@
+"use strict";
+// Sends audio to this server, once untouched and once with an adapter, and shows where the two texts differ.
+
+const $ = (id) => document.getElementById(id);
+const seconds = Number(document.body.dataset.seconds);
+let audio = null; // what will be sent
+let running = null; // what stops it
+
+function say(text, bad = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("bad", bad);
+}
+
+function take(blob, name) {
+  if (!blob) return;
+  audio = blob;
+  const player = $("player");
+  if (player.src) URL.revokeObjectURL(player.src);
+  player.src = URL.createObjectURL(blob);
+  player.hidden = false;
+  $("start").disabled = running !== null;
+  say(name);
+}
+
+// Choosing and dropping
+
+$("file").addEventListener("change", () => take($("file").files[0], ""));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  $("drop").addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) {
+      $("file").value = "";
+      take(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    }
+  });
+}
+
+// Recording: samples, not a compressed stream, so that every browser's can be read
+
+function wav(blocks, rate) {
+  const samples = blocks.reduce((sum, block) => sum + block.length, 0);
+  const view = new DataView(new ArrayBuffer(44 + 2 * samples));
+  const text = (place, word) => [...word].forEach((sign, n) => view.setUint8(place + n, sign.charCodeAt(0)));
+  text(0, "RIFF"); view.setUint32(4, 36 + 2 * samples, true); text(8, "WAVEfmt "); view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true); view.setUint16(22, 1, true); view.setUint32(24, rate, true);
+  view.setUint32(28, 2 * rate, true); view.setUint16(32, 2, true); view.setUint16(34, 16, true);
+  text(36, "data"); view.setUint32(40, 2 * samples, true);
+  let place = 44;
+  for (const block of blocks) {
+    for (const value of block) {
+      view.setInt16(place, Math.round(32767 * Math.max(-1, Math.min(1, value))), true);
+      place += 2;
+    }
+  }
+  return new Blob([view], { type: "audio/wav" });
+}
+
+async function listen(context, source, heard) {
+  if (context.audioWorklet) {
+    await context.audioWorklet.addModule("recorder.js");
+    const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
+    node.port.onmessage = (event) => heard(event.data);
+    source.connect(node);
+    return;
+  }
+  const node = context.createScriptProcessor(4096, 1, 1);
+  node.onaudioprocess = (event) => heard(event.inputBuffer.getChannelData(0).slice());
+  source.connect(node);
+  node.connect(context.destination);
+}
+
+function open(stream) {
+  try {
+    const context = new AudioContext({ sampleRate: 16000 });
+    return [context, context.createMediaStreamSource(stream)];
+  } catch { // a browser that does not resample a microphone: the server does
+    const context = new AudioContext();
+    return [context, context.createMediaStreamSource(stream)];
+  }
+}
+
+let recording = null; // what ends it
+
+async function record() {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const [context, source] = open(stream);
+  const blocks = [];
+  let samples = 0;
+  recording = async () => {
+    recording = null;
+    stream.getTracks().forEach((track) => track.stop());
+    await context.close();
+    $("record").textContent = "Record";
+    $("record").setAttribute("aria-pressed", "false");
+    $("clock").textContent = "";
+    take(wav(blocks, context.sampleRate), `Recorded ${(samples / context.sampleRate).toFixed(1)} s.`);
+  };
+  $("record").textContent = "Stop recording";
+  $("record").setAttribute("aria-pressed", "true");
+  await listen(context, source, (block) => {
+    blocks.push(block);
+    samples += block.length;
+    $("clock").textContent = `${Math.floor(samples / context.sampleRate)} s`;
+    if (samples >= seconds * context.sampleRate && recording) recording();
+  });
+}
+
+$("record").addEventListener("click", () => {
+  if (recording) return recording();
+  return record().catch((error) => {
+    if (recording) recording();
+    say(`The microphone cannot be used: ${error.message}`, true);
+  });
+});
+if (!navigator.mediaDevices) {
+  $("record").disabled = true;
+  $("clock").textContent = "Recording needs https or localhost.";
+}
+
+// Differences: the longest common subsequence of words
+
+function alignment(one, other) {
+  const plain = (word) => word.toLowerCase().normalize("NFC").replace(/[^\p{L}\p{M}\p{N}]/gu, "") || word;
+  const a = one.map(plain), b = other.map(plain);
+  const cost = Array.from({ length: a.length + 1 }, (_, i) => Uint32Array.from({ length: b.length + 1 }, (_, j) => i || j));
+  for (let i = 1; i <= a.length; i++) {
+    for (let j = 1; j <= b.length; j++) {
+      cost[i][j] = Math.min(cost[i - 1][j - 1] + (a[i - 1] !== b[j - 1]), cost[i - 1][j] + 1, cost[i][j - 1] + 1);
+    }
+  }
+  const kinds = [Array(a.length), Array(b.length)];
+  for (let i = a.length, j = b.length; i || j;) {
+    if (i && j && cost[i][j] === cost[i - 1][j - 1] + (a[i - 1] !== b[j - 1])) {
+      kinds[0][i - 1] = kinds[1][j - 1] = a[i - 1] === b[j - 1] ? "" : "mark";
+      i--; j--;
+    } else if (i && cost[i][j] === cost[i - 1][j] + 1) kinds[0][--i] = "del";
+    else kinds[1][--j] = "ins";
+  }
+  return kinds;
+}
+
+const LONGEST = 6000; // words of a text beyond which nothing is marked: the table would take too much memory
+
+function words(panel) {
+  return panel.querySelector(".said").textContent.split(/\s+/).filter(Boolean);
+}
+
+function mark() {
+  const panels = [$("untouched"), $("adapted")];
+  const texts = panels.map(words);
+  if (texts.some((text) => text.length > LONGEST)) return;
+  const kinds = alignment(...texts);
+  panels.forEach((panel, side) => {
+    const said = panel.querySelector(".said");
+    said.replaceChildren(...texts[side].flatMap((word, place) => {
+      const kind = kinds[side][place];
+      const node = kind ? document.createElement(kind) : document.createTextNode(word);
+      if (kind) node.textContent = word;
+      return [node, " "];
+    }));
+  });
+}
+
+// Asking
+
+async function ask(model, panel, signal) {
+  const form = new FormData();
+  form.append("model", model);
+  // The untouched model is told the adapter's language too, so that the two differ in nothing else.
+  const language = $("language").value.trim() || $("adapter")?.selectedOptions[0].dataset.language;
+  if (language) form.append("language", language);
+  form.append("response_format", "verbose_json");
+  form.append("stream", "true");
+  form.append("file", audio, "audio");
+  const headers = $("key") ? { Authorization: `Bearer ${$("key").value}` } : {};
+  const answer = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers, signal });
+  if (!answer.ok) {
+    const body = await answer.json().catch(() => null);
+    throw new Error(body ? body.error.message : `The server answers ${answer.status}.`);
+  }
+  const said = panel.querySelector(".said");
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "", final = null;
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const events = (rest + part.value).split("\n\n");
+    rest = events.pop();
+    for (const event of events.map((text) => JSON.parse(text.slice("data: ".length)))) {
+      if (event.error) throw new Error(event.error.message);
+      if (event.type === "transcript.text.delta") said.append(event.delta);
+      if (event.type === "transcript.text.done") final = event;
+    }
+  }
+  if (!final) throw new Error("The answer broke off.");
+  said.textContent = final.text || "(no speech)";
+  offer(panel, { txt: `${final.text}\n`, srt: final.srt, vtt: final.vtt });
+  return final;
+}
+
+function offer(panel, texts) {
+  for (const button of panel.querySelectorAll("[data-format]")) {
+    const format = button.dataset.format;
+    button.disabled = !texts;
+    button.onclick = () => {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([texts[format]], { type: "text/plain" }));
+      link.download = `${panel.id}.${format}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    };
+  }
+}
+
+document.querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (!audio || running) return;
+  running = new AbortController();
+  $("start").disabled = true;
+  $("stop").hidden = false;
+  say("Transcribing …");
+  const asked = [[document.body.dataset.base, $("untouched")]];
+  if ($("adapter")) asked.push([$("adapter").value, $("adapted")]);
+  asked.forEach(([, panel]) => { panel.querySelector(".said").textContent = ""; offer(panel, null); });
+  try {
+    // One after another: the server has one model, and two requests of one visitor would only wait for each other.
+    for (const [model, panel] of asked) await ask(model, panel, running.signal);
+    if (asked.length > 1) mark();
+    say("Done.");
+  } catch (error) {
+    const stopped = error.name === "AbortError";
+    say(stopped ? "Stopped." : error.message, !stopped);
+  }
+  running = null;
+  $("start").disabled = false;
+  $("stop").hidden = true;
+});
+
+$("stop").addEventListener("click", () => running && running.abort());

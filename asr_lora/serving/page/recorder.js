@@ -1,0 +1,8 @@
+"use strict";
+// Hands samples of the microphone to the page, as they come.
+registerProcessor("recorder", class extends AudioWorkletProcessor {
+  process(inputs) {
+    if (inputs[0].length) this.port.postMessage(inputs[0][0].slice());
+    return true;
+  }
+});

@@ -1,0 +1,97 @@
+"""Requests at the one model: each waits in line, then takes turns, and is stopped when nobody wants it any longer."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asr_lora.errors import AudioError
+from asr_lora.serving.engine import Engine, Piece, Stop
+from asr_lora.serving.limits import UPLOADS_AT_ONCE, Limits, Line, Spool, late
+from asr_lora.serving.metrics import Metrics
+from asr_lora.serving.refusals import unheard
+from asr_lora.serving.uploads import Gone, wait_until_gone
+from asr_lora.serving.wishes import Wish
+
+Result = TypeVar("Result")
+
+
+class Work:
+    """What all requests share. The model has one thread, which takes their steps in the order they are asked for."""
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self.engine = engine
+        self.limits = limits
+        self.line = Line(limits)
+        self.spool = Spool(UPLOADS_AT_ONCE * limits.upload_bytes)
+        self.metrics = Metrics()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.stopping = False
+        self.metrics.waiting.set_function(lambda: self.line.waiting)
+        self.metrics.working.set_function(lambda: self.line.working)
+        self.metrics.spooled.set_function(lambda: self.spool.taken)
+
+    async def pieces(self, source: Path, wish: Wish, watch: "Watch") -> AsyncGenerator[Piece]:
+        """Transcribe a file, when it is its turn, as far as the client waits for it.
+
+        Raises:
+            Refusal: the line is full, the audio cannot be used, or this takes too long.
+            Gone: the client went away.
+        """
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            await watch.unless_gone(stack.enter_async_context(self.line.turn()))
+            stop, begun = Stop(), time.monotonic()
+            steps = self.engine.transcribe(source, wish, stop)
+            piece: Piece | None = Piece(0.0)
+            seconds = 0.0
+            try:
+                while piece is not None:
+                    seconds = piece.done
+                    piece = await watch.unless_gone(loop.run_in_executor(self.thread, next, steps, None))
+                    if piece is not None:
+                        yield piece
+            except AudioError as error:
+                raise unheard(error) from error
+            finally:
+                stop.wanted.set()  # a step that is under way ends at its next token
+                await asyncio.shield(loop.run_in_executor(self.thread, steps.close))  # before its file is let go
+            self._count(wish, seconds, time.monotonic() - begun, watch)
+
+    def _count(self, wish: Wish, seconds: float, worked: float, watch: "Watch") -> None:
+        self.metrics.audio.labels(wish.model).inc(seconds)
+        self.metrics.speed.labels(wish.model).observe(seconds / max(worked, 1e-6))
+        self.metrics.latency.labels(wish.model).observe(time.monotonic() - watch.begun)
+
+
+class Watch:
+    """Waits for what a client wants, until it goes away or its time is over."""
+
+    def __init__(self, receive: Callable[[], Any], seconds: float) -> None:
+        self.gone = asyncio.ensure_future(wait_until_gone(receive))
+        self.seconds = seconds
+        self.begun = time.monotonic()
+
+    async def unless_gone(self, wanted: "Coroutine[Any, Any, Result] | asyncio.Future[Result]") -> Result:
+        """What is wanted, when it is there.
+
+        Raises:
+            Refusal: it takes too long.
+            Gone: the client went away.
+        """
+        task = asyncio.ensure_future(wanted)
+        left = self.begun + self.seconds - time.monotonic()
+        try:
+            await asyncio.wait({task, self.gone}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+        if task.done() and not task.cancelled():
+            return task.result()
+        raise Gone if self.gone.done() else late(self.seconds)
+
+    def close(self) -> None:
+        self.gone.cancel()

@@ -1,0 +1,574 @@
+"""The server: held against OpenAI's own client, hostile clients, and a real browser."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+import soundfile
+import torch
+from benchmarks import serve_load
+from benchmarks.serve_load import Target, form, post
+from conftest import ROOT, attach, speech, write_wav
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import FormData
+
+from asr_lora import transcribe
+from asr_lora.config import AdapterSettings
+from asr_lora.errors import ConfigError
+from asr_lora.model.adapters import save_weights
+from asr_lora.model.whisper import load_whisper
+from asr_lora.serving import protocol, uploads
+from asr_lora.serving.door import Door
+from asr_lora.serving.engine import load_engine
+from asr_lora.serving.limits import Limits, Line
+from asr_lora.serving.refusals import Refusal
+from asr_lora.serving.serve import Server, listen_on, read_key, serve
+from asr_lora.serving.wishes import read_wish
+from asr_lora.serving.work import Work
+from asr_lora.transcription import listen
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_tokens():
+    """Random weights write until they are stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listen, "MAX_NEW_TOKENS", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder, tmp_path_factory) -> Path:
+    """The tiny model, told which of its own heads know when a word is said."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("served") / "tiny")
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "alignment_heads": [[0, 0], [1, 1]]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny, tmp_path_factory) -> dict[str, str]:
+    """Two adapters on the tiny model that change what it says."""
+    found = {}
+    for seed, name in enumerate(("it", "cs")):
+        torch.manual_seed(seed)
+        whisper = attach(load_whisper(str(tiny), name), AdapterSettings(rank=4))
+        for parameter in whisper.model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.5)
+        folder = tmp_path_factory.mktemp("adapters") / name
+        save_weights(whisper, folder)
+        found[name] = str(folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine(tiny, adapters):
+    return load_engine(str(tiny), adapters, language="it", most_seconds=90.0, vad=False)
+
+
+@contextlib.contextmanager
+def running(engine, limits: Limits = Limits(upload_bytes=8 * MEGABYTE), key: str | None = None):  # noqa: B008 (frozen)
+    """A server in a thread: its port and its work."""
+    work = Work(engine, limits)
+    server = Server(work, Door("127.0.0.1", key))
+    with listen_on("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        try:
+            wait_for(lambda: server.started)
+            yield listener.getsockname()[1], work
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+            work.thread.shutdown()
+
+
+def wait_for(what, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def served(engine):
+    with running(engine) as (port, work):
+        yield port, work
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """Four seconds of real speech."""
+    return write_wav(tmp_path_factory.mktemp("clips") / "clip.wav", speech(4.0))
+
+
+@pytest.fixture(scope="module")
+def target(served, clip) -> Target:
+    return Target(served[0], "it", clip.read_bytes())
+
+
+def client(port: int, key: str = "none", **options) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, **options)
+
+
+def send(target: Target, body, **options) -> tuple[int, dict]:
+    """Status and error of one request."""
+    status, text = asyncio.run(post(target, body, **options))
+    return status, json.loads(text.partition(b"\r\n\r\n")[2])
+
+
+# OpenAI's own client
+
+
+def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters):
+    port, _ = served
+    api = client(port).audio.transcriptions
+    assert [model.id for model in client(port).models.list()] == [tiny.name, "it", "cs"]
+    texts = {}
+    for model in ("it", "cs"):
+        (job,) = transcribe(str(tiny), [clip], adapters={model: adapters[model]}, vad=False, words=False)
+        with clip.open("rb") as file:
+            texts[model] = api.create(file=file, model=model).text
+        assert texts[model] == " ".join(segment.text for segment in job.segments)
+    (job,) = transcribe(str(tiny), [clip], language="it", vad=False, words=False)
+    texts["base"] = api.create(file=clip, model=tiny.name).text
+    assert texts["base"] == " ".join(segment.text for segment in job.segments)
+    assert len(set(texts.values())) == 3  # each adapter, and none, says something else
+    assert api.create(file=clip, model="it").text == texts["it"]  # and nothing of another is left behind
+
+
+def test_every_response_format(served, clip):
+    api = client(served[0]).audio.transcriptions
+    whole = api.create(
+        file=clip, model="it", response_format="verbose_json", timestamp_granularities=["word", "segment"]
+    )
+    assert whole.language == "italian"
+    assert whole.duration == pytest.approx(4.0)
+    assert whole.text == api.create(file=clip, model="it", response_format="text").removesuffix("\n")
+    assert [segment.text.strip() for segment in whole.segments]
+    assert whole.words
+    assert all(0 <= word.start <= word.end <= 4.0 for word in whole.words)
+    only = api.create(file=clip, model="it", response_format="verbose_json", timestamp_granularities=["segment"])
+    assert only.segments
+    assert not only.words
+    assert api.create(file=clip, model="it", response_format="vtt").startswith("WEBVTT\n\n00:00:0")
+    assert re.match(r"1\n00:00:00,\d{3} --> ", api.create(file=clip, model="it", response_format="srt"))
+
+
+def test_text_is_streamed_window_by_window(served, tmp_path):
+    long = write_wav(tmp_path / "long.wav", speech(60.0))
+    api = client(served[0]).audio.transcriptions
+    events = list(api.create(file=long, model="it", stream=True))
+    deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
+    assert len(deltas) >= 2
+    assert events[-1].type == "transcript.text.done"
+    assert "".join(deltas) == events[-1].text
+
+
+def test_prompt_language_and_temperature_reach_the_decoder(served, clip):
+    api = client(served[0]).audio.transcriptions
+    plain = api.create(file=clip, model="it").text
+    assert api.create(file=clip, model="it", prompt="Buongiorno a tutti.").text != plain
+    assert api.create(file=clip, model="it", temperature=1.0).text != plain
+    told = api.create(file=clip, model="it", language="de", response_format="verbose_json")
+    assert told.language == "german"
+    assert told.text != plain
+
+
+def test_errors_are_those_that_openais_client_knows(served, clip):
+    api = client(served[0]).audio.transcriptions
+    with pytest.raises(openai.NotFoundError) as unknown:
+        api.create(file=clip, model="whisper-9")
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as broken:
+        api.create(file=b"no sound", model="it")
+    assert (broken.value.code, broken.value.param) == ("invalid_audio", "file")
+    with pytest.raises(openai.BadRequestError, match="no sound"):
+        list(api.create(file=b"no sound".ljust(99), model="it", stream=True, prompt="no sound", language="no sound"))
+
+
+def test_what_is_heard_is_told_to_a_base_of_which_nothing_is_known(tiny, clip):
+    engine = load_engine(str(tiny), {}, most_seconds=60, vad=False)
+    with running(engine) as (port, _):
+        answer = client(port).audio.transcriptions.create(file=clip, model=tiny.name, response_format="verbose_json")
+    assert answer.language
+    assert answer.text
+
+
+# Limits
+
+
+def test_a_full_queue_refuses_and_a_client_that_leaves_is_stopped(engine, tmp_path):
+    long = write_wav(tmp_path / "long.wav", speech(85.0)).read_bytes()
+    with running(engine, Limits(queue=1)) as (port, work):
+        target = Target(port, "cs", long)
+        body = form(long, {"model": "cs", "temperature": "1"})
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head += f"Content-Type: multipart/form-data; boundary={serve_load.BOUNDARY}\r\n\r\n"
+        with slowly(work), socket.create_connection(("127.0.0.1", port)) as first:
+            first.sendall(head.encode() + body)
+            wait_for(lambda: work.line.working == 1)
+            with socket.create_connection(("127.0.0.1", port)) as second:
+                second.sendall(head.encode() + body)
+                wait_for(lambda: work.line.waiting == 1)
+                status, text = asyncio.run(post(target, body))
+                assert status == 429
+                assert int(re.search(rb"retry-after: (\d+)", text)[1]) >= 1
+                assert json.loads(text.partition(b"\r\n\r\n")[2])["error"]["code"] == "server_busy"
+            wait_for(lambda: work.line.waiting == 0)  # who waits may leave, too
+        wait_for(lambda: work.line.working == 0 and work.spool.taken == 0)
+        assert work.metrics.registry.get_sample_value("asr_lora_errors_total", {"code": "client_gone"}) == 2
+        assert client(port).audio.transcriptions.create(file=long[: 44 + 32_000], model="cs").text  # the model is whole
+
+
+@contextlib.contextmanager
+def slowly(work: Work, seconds: float = 0.02):
+    """Let a model take its time over every token, so that there is time to leave."""
+    hook = work.engine.whisper.core.proj_out.register_forward_hook(lambda *_: time.sleep(seconds))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_a_request_has_its_time(engine, clip):
+    with running(engine, Limits(timeout=0.2)) as (port, work), slowly(work):
+        with pytest.raises(openai.InternalServerError) as late:
+            client(port).audio.transcriptions.create(file=clip, model="it")
+        assert late.value.code == "timeout"
+        assert late.value.response.headers["x-should-retry"] == "false"
+        wait_for(lambda: work.line.working == 0)
+
+
+def test_requests_take_turns(engine, tmp_path):
+    """Of two at once, the short one is answered while the long one is under way."""
+    long, short = tmp_path / "long.wav", tmp_path / "short.wav"
+    write_wav(long, speech(85.0))
+    write_wav(short, speech(1.0))
+    with running(engine, Limits(concurrency=2)) as (port, work):
+        api = client(port).audio.transcriptions
+        with slowly(work, 0.005):
+            events = iter(api.create(file=long, model="cs", stream=True))
+            next(events)
+            assert api.create(file=short, model="it").text
+            assert work.line.working == 1
+            last = list(events)[-1]
+        # A window of another request in another adapter lay between two of its own: it is none the worse for that.
+        assert last.text == list(api.create(file=long, model="cs", stream=True))[-1].text
+
+
+def test_first_come_first_served():
+    async def all_of_them() -> list[int]:
+        line, order = Line(Limits(concurrency=1, queue=3)), []
+
+        async def one(number: int) -> None:
+            async with line.turn():
+                await asyncio.sleep(0)
+                order.append(number)
+
+        done = await asyncio.gather(*map(one, range(6)), return_exceptions=True)
+        assert [getattr(error, "status", None) for error in done] == [None] * 4 + [429] * 2
+        assert (line.waiting, line.working) == (0, 0)
+        return order
+
+    assert asyncio.run(all_of_them()) == [0, 1, 2, 3]
+
+
+# Hostile clients
+
+
+def test_hostile_clients_and_many(engine, clip, monkeypatch):
+    """All of tests/benchmarks/serve_load.py in small: nothing falls over, and nothing stays behind."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(uploads, "STALL_SECONDS", 0.5)
+    before = deleted_files()
+    with running(engine, Limits(upload_bytes=MEGABYTE, queue=8), key="correct-horse") as (port, work):
+        target = Target(port, "it", clip.read_bytes(), "correct-horse")
+        found = asyncio.run(serve_load.attack(serve_load.hostile(target, MEGABYTE, engine.most_seconds, 0.05)))
+        expected = {
+            "huge, and says so": {413}, "huge, in chunks": {413}, "slow head": {0}, "slow body": {408},
+            "broken form": {400, 408, 415}, "bomb": {400}, "wrong type": {400, 415}, "wrong fields": {400, 404},
+            "names of paths": {200, 400}, "wrong key": {401, 400}, "wrong host": {421, 400}, "wrong origin": {403},
+            "wrong address": {404},
+        }  # fmt: skip
+        for kind, counts in found.items():
+            assert set(counts) <= expected[kind] | {429}, (kind, counts)
+        assert found["names of paths"][200] or found["names of paths"][429]
+        answers = asyncio.run(serve_load.load(target, 40))
+        assert set(Counter(status for status, _ in answers)) == {200, 429}
+        wait_for(lambda: work.spool.taken == 0 and work.line.working == 0)
+        assert deleted_files() <= before
+
+
+def deleted_files() -> set[str]:
+    """Files without a name that this process has open."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(path))
+    return {name for name in found if name.endswith("(deleted)")}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "language", "prompt", "response_format", "temperature", "stream", "beams"])
+        | st.text(max_size=20),
+        st.sampled_from(["it", "json", "srt", "0", "1", "true", "nan", "-1"]) | st.text(max_size=20),
+    )
+)
+def test_any_form_is_a_wish_or_a_refusal(fields):
+    try:
+        wish = read_wish(FormData(fields), ["it", "cs"])
+    except Refusal as refusal:
+        assert 400 <= refusal.status < 500
+        assert json.dumps(refusal.body())
+    else:
+        assert wish.model in ("it", "cs")
+        assert 0 <= wish.temperature <= 1
+
+
+@given(st.dictionaries(st.sampled_from(["host", "origin", "authorization", "sec-fetch-site"]), st.text()), st.text())
+def test_no_header_opens_the_door(headers, key):
+    if headers.get("authorization") == "Bearer right":
+        headers["authorization"] = key
+    with pytest.raises(Refusal):
+        Door("127.0.0.1", "right").admit(headers, "/v1/models")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:8000"}, None),
+        ({"host": "127.0.0.1"}, None),
+        ({"host": "[::1]:8000"}, None),
+        ({"host": "evil.example"}, 421),
+        ({"host": "localhost.evil.example"}, 421),
+        ({}, 421),
+        ({"host": "localhost:8000", "origin": "http://localhost:8000"}, None),
+        ({"host": "localhost:8000", "origin": "http://localhost:9000"}, 403),
+        ({"host": "localhost:8000", "origin": "null"}, 403),
+        ({"host": "localhost:8000", "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),
+        ({"host": "localhost:8000", "sec-fetch-site": "same-origin"}, None),
+    ],
+)
+def test_only_this_machines_own_pages_come_in_on_loopback(headers, status):
+    try:
+        Door("127.0.0.1").admit(headers, "/v1/models")
+    except Refusal as refusal:
+        assert refusal.status == status
+    else:
+        assert status is None
+
+
+def test_a_key_is_asked_for(engine, clip):
+    with running(engine, key="right") as (port, _):
+        for key in ("wrong", "righ", "rightright", "RIGHT"):
+            with pytest.raises(openai.AuthenticationError):
+                client(port, key).models.list()
+        assert client(port, "right").audio.transcriptions.create(file=clip, model="it").text
+        for path, status in (("/", 200), ("/health", 200), ("/metrics", 401)):
+            assert get(port, path)[0] == status
+
+
+def get(port: int, path: str) -> tuple[int, str, dict]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), dict(error.headers)
+
+
+def test_health_metrics_and_headers(served, clip):
+    port, _ = served
+    client(port).audio.transcriptions.create(file=clip, model="it")
+    assert json.loads(get(port, "/health/ready")[1]) == {"live": True, "ready": True}
+    _, text, headers = get(port, "/metrics")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values['asr_lora_requests_total{route="/v1/audio/transcriptions",status="200"}']) >= 1
+    assert float(values['asr_lora_audio_seconds_total{model="it"}']) >= 4
+    assert float(values['asr_lora_request_seconds_count{model="it"}']) >= 1
+    assert float(values['asr_lora_rtfx_sum{model="it"}']) > 0
+    assert float(values["asr_lora_queue_length"]) == 0
+    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+    assert "access-control-allow-origin" not in headers
+    assert "server" not in headers
+
+
+# The command
+
+
+def test_others_are_let_in_with_a_key_only(monkeypatch):
+    monkeypatch.delenv("ASR_LORA_API_KEY", raising=False)
+    for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
+        with pytest.raises(ConfigError, match="set a key"):
+            serve("no-model", host=host)  # refused before anything is loaded
+        assert read_key(host, "ASR_LORA_API_KEY", no_key=True) is None
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        assert read_key(host, "ASR_LORA_API_KEY", no_key=False) is None
+    monkeypatch.setenv("ASR_LORA_API_KEY", "k")
+    assert read_key("0.0.0.0", "ASR_LORA_API_KEY", no_key=False) == "k"
+    with pytest.raises(ConfigError, match="leave out --no-api-key"):
+        read_key("0.0.0.0", "ASR_LORA_API_KEY", no_key=True)
+
+
+def test_what_cannot_be_served_is_said(adapters, tiny):
+    with pytest.raises(ConfigError, match="name a model"):
+        serve()
+    with pytest.raises(ConfigError, match="name of the base"):
+        serve(adapters={tiny.name: adapters["it"]}, port=0)
+    with listen_on("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(ConfigError, match="give another --port"):
+            serve(str(tiny), port=taken.getsockname()[1])
+
+
+def test_sigterm_lets_what_is_under_way_end(adapters):
+    command = [
+        sys.executable,
+        "-m",
+        "asr_lora",
+        "serve",
+        "--adapter",
+        f"it={adapters['it']}",
+        "--port",
+        "0",
+        "--no-vad",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    memory = io.BytesIO()
+    soundfile.write(memory, speech(50.0), 16_000, format="WAV")
+    body = form(memory.getvalue(), {"model": "it", "stream": "true", "temperature": "1"})
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            line = next(line for line in process.stderr if " at http://" in line)
+            with socket.create_connection(("127.0.0.1", int(line.rpartition(":")[2])), timeout=60) as connection:
+                connection.sendall(
+                    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+                    b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n%s"
+                    % (len(body), serve_load.BOUNDARY.encode(), body)
+                )
+                heard = connection.recv(65536)
+                while b"text.delta" not in heard:
+                    heard += connection.recv(65536)
+                process.send_signal(signal.SIGTERM)
+                while more := connection.recv(65536):
+                    heard += more
+            assert b"text.done" in heard
+            assert process.wait(20) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+# The page, in a real browser
+
+
+@pytest.fixture(scope="module")
+def chromium(clip):
+    """A browser whose microphone hears the clip."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
+        if not Path(found).exists():
+            pytest.skip("there is no Chromium: apt-get install chromium, or playwright install chromium")
+        running = playwright.chromium.launch(
+            executable_path=found,
+            args=["--no-sandbox", "--disable-gpu", "--mute-audio", "--use-fake-ui-for-media-stream",
+                  "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={clip}"],
+        )  # fmt: skip
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(chromium, served):
+    context = chromium.new_context(viewport={"width": 400, "height": 800}, permissions=["microphone"])
+    opened, said = context.new_page(), []
+    opened.on("console", lambda message: said.append(message.text))  # a refusal is no fault of the page
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.goto(f"http://localhost:{served[0]}/")
+    yield opened
+    assert not [text for text in said if "status of 400" not in text]
+    context.close()
+
+
+def shows(page, text: str) -> None:
+    wait_for(lambda: page.locator("#status").text_content() == text, 60.0)
+
+
+def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tiny, tmp_path):
+    assert page.locator("#start").is_disabled()
+    page.set_input_files("#file", clip)
+    page.select_option("#adapter", "cs")
+    page.click("#start")
+    shows(page, "Done.")
+    api = client(served[0]).audio.transcriptions
+    for panel, model in (("untouched", tiny.name), ("adapted", "cs")):
+        text = " ".join(page.locator(f"#{panel} .said").text_content().split())
+        assert text == " ".join(api.create(file=clip, model=model, language="cs").text.split())
+        assert page.locator(f"#{panel} .said").locator("mark, ins, del").count()
+    assert not page.locator("#untouched ins, #adapted del").count()
+    with page.expect_download() as download:
+        page.click("#adapted [data-format=srt]")
+    download.value.save_as(tmp_path / "adapted.srt")
+    expected = api.create(file=clip, model="cs", response_format="srt")
+    assert (tmp_path / "adapted.srt").read_text(encoding="utf-8") == expected
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_the_page_records_and_what_it_records_is_heard(page):
+    page.click("#record")
+    wait_for(lambda: re.fullmatch(r"[1-9]\d* s", page.locator("#clock").text_content()))
+    page.click("#record")
+    page.wait_for_selector("#player:not([hidden])")
+    assert re.fullmatch(r"Recorded [1-9][\d.]* s\.", page.locator("#status").text_content())
+    header = page.evaluate("audio.arrayBuffer().then((b) => [...new Uint8Array(b.slice(0, 44))])")
+    assert bytes(header[:4]) == b"RIFF"
+    assert int.from_bytes(bytes(header[24:28]), "little") == 16_000
+    loudest = page.evaluate("audio.arrayBuffer().then((b) => Math.max(...new Int16Array(b.slice(44))))")
+    assert loudest > 0.1 * 32768 * np.abs(speech(4.0)).max()
+    page.click("#start")
+    shows(page, "Done.")
+    assert page.locator("#adapted .said").text_content().strip()
+
+
+def test_the_page_says_what_went_wrong_and_can_be_stopped(page, served, tmp_path):
+    (tmp_path / "no.wav").write_bytes(b"no sound")
+    page.set_input_files("#file", tmp_path / "no.wav")
+    page.click("#start")
+    page.wait_for_selector("#status.bad")
+    assert "no audio that can be read" in page.locator("#status").text_content()
+    page.set_input_files("#file", write_wav(tmp_path / "long.wav", speech(80.0)))
+    with slowly(served[1]):
+        page.click("#start")
+        wait_for(lambda: served[1].line.working == 1)
+        page.click("#stop")
+        shows(page, "Stopped.")
+        wait_for(lambda: served[1].line.working == 0)
+
+
+def test_the_page_is_accessible(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page).response["violations"]
+    assert not [(violation["id"], violation["nodes"][0]["html"]) for violation in found]
