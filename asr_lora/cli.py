@@ -5,7 +5,6 @@ named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted
 """
 
 import functools
-import inspect
 import json
 import logging
 import os
@@ -14,19 +13,42 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from asr_lora import __version__
-from asr_lora.artifacts import ComparisonFolder, DatasetFolder, DiagnosisFolder, ReportFolder, SweepFolder
-from asr_lora.audio.splits import DEFAULT_SUBSETS, facts_table, subset_notices
-from asr_lora.config import Context, Precision, Task, load_config
+from asr_lora.config import Context, Precision, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_out_of_memory
-
-if TYPE_CHECKING:
-    from asr_lora.adaptation import Adaptation
-    from asr_lora.scoring.rerun import Rerun
+from asr_lora.options import (
+    Beams,
+    Epochs,
+    Json,
+    Language,
+    LanguageToken,
+    MaybeContext,
+    MaybeLanguage,
+    MaybeNormaliser,
+    MaybePrecision,
+    MaybeTask,
+    Model,
+    Out,
+    Sources,
+    Terms,
+    with_speech_options,
+)
+from asr_lora.printing import (
+    print_adaptation,
+    print_comparison,
+    print_dataset,
+    print_diagnosis,
+    print_json,
+    print_promotion,
+    print_report,
+    print_rerun,
+    print_sweep,
+)
+from asr_lora.stages import say
 
 OUT_OF_MEMORY = (
     "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
@@ -40,43 +62,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
-Language = Annotated[str, typer.Option(help="Name or code, such as Dutch or nl.")]
-MaybeLanguage = Annotated[str | None, typer.Option(help="Name or code; the model's own when not given.")]
-LanguageToken = Annotated[
-    str | None, typer.Option(help="Of a related language, for one that Whisper has no token for.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE",
-        help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
-        "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
-    ),
-]
-Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
-MaybeContext = Annotated[
-    Context | None, typer.Option(help="What the encoder sees; as the model was trained when not given.")
-]
-MaybePrecision = Annotated[
-    Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")
-]
-MaybeNormaliser = Annotated[
-    str | None, typer.Option(help="none, basic, whisper or leaderboard: of the scores that lead.")
-]
-Terms = Annotated[Path | None, typer.Option(help="File of names and terms, one a line, whose recall is wanted.")]
-Epochs = Annotated[
-    float | None, typer.Option(min=0.01, help="How often the speech is heard; chosen by its hours when not given.")
-]
-MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="Hub id, folder, run, adapter (RUN@0.7: at that strength), CTranslate2 folder, or pypi:whisper-base."
-    ),
-]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -110,79 +95,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _speech(
-    locale: Annotated[
-        str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
-    ] = None,
-    subsets: Annotated[
-        str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
-    ] = ",".join(DEFAULT_SUBSETS),
-    hours: Annotated[list[float] | None, typer.Option(help="One more length; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of subsets, and of splits that are made here.")] = 0,
-    speaker_cap: Annotated[float | None, typer.Option(help="Seconds that one speaker may fill of a subset.")] = None,
-    ids: Annotated[
-        list[Path] | None, typer.Option(help="Text file of ids, one a line, to be a subset; may be repeated.")
-    ] = None,
-    delta: Annotated[
-        list[Path] | None, typer.Option(help="Delta release to lay over the only SOURCE; may be repeated.")
-    ] = None,
-    splits_from: Annotated[
-        str, typer.Option("--from", help="release: its own splits; validated: all validated clips, split by speaker.")
-    ] = "release",
-    against: Annotated[
-        list[str] | None,
-        typer.Option(help="Dataset or SOURCE with which nothing should be shared; may be repeated."),
-    ] = None,
-    lower_case: Annotated[bool, typer.Option("--lower-case", help="Change the text to lower case.")] = False,
-    strip_punctuation: Annotated[
-        bool, typer.Option("--strip-punctuation", help="Take punctuation out of the text.")
-    ] = False,
-    nfc: Annotated[bool, typer.Option("--nfc", help="Bring the text to Unicode's normal form C.")] = False,
-    apostrophes: Annotated[bool, typer.Option("--apostrophes", help="Write every apostrophe as '.")] = False,
-    keep_marks: Annotated[
-        bool, typer.Option("--keep-marks", help="Keep marks such as [disfluency] of Spontaneous Speech.")
-    ] = False,
-    keep_shared_sentences: Annotated[
-        bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
-    ] = False,
-    text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RULE",
-            help="Leave out of train what this rule of `check` finds, such as too-fast; may be repeated. Dev and test "
-            "are never touched.",
-        ),
-    ] = None,
-) -> dict[str, Any]:
-    """What `prepare` is asked for beside sources, language and folder, by the names of its arguments."""
-    from asr_lora.audio.text import TextRules
-
-    return {
-        "locale": locale, "subsets": [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())],
-        "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
-        "splits_from": splits_from, "against": against or (),
-        "text": TextRules(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
-        "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
-    }  # fmt: skip
-
-
-def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options of `_speech`; it takes what that makes of them as `asked`."""
-    own, shared = inspect.signature(function).parameters, inspect.signature(_speech).parameters
-
-    @functools.wraps(function)
-    def whole(**given: Any) -> None:
-        asked = _speech(**{name: given.pop(name) for name in shared})
-        function(asked=asked, **given)
-
-    listed = {**own, **shared}
-    del listed["asked"]
-    keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed.values()]
-    vars(whole)["__signature__"] = inspect.Signature(keyword)
-    return whole
-
-
 @command
 @with_speech_options
 def prepare_command(
@@ -195,46 +107,11 @@ def prepare_command(
     folder = prepare(sources, language=language, out=out, **asked)
     body = folder.read()
     if notice := missing_token(body["language"]):
-        _say(f"warning: {notice}")
+        say(f"warning: {notice}")
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
-    _print_dataset(folder, body)
-
-
-def _print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
-    for notice in body["notes"]:
-        _say(f"note: {notice}")
-    print(facts_table(body))
-    for sentence in subset_notices(body):
-        _say(f"warning: {sentence}")
-    for reason, count in body["dropped"].items():
-        print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
-    pairs = [(pair, shared) for pair, shared in body["shared_between_splits"].items()]
-    for other, found in body["shared_with_others"].items():
-        pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
-    for pair, shared in pairs:
-        if shared["speakers"]:
-            _say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
-        if shared["sentences"] or shared["clips"]:
-            both = f"{shared['sentences']} sentences and {shared['clips']} recordings"
-            _say(f"warning: {pair} share {both} (listed in {folder.leaks})")
-    _warn_of_labels(folder)
-    print(folder.root)
-
-
-def _warn_of_labels(folder: DatasetFolder) -> None:
-    if not folder.diagnosis.complete:
-        _say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
-        return
-    from asr_lora.audio.checks import NO_LABEL
-
-    body = folder.diagnosis.read()
-    if body["suspicious"]:
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
-        share = f"{body['suspicious']:,} of {body['utterances']:,}"
-        see = f"see them with: asr-lora check {folder.root}"
-        _say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
+    print_dataset(folder, body)
 
 
 @command
@@ -251,7 +128,7 @@ def train_command(
     folder = train(settings, resume=resume)
     body = folder.read()
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     for reason, ids in body["train"]["left_out"].items():
         print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
@@ -295,7 +172,7 @@ def check_command(
             subject, model=model, language_token=language_token, precision=precision or Precision.AUTO,
             without=without or (), transcripts=transcripts is not False, audio=audio,
         )  # fmt: skip
-        _print_diagnosis(folder, as_json)
+        print_diagnosis(folder, as_json)
         return
     _refuse_options(of_dataset, f"{subject} is no dataset folder: leave out", "which belongs to one")
     settings = load_config(subject, overrides)
@@ -303,13 +180,13 @@ def check_command(
 
     forecast = check(settings, probe=probe is not False, price_per_hour=price_per_hour)
     if as_json:
-        _print_json(forecast.to_dict())
+        print_json(forecast.to_dict())
     else:
         from asr_lora.training.forecast import table
 
         print(table(forecast))
     for sentence in forecast.warnings:
-        _say(f"warning: {sentence}")
+        say(f"warning: {sentence}")
 
 
 def _refuse_options(given: dict[str, Any], before: str, after: str) -> None:
@@ -346,7 +223,7 @@ def evaluate_command(
             model, dataset, out=out, language=language, language_token=language_token, task=task, precision=precision,
             beams=beams,
         )  # fmt: skip
-        _print_sweep(swept, as_json)
+        print_sweep(swept, as_json)
         return
     from asr_lora.scoring.evaluate import evaluate
 
@@ -354,7 +231,7 @@ def evaluate_command(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
         task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", terms=terms,
     )  # fmt: skip
-    _print_report(folder, as_json)
+    print_report(folder, as_json)
 
 
 def _refuse_in_sweep(
@@ -385,9 +262,9 @@ def promote_command(
     try:
         folder = promote(run, over=over, guards=guards or (), tolerance=tolerance, force=force)
     except Refused as error:
-        _print_promotion(error.facts, as_json)
+        print_promotion(error.facts, as_json)
         raise
-    _print_promotion(folder.read(), as_json)
+    print_promotion(folder.read(), as_json)
     if not as_json:
         print(folder.read()["verdict"])
         print(folder.manifest)
@@ -429,7 +306,10 @@ def compare_command(
     if again is not None:
         if any((reports, out, normaliser, terms, guards, price_per_hour is not None, audio, analysis)):
             raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
-        _print_rerun(again, rerun(again), as_json)
+        found = rerun(again)
+        print_rerun(again, found, as_json)
+        if found.differences:
+            _fail(f"{again} does not agree with its hypotheses in {len(found.differences)} places", 3)
         return
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
@@ -437,18 +317,7 @@ def compare_command(
         reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or (),
         price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
-    _print_comparison(folder, as_json)
-
-
-def _print_rerun(folder: Path, found: "Rerun", as_json: bool) -> None:
-    if as_json:
-        _print_json({"numbers": found.numbers, "differences": found.differences, "notes": found.notes})
-    for sentence in (*(f"note: {note}" for note in found.notes), *found.differences):
-        _say(sentence)
-    if found.differences:
-        _fail(f"{folder} does not agree with its hypotheses in {len(found.differences)} places", 3)
-    if not as_json:
-        print(f"{folder}: {found.numbers:,} values were made again from the hypotheses, and all agree")
+    print_comparison(folder, as_json)
 
 
 @command
@@ -462,7 +331,7 @@ def analyze_command(
 
     folder = analyze(runs, out=out)
     if as_json:
-        _print_json(folder.read())
+        print_json(folder.read())
         return
     print(folder.markdown.read_text(encoding="utf-8"))
     print(folder.page)
@@ -494,7 +363,7 @@ def sweep_command(
             print(error.table)
         raise
     if as_json:
-        _print_json(folder.read())
+        print_json(folder.read())
         return
     print(folder.markdown(split).read_text(encoding="utf-8"))
     print(f"dev chooses {folder.read()['chosen_by_dev']}")
@@ -567,7 +436,7 @@ def transcribe_command(
     ):  # fmt: skip
         if transcript.error:
             failed += 1
-            _say(f"error: {transcript.error}")
+            say(f"error: {transcript.error}")
         elif transcript.written:
             print(*transcript.written, sep="\n", flush=True)
     if failed:
@@ -663,7 +532,7 @@ def export_command(
         raise
     body = folder.read()
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     print(parity_table(body))
     for file in body["files"]:
@@ -695,9 +564,9 @@ def push_command(
         data_licence=data_licence,
     )  # fmt: skip
     if not done.measured:
-        _say("warning: the card states no WER on held-out data: add --report FOLDER, made by asr-lora evaluate")
+        say("warning: the card states no WER on held-out data: add --report FOLDER, made by asr-lora evaluate")
     if as_json:
-        _print_json({"place": done.place, "files": done.files})
+        print_json({"place": done.place, "files": done.files})
         return
     print(*done.files, done.place, sep="\n")
 
@@ -728,7 +597,7 @@ def adapt_command(
         sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
         epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
-    _print_adaptation(done, as_json)
+    print_adaptation(done, as_json)
 
 
 @command
@@ -746,111 +615,11 @@ def demo_command(
     from asr_lora.adaptation import adapt
 
     done = adapt(source, language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"])
-    _print_adaptation(done, as_json)
-
-
-def _print_adaptation(done: "Adaptation", as_json: bool) -> None:
-    if as_json:
-        _print_json(done.folder.read())
-        return
-    print(done.table)
-    print(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
-    print(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
-    print(f"page:      {ComparisonFolder(done.folder.comparison).page}")
-    print(f"adapter:   {done.folder.run('lora')}")
-    print(f"configs:   {done.folder.config('lora').parent}")
-    print(f"commands:  {done.folder.manifest}")
-
-
-def _print_report(folder: ReportFolder, as_json: bool) -> None:
-    body = folder.read()
-    if as_json:
-        _print_json(body)
-        return
-    scores, data = body["scores"], body["dataset"]
-    lead, other = ("cer", "wer") if scores["lead"] == "cer" else ("wer", "cer")
-    low, high = (100 * value for value in scores[f"{lead}_interval"])
-    print(
-        f"{body['system']['name']}: {lead.upper()} {100 * scores[lead]:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"{other.upper()} {100 * scores[other]:.1f} % after {body['normaliser']}; "
-        f"as written {100 * scores[f'raw_{lead}']:.1f} and {100 * scores[f'raw_{other}']:.1f} %; "
-        f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
-    )
-    if terms := body["analysis"].get("terms"):
-        print(f"terms: {terms['found']} of {terms['spoken']} spoken ones are heard, {terms['heard']} in all")
-    print(folder.root)
-
-
-def _print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
-    body = folder.read()
-    if as_json:
-        _print_json(body)
-        return
-    if body["counts"]:
-        width = max(map(len, body["counts"]))
-        print(f"{'rule':{width}} utterances  for example")
-        for rule, count in body["counts"].items():
-            example = body["examples"][rule]
-            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
-    if body["suspicious"]:
-        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
-        _say(f"warning: {share} are suspicious; nothing was left out for it")
-    else:
-        print(f"nothing suspicious in {body['utterances']:,} utterances")
-    if body["leaked"]:
-        _say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
-    for path in (folder.findings, folder.page):
-        print(path)
-
-
-def _print_sweep(folder: SweepFolder, as_json: bool) -> None:
-    body = folder.read()
-    if as_json:
-        _print_json(body)
-        return
-    print("strength   WER %  95 % interval   CER %")
-    for row in body["strengths"]:
-        low, high = (100 * value for value in row["wer_interval"])
-        print(f"{row['strength']:8.2f} {100 * row['wer']:7.1f} {low:6.1f} to {high:5.1f} {100 * row['cer']:7.1f}")
-    print(body["verdict"])
-    print(body["chosen"])
-
-
-def _print_promotion(body: dict[str, Any], as_json: bool) -> None:
-    """Print what was measured, whether the run passed or not."""
-    if as_json:
-        _print_json(body)
-        return
-    width = max(len(row["dataset"]) for row in body["trials"])
-    print(f"{'dataset':{width}}       before %  after %  {'difference, 95 %':25} verdict")
-    for row in body["trials"]:
-        before, after = (100 * row[side]["wer"] for side in ("before", "after"))
-        change, low, high = (100 * row["difference"][key] for key in ("value", "low", "high"))
-        interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
-        kind, outcome = "guard" if row["guard"] else "dev", "passes" if row["passed"] else "refused"
-        print(
-            f"{row['dataset']:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row['verdict']}: {outcome}"
-        )
-
-
-def _print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
-    if as_json:
-        _print_json(folder.read())
-        return
-    print(folder.markdown.read_text(encoding="utf-8"))
-    print(folder.page)
-
-
-def _print_json(body: dict[str, Any]) -> None:
-    print(json.dumps(body, ensure_ascii=False, indent=2))
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print_adaptation(done, as_json)
 
 
 def _fail(message: str, code: int) -> None:
-    _say(f"error: {message}" if code != 130 else message)
+    say(f"error: {message}" if code != 130 else message)
     raise typer.Exit(code)
 
 

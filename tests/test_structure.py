@@ -25,7 +25,14 @@ JOBS = {
     "asr_lora.transcription.transcribe",
     "asr_lora.serving.serve",
 }
-ORCHESTRATORS = {"asr_lora.adaptation", "asr_lora.promotion", "asr_lora.publishing", "asr_lora.sweep", "asr_lora.cli"}
+ORCHESTRATORS = {
+    "asr_lora.adaptation",
+    "asr_lora.promotion",
+    "asr_lora.publishing",
+    "asr_lora.sweep",
+    "asr_lora.printing",
+    "asr_lora.cli",
+}
 PURE = {
     "asr_lora.config",
     "asr_lora.artifacts",
@@ -110,7 +117,7 @@ DOORS = {
     "gguf": {"asr_lora.exporting.ggml"},
     "librosa": {"asr_lora.transcription.longform"},
     "matplotlib": {"asr_lora.scoring.charts"},
-    "typer": {"asr_lora.cli"},
+    "typer": {"asr_lora.cli", "asr_lora.options"},
     "fastapi": {"asr_lora.serving.app", "asr_lora.serving.uploads"},
     "starlette": {"asr_lora.serving.app", "asr_lora.serving.uploads", "asr_lora.serving.wishes"},
     "python_multipart": {"asr_lora.serving.uploads"},
