@@ -116,7 +116,7 @@ def open_system(
             source, told.language, language_token=told.token, task=task, dtype=dtype, device=device
         )  # fmt: skip
     whisper = replace(whisper, context=context, source=place.name)
-    return System(whisper, place.base, place.weights, _training(place), place.strength)
+    return System(whisper, place.base, place.weights, training_of(place), place.strength)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,8 @@ def _from_run(run: RunFolder, name: str) -> Place:
     return Place(name, body, weights, body["model"]["name"])
 
 
-def _training(place: Place) -> Training | None:
+def training_of(place: Place) -> Training | None:
+    """What is recorded of the training of a place's weights; None where there was none, or elsewhere."""
     run, weights = place.run, place.weights
     if run is None or weights is None:
         return None

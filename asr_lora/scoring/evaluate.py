@@ -12,7 +12,7 @@ from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_js
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
-from asr_lora.model.system import System, language_to_tell, locate, open_system, system_digest
+from asr_lora.model.system import System, language_to_tell, locate, open_system, system_digest, training_of
 from asr_lora.processes import Team, join_team
 from asr_lora.scoring.normalize import Normaliser, find_normaliser
 from asr_lora.scoring.report import PERSON, SCORING, read_rows, report_facts
@@ -82,7 +82,9 @@ def evaluate(
     )
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        _score_again(folder, data, name or model, how, wanted)
+        training = training_of(place)
+        said = {"name": name or model, "training": asdict(training) if training else None}
+        _score_again(folder, data, said, how, wanted)
         return folder
     team = join_team()
     if team.main:
@@ -142,24 +144,24 @@ def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
 
 
 def _score_again(
-    folder: ReportFolder, data: Split, name: str, normaliser: Normaliser, terms: list[Term] | None
+    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Term] | None
 ) -> None:
-    """Bring a report's name and scores to what is asked; its hypotheses stay as they were transcribed."""
+    """Bring what a report says of its system, and its scores, to what is asked; its hypotheses stay as they are."""
     body = folder.read()
+    body = {**body, "transcribed_with": body.get("transcribed_with", body["made_with"])}
+    system = body["system"] | said
     before = {key: body.get(key) for key in ("normaliser", "scoring")}
     listed = [row["term"] for row in body.get("analysis", {}).get("terms", {}).get("each", ())]
     same = before == {"normaliser": normaliser.label, "scoring": SCORING}
     if same and listed == [term.written for term in terms or ()]:
-        if body["system"]["name"] != name:
-            body["system"]["name"] = name
-            folder.write(body)
+        if body["system"] != system:
+            folder.write({**body, "system": system})
         return
     found = {row["id"]: row["hypothesis"] for row in read_rows(folder)}
     hypotheses = [found[clip] for clip in data.ids]
     rows, facts = report_facts(_rows(data, hypotheses), body["decoding"]["language"], normaliser, terms)
-    body["system"]["name"] = name
     write_jsonl(folder.hypotheses, rows)
-    folder.write({**body, **facts, "transcribed_with": body.get("transcribed_with", body["made_with"])})
+    folder.write({**body, "system": system, **facts})
 
 
 def _check_free(folder: ReportFolder, model: str, split: str) -> None:
