@@ -52,7 +52,7 @@ MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
 ROWS_AT_ONCE = 32  # of a part in memory
 GROUP_ROWS = 128  # in a row group of a split, or fewer: 12 KB about each group are kept until its file ends
-GROUP_BYTES = 16_000_000
+GROUP_BYTES = 8_000_000
 PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
 WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
 
