@@ -490,6 +490,9 @@ def transcribe_command(
     fallback: Annotated[
         bool, typer.Option("--fallback/--no-fallback", help="Try doubtful windows again at higher temperatures.")
     ] = True,
+    terms: Annotated[
+        Path | None, typer.Option(help="File of names and terms, one a line, that are made likelier.")
+    ] = None,
     line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
     lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
     keep_existing: Annotated[
@@ -502,15 +505,13 @@ def transcribe_command(
 
     formats = formats or ["txt"]
     if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError(
-            f"{'several formats' if len(formats) > 1 else '--keep-existing'} need a folder: add --out FOLDER"
-        )
+        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
-        beams=beams, vad=vad, timestamps=timestamps, words=words,
-        sequential=sequential, fallback=fallback, rules=Rules(line_length, lines), keep_existing=keep_existing,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
+        rules=Rules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:

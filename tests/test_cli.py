@@ -70,7 +70,20 @@ def unfinished(tmp_path):
         (["compare", "{tmp}/a", "{tmp}/b", "--out", "{tmp}/o"], 3, "no report at"),
         (["transcribe", "{base}", "{tmp}/x.wav", "--format", "mp4", "--language", "it"], 2, "mp4 is not one of"),
         (["transcribe", "{base}", "{tmp}/x.wav"], 2, "does not say its language"),
-        (["transcribe", "{base}", "{tmp}/x.wav", "--format", "srt", "--format", "txt"], 2, "add --out FOLDER"),
+        (
+            ["transcribe", "{base}", "{tmp}/x.wav", "--adapter", "cs"],
+            2,
+            "--adapter cs: give a NAME of its own and a run",
+        ),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--adapter", "cs={base}"], 2, "this is no adapter; name it as MODEL"),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--route", "cs"], 2, "--route chooses among adapters"),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--line-length", "3"], 2, "--line-length must be 8 or more"),
+        (["transcribe", "{base}", "{tmp}/x.wav", "--keep-existing"], 2, "need a folder: add --out FOLDER"),
+        (
+            ["transcribe", "{base}", "{tmp}/x.wav", "--format", "srt", "--format", "txt"],
+            2,
+            "need a folder: add --out FOLDER",
+        ),
         (
             ["adapt", "{demo}", "--language", "it", "--out", "{tmp}/o", "--baselines", "all"],
             2,

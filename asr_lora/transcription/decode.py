@@ -163,10 +163,8 @@ def search(
             attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
             decoder_input_ids=prompts,
             decoder_attention_mask=torch.ones_like(prompts),
-            generation_config=_generation(whisper, beams, max_new_tokens, temperature),
+            generation_config=_generation(whisper, beams, max_new_tokens, temperature, confidence and beams > 1),
             logits_processor=LogitsProcessorList(given),
-            return_dict_in_generate=True,
-            output_scores=confidence and beams > 1,
         )
         if confidence:
             means = ears.means(found.sequences) if ears else found.sequences_scores.tolist()
@@ -203,14 +201,17 @@ def default_batch_seconds(whisper: Whisper) -> float:
     return 120.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (16.0 if whisper.device.type == "cuda" else 1.0)
 
 
-def _generation(whisper: Whisper, beams: int, max_new_tokens: int, temperature: float) -> GenerationConfig:
+def _generation(
+    whisper: Whisper, beams: int, max_new_tokens: int, temperature: float, scores: bool
+) -> GenerationConfig:
     settings = whisper.core.generation_config
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=beams,
         do_sample=temperature > 0,
-        temperature=temperature or 1.0,
-        top_k=0,
+        **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
+        return_dict_in_generate=True,
+        output_scores=scores,
         # What is not said here comes from the model's own settings, which a fine-tune on the hub may have changed.
         length_penalty=1.0,
         repetition_penalty=1.0,

@@ -10,7 +10,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.model.adapters import speaking
+from asr_lora.model.adapters import BASE, speaking
 from asr_lora.model.system import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper, evaluating
 from asr_lora.transcription.decode import (
@@ -188,7 +188,8 @@ def _segment(
             words.append(Word(float(times[place]), float(times[place + count]), word))
             place += count
     zero, voice = said.window.start, said.voice
+    adapter = None if voice.adapter == BASE else voice.adapter
     yield Segment(
         zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=voice.language,
-        adapter=voice.adapter, log_probability=heard.log_probability, no_speech=heard.no_speech,
+        adapter=adapter, log_probability=heard.log_probability, no_speech=heard.no_speech,
     )  # fmt: skip

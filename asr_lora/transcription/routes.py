@@ -28,7 +28,7 @@ class Routes:
     context: Context = Context.FULL  # of a language that no voice speaks
 
     def check(self, entries: Sequence[Input]) -> None:
-        """Refuse what cannot be routed, before anything is loaded.
+        """Refuse what cannot be routed, before anything is transcribed.
 
         Raises:
             ConfigError: no such route, or a file in no folder of a route's name.

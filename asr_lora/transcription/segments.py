@@ -21,6 +21,6 @@ class Segment:
     text: str
     words: tuple[Word, ...] = ()  # empty: nobody asked for them
     language: str | None = None  # code of what it was taken for; None: English-only
-    adapter: str | None = None  # name of the route that heard it
+    adapter: str | None = None  # name of the one among several that heard it; None: the base, or the only one
     log_probability: float | None = None  # mean over the tokens of its window
     no_speech: float | None = None  # chance that nobody speaks in its window

@@ -12,7 +12,7 @@ import numpy as np
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.model.system import Voice
-from asr_lora.model.whisper import Whisper
+from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.fallback import Hypothesis
 from asr_lora.transcription.listen import Options, Said, encode_windows, hear_windows, segments_of
 from asr_lora.transcription.longform import Samples, Window
@@ -54,10 +54,10 @@ def transcribe_in_sequence(
             said = [Said(window, voice)]
             states = encode_windows(whisper, said)
             (heard,) = hear_windows(whisper, states, [voice], replace(options, timestamps=True, previous=before))
-            heard, after = _until_cut(whisper, heard, window, last=not more and window.end * SAMPLE_RATE >= samples.end)
+            heard, after = _until_cut(whisper, heard, window, last=not more and len(samples.kept) <= full)
             (segments,) = segments_of(whisper, states, said, [heard], words=options.words)
             text = tuple(token for token in heard.tokens if token < whisper.end_token)
-            before = before + text if heard.temperature <= FORGETS else tuple(options.previous)
+            before = (*before, *text)[-MAX_TARGET_TOKENS:] if heard.temperature <= FORGETS else tuple(options.previous)
         samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))
         yield samples.start / SAMPLE_RATE, segments
 

@@ -101,15 +101,15 @@ def _spread(segment: Segment) -> list[Word]:
 
 
 def _parts(text: str, most: int) -> list[str]:
-    """Cut a text without blanks, such as an address or a sentence in Chinese, into parts no wider than a line.
+    """Cut a text without blanks where a line may end: an address when it is wider than one, Chinese before any sign.
 
-    Scripts that part no words are cut at any sign, so that lines fill up; marks stay with what they stand on.
+    Punctuation stays with what it follows, and marks with what they stand on.
     """
     parts, part, taken = [], "", 0
-    narrow = width(text) <= most
     for sign in text:
         wide = width(sign)
-        if part and wide and (taken + wide > most if not narrow else unicodedata.east_asian_width(part[-1]) in "WF"):
+        free = part and unicodedata.east_asian_width(part[-1]) in "WF" and sign.isalnum()
+        if part and wide and (free or taken + wide > most):
             parts.append(part)
             part, taken = "", 0
         part, taken = part + sign, taken + wide

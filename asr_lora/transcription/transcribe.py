@@ -1,33 +1,22 @@
 """The job: files of any length -> text, subtitles or JSON."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from asr_lora.artifacts import write_text
-from asr_lora.audio.decode import SAMPLE_RATE
-from asr_lora.audio.media import media_blocks, media_seconds
+from asr_lora.audio.media import media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import open_system, open_voices, voice_of
-from asr_lora.model.whisper import Whisper
-from asr_lora.transcription.fallback import TEMPERATURES
-from asr_lora.transcription.inputs import Input, find_inputs, opened
-from asr_lora.transcription.listen import Options, Said, listen
-from asr_lora.transcription.longform import speech_windows, windows
-from asr_lora.transcription.routes import LANGUAGE, Routes
+from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.segments import Segment
-from asr_lora.transcription.sequential import transcribe_in_sequence
 from asr_lora.transcription.subtitles import Rules
+from asr_lora.transcription.transcriber import Heard, open_transcriber
 from asr_lora.transcription.writers import FORMATS, TIMED
-
-AUTO = "auto"  # for a language: what Whisper hears
 
 
 @dataclass(frozen=True)
@@ -60,14 +49,15 @@ def transcribe(
     words: bool | None = None,
     sequential: bool = False,
     fallback: bool = True,
+    terms: Path | None = None,
     rules: Rules = Rules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
     echo: Callable[[str], None] | None = None,
 ) -> Iterator[Transcript]:
     """Transcribe audio files, and those in folders, one after another, each as its transcript is asked for.
 
-    A file that cannot be read comes back with its `error`; the others are transcribed all the same. Each output is
-    written whole or not at all.
+    A file that cannot be read comes back with its `error`, and what was heard before it; the others are transcribed all
+    the same. Each output is written whole or not at all.
 
     Args:
         inputs: files, folders, patterns, or "-" for standard input.
@@ -82,6 +72,7 @@ def transcribe(
         words: whether the times of words are found; for subtitles alone when not given.
         sequential: Whisper's own way through a file, without `vad`: 30 s at a time, each told what came before.
         fallback: whether doubtful windows are tried again at higher temperatures.
+        terms: file of names and terms, one a line, that are made likelier.
         rules: of subtitles.
         keep_existing: whether files whose outputs are all there are left as they are.
         echo: is given the first format piece by piece, as it is ready.
@@ -93,33 +84,22 @@ def transcribe(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
-    if adapters and (language or language_token):
-        raise ConfigError("each adapter knows its language: leave out --language and --language-token")
-    if route and not adapters:
-        raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
-    if adapters:
-        whisper, voices = open_voices(model, adapters, task=task, context=context, precision=precision)
-        only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
-        routes = Routes(voices, route or only, context or Context.FULL)
-    else:
-        auto = language == AUTO
-        whisper = open_system(
-            model, language="en" if auto else language, language_token=language_token, task=task, context=context,
-            precision=precision,
-        ).whisper  # fmt: skip
-        routes = Routes({} if auto else {model: voice_of(whisper)}, LANGUAGE if auto else model, whisper.context)
-    routes.check(found)
-    if words is None:
-        words = bool(TIMED & set(formats) and getattr(whisper.core.generation_config, "alignment_heads", None))
-    options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1])
     made = _Outputs(formats, out, rules, echo)
-    fresh = [entry for entry in found if not (keep_existing and made.there(entry))]
-    kept = (Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry not in fresh)
-    heard = (_in_sequence if sequential else partial(_in_windows, vad=vad))(whisper, routes, fresh, options)
-    return _each(made, fresh, kept, heard)
+    done = {entry for entry in found if keep_existing and made.there(entry)}
+    fresh = [entry for entry in found if entry not in done]
+    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry in done]
+    if not fresh:
+        return iter(kept)
+    transcriber = open_transcriber(
+        model, language=language, language_token=language_token, task=task, context=context, precision=precision,
+        adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
+        subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
+    )  # fmt: skip
+    transcriber.routes.check(fresh)
+    return _each(made, fresh, kept, transcriber.heard(fresh))
 
 
 @dataclass(frozen=True)
@@ -153,18 +133,8 @@ class _Outputs:
                     self.echo(piece)
 
 
-@dataclass(frozen=True)
-class _Heard:
-    """What is new of a file."""
-
-    number: int  # of the file
-    done: float  # seconds of it
-    segments: Sequence[Segment] = ()
-    error: AudioError | None = None
-
-
 def _each(
-    made: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], heard: Iterable[_Heard]
+    made: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], heard: Iterable[Heard]
 ) -> Iterator[Transcript]:
     yield from kept
     seconds = [None if entry.stdin else media_seconds(entry.file) for entry in entries]
@@ -172,10 +142,10 @@ def _each(
     total = sum(known) if len(known) == len(seconds) else None
     with tqdm(total=total and round(total), desc="transcribe", unit=" s", disable=None) as bar:
         for number, news in groupby(heard, key=lambda piece: piece.number):
-            file = _File(before=bar.n)
+            file = _File(before=round(bar.n))
             made.say(file.segments(news, bar))
             if file.error:
-                yield Transcript(entries[number].file, error=str(file.error))
+                yield Transcript(entries[number].file, tuple(file.kept), error=str(file.error))
             else:
                 written = made.write(entries[number], file.kept)
                 yield Transcript(entries[number].file, tuple(file.kept), written)
@@ -189,68 +159,9 @@ class _File:
     kept: list[Segment] = field(default_factory=list)
     error: AudioError | None = None
 
-    def segments(self, news: Iterable[_Heard], bar: Any) -> Iterator[Segment]:
+    def segments(self, news: Iterable[Heard], bar: Any) -> Iterator[Segment]:
         for piece in news:
             bar.update(self.before + round(piece.done) - bar.n)
             self.kept += piece.segments
             self.error = piece.error
             yield from piece.segments
-
-
-def _in_windows(
-    whisper: Whisper, routes: Routes, entries: Sequence[Input], options: Options, *, vad: bool
-) -> Iterator[_Heard]:
-    """Transcribe the windows of all files, so that short files share batches."""
-    for news, segments in listen(whisper, _windows(whisper, routes, entries, vad=vad), options):
-        yield replace(news, segments=segments)
-
-
-def _windows(
-    whisper: Whisper, routes: Routes, entries: Sequence[Input], *, vad: bool
-) -> Iterator[tuple[_Heard, Said | None]]:
-    for number, entry in enumerate(entries):
-        try:
-            with opened(entry) as file:
-                blocks, voice = _Counted(entry, media_blocks(file)), None
-                for window in (speech_windows if vad else windows)(blocks):
-                    voice = voice or routes.choose(whisper, entry, window)
-                    yield _Heard(number, window.end), Said(window, voice)
-                end = _Heard(number, blocks.seconds)
-        except AudioError as error:
-            end = _Heard(number, 0.0, error=error)
-        yield end, None
-
-
-def _in_sequence(whisper: Whisper, routes: Routes, entries: Sequence[Input], options: Options) -> Iterator[_Heard]:
-    for number, entry in enumerate(entries):
-        end = _Heard(number, 0.0)
-        try:
-            with opened(entry) as file:
-                blocks = _Counted(entry, media_blocks(file))
-                choose = partial(routes.choose, whisper, entry)
-                for done, segments in transcribe_in_sequence(whisper, blocks, options, choose):
-                    end = _Heard(number, done)
-                    yield replace(end, segments=segments)
-        except AudioError as error:
-            end = _Heard(number, 0.0, error=error)
-        yield end
-
-
-class _Counted:
-    """Blocks of a file, and how many seconds there were.
-
-    Raises:
-        AudioError: there were none.
-    """
-
-    def __init__(self, entry: Input, blocks: Iterable[np.ndarray]) -> None:
-        self.entry = entry
-        self.blocks = blocks
-        self.seconds = 0.0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self.blocks:
-            self.seconds += len(block) / SAMPLE_RATE
-            yield block
-        if not self.seconds:
-            raise AudioError("no audio", f"{self.entry.file} decodes to no samples")

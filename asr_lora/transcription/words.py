@@ -40,11 +40,11 @@ def token_times(
     Raises:
         ConfigError: the model's settings name no alignment heads.
     """
-    heads = getattr(whisper.core.generation_config, "alignment_heads", None)
+    heads = alignment_heads(whisper)
     if not heads:
         raise ConfigError(
-            f"{whisper.source} has no alignment_heads in its generation_config.json, so it cannot tell when words are "
-            "said: copy the line from its base model's, or use --no-words"
+            f"{whisper.source} has no alignment_heads of its own in generation_config.json, so it cannot tell when "
+            "words are said: copy the line from its base model's, or use --no-words"
         )
     longest = max(map(len, tokens), default=0)
     given = torch.full((len(tokens), longest), whisper.end_token, device=states.device)
@@ -64,6 +64,13 @@ def token_times(
         matrix = _smooth(found[row, :, first : first + len(written) + 1, :frames].softmax(-1))
         times.append(path_times(matrix.cpu().double().numpy()))
     return times
+
+
+def alignment_heads(whisper: Whisper) -> list[tuple[int, int]]:
+    """Layer and number of the heads that look where words are said, as the model's settings name them; perhaps none."""
+    named = getattr(whisper.core.generation_config, "alignment_heads", None) or []
+    fits = all(layer < whisper.core.config.decoder_layers for layer, _ in named)
+    return [(layer, head) for layer, head in named] if fits else []
 
 
 @contextmanager

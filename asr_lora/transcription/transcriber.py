@@ -1,0 +1,169 @@
+"""A loaded model and how it transcribes: opened once, given any number of files."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from asr_lora.audio.decode import SAMPLE_RATE
+from asr_lora.audio.media import media_blocks
+from asr_lora.config import Context, Precision, Task
+from asr_lora.errors import AudioError, ConfigError
+from asr_lora.model.system import open_system, open_voices, voice_of
+from asr_lora.model.whisper import Whisper
+from asr_lora.transcription.bias import term_bias
+from asr_lora.transcription.fallback import TEMPERATURES
+from asr_lora.transcription.inputs import Input, opened
+from asr_lora.transcription.listen import Options, Said, listen
+from asr_lora.transcription.longform import speech_windows, windows
+from asr_lora.transcription.routes import LANGUAGE, Routes
+from asr_lora.transcription.segments import Segment
+from asr_lora.transcription.sequential import transcribe_in_sequence
+from asr_lora.transcription.words import alignment_heads
+
+AUTO = "auto"  # for a language: what Whisper hears
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is new of a file."""
+
+    number: int  # of the file
+    done: float  # seconds of it
+    segments: Sequence[Segment] = ()
+    error: AudioError | None = None
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """What `transcribe`, or a server, holds while files come and go."""
+
+    whisper: Whisper
+    routes: Routes
+    options: Options
+    vad: bool = True
+    sequential: bool = False
+
+    def segments(self, file: Path, *, route: str | None = None) -> Iterator[Segment]:
+        """Transcribe one file of any length, its segments as they are ready.
+
+        Args:
+            route: name of the voice that transcribes it; as the routes say when not given.
+
+        Raises:
+            AudioError: the file cannot be decoded.
+        """
+        for news in self.heard([Input(file, Path(file.stem), route)]):
+            if news.error:
+                raise news.error
+            yield from news.segments
+
+    def heard(self, entries: Sequence[Input]) -> Iterator[Heard]:
+        """Transcribe files in their order, those that are short together; the last news of each has all of its seconds.
+
+        A file that cannot be decoded is an error among the news, and the others go on.
+        """
+        if self.sequential:
+            yield from self._in_sequence(entries)
+            return
+        for news, segments in listen(self.whisper, self._windows(entries), self.options):
+            yield replace(news, segments=segments)
+
+    def _windows(self, entries: Sequence[Input]) -> Iterator[tuple[Heard, Said | None]]:
+        for number, entry in enumerate(entries):
+            try:
+                with opened(entry) as file:
+                    blocks, voice = _Counted(entry, media_blocks(file)), None
+                    for window in (speech_windows if self.vad else windows)(blocks):
+                        voice = voice or self.routes.choose(self.whisper, entry, window)
+                        yield Heard(number, window.end), Said(window, voice)
+                    end = Heard(number, blocks.seconds)
+            except AudioError as error:
+                end = Heard(number, 0.0, error=error)
+            yield end, None
+
+    def _in_sequence(self, entries: Sequence[Input]) -> Iterator[Heard]:
+        for number, entry in enumerate(entries):
+            end = Heard(number, 0.0)
+            try:
+                with opened(entry) as file:
+                    blocks = _Counted(entry, media_blocks(file))
+                    choose = partial(self.routes.choose, self.whisper, entry)
+                    for done, segments in transcribe_in_sequence(self.whisper, blocks, self.options, choose):
+                        end = Heard(number, done)
+                        yield replace(end, segments=segments)
+            except AudioError as error:
+                end = Heard(number, 0.0, error=error)
+            yield end
+
+
+def open_transcriber(
+    model: str,
+    *,
+    language: str | None = None,
+    language_token: str | None = None,
+    task: Task | None = None,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+    adapters: Mapping[str, str] | None = None,
+    route: str | None = None,
+    beams: int = 1,
+    vad: bool = True,
+    timestamps: bool = True,
+    words: bool | None = None,
+    subtitles: bool = False,
+    sequential: bool = False,
+    fallback: bool = True,
+    terms: Path | None = None,
+) -> Transcriber:
+    """Load what transcribes; see `asr_lora.transcription.transcribe` for the arguments.
+
+    Args:
+        subtitles: whether the times of words are wanted where nobody said, and the model can tell them.
+
+    Raises:
+        ConfigError: settings that contradict each other, or an unknown language.
+        DataError: the model cannot be used, or the terms cannot be read.
+    """
+    if adapters and (language or language_token):
+        raise ConfigError("each adapter knows its language: leave out --language and --language-token")
+    if route and not adapters:
+        raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
+    if adapters:
+        whisper, voices = open_voices(model, adapters, task=task, context=context, precision=precision)
+        only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
+        routes = Routes(voices, route or only, context or Context.FULL)
+    else:
+        auto = language == AUTO
+        whisper = open_system(
+            model, language="en" if auto else language, language_token=language_token, task=task, context=context,
+            precision=precision,
+        ).whisper  # fmt: skip
+        routes = Routes({} if auto else {model: voice_of(whisper)}, LANGUAGE if auto else model, whisper.context)
+    if words is None:
+        words = subtitles and bool(alignment_heads(whisper))
+    biases = [term_bias(whisper, terms)] if terms else []
+    options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
+    return Transcriber(whisper, routes, options, vad, sequential)
+
+
+class _Counted:
+    """Blocks of a file, and how many seconds there were.
+
+    Raises:
+        AudioError: there were none.
+    """
+
+    def __init__(self, entry: Input, blocks: Iterable[np.ndarray]) -> None:
+        self.entry = entry
+        self.blocks = blocks
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks:
+            self.seconds += len(block) / SAMPLE_RATE
+            yield block
+        if not self.seconds:
+            raise AudioError("no audio", f"{self.entry.file} decodes to no samples")

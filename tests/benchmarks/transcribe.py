@@ -1,0 +1,256 @@
+"""What `transcribe` makes of no speech, what hours of speech take, what switching adapters costs, what terms buy.
+
+    python tests/benchmarks/transcribe.py nothing MODEL --language cs
+    python tests/benchmarks/transcribe.py windows --hours 1 10
+    python tests/benchmarks/transcribe.py long MODEL --language cs --hours 1 2
+    python tests/benchmarks/transcribe.py adapters BASE cs=RUN it=RUN
+    python tests/benchmarks/transcribe.py terms RUN DATASET --split dev --begin 0 --proceed 0 3
+
+Speech is data/demo, over and over. Memory is what a fresh process takes at its peak, in MB. Adapters are timed in CPU
+time, which another process on the machine does not change.
+"""
+
+import argparse
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from asr_lora.audio.dataset import read_split
+from asr_lora.audio.decode import SAMPLE_RATE, decode
+from asr_lora.audio.features import context_frames, context_seconds
+from asr_lora.config import Context
+from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.system import open_system, open_voices, voice_of
+from asr_lora.model.whisper import Whisper, evaluating
+from asr_lora.scoring.normalize import basic
+from asr_lora.scoring.terms import occurrences
+from asr_lora.scoring.wer import corpus_scores
+from asr_lora.transcription.bias import Bias
+from asr_lora.transcription.decode import batches_by_length, encode_batch, plain_text, search
+from asr_lora.transcription.listen import Options, Said, listen
+from asr_lora.transcription.longform import speech_windows, windows
+
+CLIPS = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
+
+
+def sounds(seconds: int) -> dict[str, np.ndarray]:
+    """What is no speech, each (samples,), 16 kHz."""
+    chance, count = np.random.default_rng(0), seconds * SAMPLE_RATE
+    time_ = np.arange(count) / SAMPLE_RATE
+    white = chance.normal(size=count)
+    spectrum = np.fft.rfft(white)
+    pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), count)
+    notes = 220 * 2 ** (chance.choice([0, 2, 4, 5, 7, 9, 11, 12], size=(count // 4000 + 1, 3)) / 12)
+    pitch = np.repeat(notes, 4000, axis=0)[:count]
+    envelope = np.exp(-5 * (np.arange(count) % 4000) / 4000)
+    phase = 2 * np.pi * np.cumsum(pitch, axis=0) / SAMPLE_RATE
+    music = sum((np.sin(k * phase) / k).sum(axis=1) for k in (1, 2, 3)) * envelope
+    drums = white * np.exp(-30 * (time_ % 0.5))
+    hum = sum(np.sin(2 * np.pi * 50 * k * time_) / k for k in (1, 2, 3, 5))
+    made = {
+        "silence": np.zeros(count), "faint noise": 0.002 * white, "white noise": 0.1 * white,
+        "pink noise": 0.3 * pink / pink.std(),
+        "mains hum": 0.1 * hum, "music": 0.1 * music, "drums": 0.3 * drums,
+    }  # fmt: skip
+    return {name: np.clip(sound, -1, 1).astype(np.float32) for name, sound in made.items()}
+
+
+def nothing(options: argparse.Namespace) -> None:
+    """Words a minute where nobody speaks, by what is done against them."""
+    whisper = open_system(options.model, language=options.language).whisper
+    voice = voice_of(whisper)
+    ways = {
+        "bare": (windows, Options(temperatures=(0.0,))),
+        "fallback": (windows, Options(timestamps=True)),
+        "fallback and VAD": (speech_windows, Options(timestamps=True)),
+    }
+    print("| sound | " + " | ".join(ways) + " |")
+    print("| --- |" + " ---: |" * len(ways))
+    for name, sound in sounds(options.seconds).items():
+        row = []
+        for cut, how in ways.values():
+            stream = ((None, Said(window, voice)) for window in cut(np.array_split(sound, 4)))
+            text = " ".join(s.text for _, found in listen(whisper, stream, how) for s in found)
+            row.append(f"{len(text.split()) * 60 / options.seconds:.0f}")
+        print(f"| {name} | " + " | ".join(row) + " |", flush=True)
+
+
+def speech_blocks(hours: float) -> Iterator[np.ndarray]:
+    clips = [np.concatenate([decode(clip), np.zeros(SAMPLE_RATE // 2, np.float32)]) for clip in sorted(CLIPS.iterdir())]
+    left, number = hours * 3600, 0
+    while left > 0:
+        block = np.concatenate([clips[(number + k) % len(clips)] for k in range(6)])
+        yield block
+        left, number = left - len(block) / SAMPLE_RATE, number + 6
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def windowing(options: argparse.Namespace) -> None:
+    """Everything before the model: finding speech and cutting it, each length in a fresh process."""
+    if options.one:
+        started, count = time.perf_counter(), 0
+        for _ in speech_windows(speech_blocks(options.one)):
+            count += 1
+        print(f"| {options.one:g} | {count} | {peak():.0f} | {time.perf_counter() - started:.0f} |", flush=True)
+        return
+    print("| hours | windows | peak MB | seconds |\n| ---: | ---: | ---: | ---: |", flush=True)
+    for hours in options.hours:
+        subprocess.run([sys.executable, __file__, "windows", "--one", str(hours)], check=True)
+
+
+def long(options: argparse.Namespace) -> None:
+    """Whole files through the command line, each in a fresh process."""
+    print("| hours | peak MB | seconds | times real time |\n| ---: | ---: | ---: | ---: |")
+    for hours in options.hours:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "long.flac"
+            with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, format="FLAC") as file:
+                for block in speech_blocks(hours):
+                    file.write(block)
+            code = (
+                "import resource, sys\nfrom asr_lora.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, file=sys.stderr)"
+            )
+            arguments = ["transcribe", options.model, str(path), "--format", "srt", "--out", folder]
+            arguments += ["--language", options.language] if options.language else []
+            arguments += [] if options.fallback else ["--no-fallback"]
+            started = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+            seconds = time.perf_counter() - started
+            took = float(done.stderr.strip().splitlines()[-1])
+            print(f"| {hours:g} | {took:.0f} | {seconds:.0f} | {hours * 3600 / seconds:.1f} |", flush=True)
+
+
+def adapters(options: argparse.Namespace) -> None:
+    """Milliseconds to load a base, to put adapters on it, and to go from one to another; what a mixed batch costs."""
+    named = dict(text.split("=", 1) for text in options.adapters)
+    started = time.process_time()
+    whisper, voices = open_voices(options.model, named)
+    print(f"base and {len(named)} adapters: {time.process_time() - started:.1f} s")
+    names = list(voices)
+    started = time.process_time()
+    for _ in range(20):
+        for name in names:
+            with speaking(whisper, [name]):
+                pass
+    print(f"switch: {1000 * (time.process_time() - started) / 20 / len(names):.1f} ms")
+    clips = [decode(clip) for clip in sorted(CLIPS.iterdir())[:4]]
+    frames = context_frames(max(map(len, clips)) / SAMPLE_RATE, Context.TRUE_LENGTH)
+    mixed = [names[n % len(names)] for n in range(4)]
+    for label, rows in {"base alone": [BASE] * 4, "one": names[:1] * 4, "mixed": mixed}.items():
+        times = []
+        for _ in range(5):
+            started = time.process_time()
+            with evaluating(whisper.model), speaking(whisper, rows):
+                encode_batch(whisper, clips, frames)
+            times.append(time.process_time() - started)
+        print(f"encoder, 4 clips, {label}: {1000 * min(times):.0f} ms")
+
+
+def glossary(dataset: Path, split: str, spoken: int, others: int) -> list[str]:
+    """Rare words of a split, and twice or more as many that are only elsewhere: what a user's list is like."""
+    rare: dict[str, Counter[str]] = {}
+    for name in ("train", "dev", "test"):
+        for text in read_split(dataset, name).texts:
+            for written in text.split():
+                word = re.sub(r"^\W+|\W+$", "", written)
+                if len(word) >= 5 and word.isalpha():
+                    rare.setdefault(basic(word), Counter()).update([name, f" {word}"])
+    known = sorted(word for word, seen in rare.items() if seen["train"] + seen["dev"] + seen["test"] <= 3)
+    chance = random.Random(0)
+    mine = chance.sample([word for word in known if rare[word][split]], spoken)
+    rest = chance.sample([word for word in known if not rare[word][split]], others)
+    chosen = [rare[word] for word in (*sorted(mine), *sorted(rest))]
+    return [max((form for form in seen if form[0] == " "), key=seen.__getitem__).strip() for seen in chosen]
+
+
+def terms(options: argparse.Namespace) -> None:
+    """WER, and recall of terms, by how much they are made likelier."""
+    whisper = open_system(options.model).whisper
+    data = read_split(options.dataset, options.split)
+    listed = glossary(options.dataset, options.split, 100, 400)
+    clean, references = [basic(term) for term in listed], [basic(text) for text in data.texts]
+    cost = [context_seconds(seconds, whisper.context) for seconds in data.seconds]
+    print(
+        "| begin | proceed | WER % | terms spoken | found | heard in all |\n| ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    batches = [
+        (batch, _encoded(whisper, [data.waveform(n) for n in batch]))
+        for batch in batches_by_length(data.seconds, cost, batch_seconds=120)
+    ]
+    for begin in options.begin:
+        for proceed in options.proceed:
+            bias = [Bias([whisper.text_tokens(term) for term in listed], begin=begin, proceed=proceed)]
+            found = {}
+            for batch, states in batches:
+                prompts = torch.tensor([whisper.prompt] * len(batch))
+                written = search(whisper, states, prompts, processors=bias if begin or proceed else [])
+                found |= {
+                    n: basic(plain_text(whisper, tokens)) for n, tokens in zip(batch, written.tokens, strict=True)
+                }
+            heard = [found[n] for n in range(len(data))]
+            wrong = corpus_scores(references, heard).wer
+            spoken, said = (
+                np.array([[occurrences(text, term, characters=False) for term in clean] for text in texts])
+                for texts in (references, heard)
+            )
+            both = np.minimum(spoken, said).sum()
+            print(
+                f"| {begin:g} | {proceed:g} | {100 * wrong:.2f} | {spoken.sum()} | {both} | {said.sum()} |", flush=True
+            )
+
+
+def _encoded(whisper: Whisper, waveforms: list[np.ndarray]) -> torch.Tensor:
+    with evaluating(whisper.model):
+        return encode_batch(whisper, waveforms, context_frames(max(map(len, waveforms)) / SAMPLE_RATE, whisper.context))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = parser.add_subparsers(required=True)
+    job = jobs.add_parser("nothing")
+    job.set_defaults(job=nothing)
+    job.add_argument("model")
+    job.add_argument("--language")
+    job.add_argument("--seconds", type=int, default=120)
+    job = jobs.add_parser("windows")
+    job.set_defaults(job=windowing)
+    job.add_argument("--hours", type=float, nargs="+", default=[1, 10])
+    job.add_argument("--one", type=float)
+    job = jobs.add_parser("long")
+    job.set_defaults(job=long)
+    job.add_argument("model")
+    job.add_argument("--language")
+    job.add_argument("--hours", type=float, nargs="+", default=[1, 2])
+    job.add_argument("--fallback", action=argparse.BooleanOptionalAction, default=True)
+    job = jobs.add_parser("adapters")
+    job.set_defaults(job=adapters)
+    job.add_argument("model")
+    job.add_argument("adapters", nargs="+")
+    job = jobs.add_parser("terms")
+    job.set_defaults(job=terms)
+    job.add_argument("model")
+    job.add_argument("dataset", type=Path)
+    job.add_argument("--split", default="dev")
+    job.add_argument("--begin", type=float, nargs="+", default=[0.0])
+    job.add_argument("--proceed", type=float, nargs="+", default=[0.0, 3.0])
+    options = parser.parse_args()
+    options.job(options)
+
+
+if __name__ == "__main__":
+    main()
