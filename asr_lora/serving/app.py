@@ -63,7 +63,7 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(receive_form(request, work.limits, work.spool))
             wish = read_wish(form, work.engine.voices)
-            work.engine.voice(wish)
+            work.engine.require_possible(wish)
             watch = Watch(request.receive, work.limits.timeout)
             stack.callback(watch.close)
             pieces = await stack.enter_async_context(aclosing(work.pieces(audio_of(form), wish, watch)))

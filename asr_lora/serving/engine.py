@@ -24,6 +24,7 @@ from asr_lora.transcription.listen import Options, Said, transcribe_windows
 from asr_lora.transcription.longform import Window, speech_windows, windows
 from asr_lora.transcription.routes import hear_language
 from asr_lora.transcription.segments import Segment
+from asr_lora.transcription.words import alignment_heads
 
 WINDOW = 30.0  # seconds that the encoder sees of one, at most
 
@@ -76,6 +77,16 @@ class Engine:
         """Whether there are adapters on the base."""
         return len(self.voices) > 1
 
+    def require_possible(self, wish: Wish) -> None:
+        """Refuse what this model cannot do, before anyone waits.
+
+        Raises:
+            Refusal: it cannot be told the language, or cannot say when words are said.
+        """
+        self.voice(wish)
+        if wish.words and not alignment_heads(self.whisper):
+            raise invalid("timestamp_granularities[]", "this model does not know when words are said: ask for segments")
+
     def voice(self, wish: Wish) -> Voice | None:
         """The voice for a request; None: what is heard decides.
 
@@ -107,7 +118,7 @@ class Engine:
             Stopped: `stop` was set.
         """
         options = Options(
-            timestamps=True, words=wish.timed and self._aligned,
+            timestamps=True, words=wish.timed and bool(alignment_heads(self.whisper)),
             temperatures=(wish.temperature,) if wish.temperature else TEMPERATURES,
             processors=(stop,), previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
         )  # fmt: skip
@@ -125,11 +136,6 @@ class Engine:
 
     def _untouched(self, language: str | None) -> Voice:
         return Voice(language, language, self.whisper.context, BASE if self.adapted else None)
-
-    @property
-    def _aligned(self) -> bool:
-        """Whether it is known which heads say when a word is said."""
-        return bool(getattr(self.whisper.core.generation_config, "alignment_heads", None))
 
     def _batches(self, found: Iterable[Window], *, one: bool) -> Iterator[list[Window]]:
         """Windows that are decoded together; one alone for a client that reads along."""
