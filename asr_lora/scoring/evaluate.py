@@ -12,7 +12,7 @@ from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_js
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError
-from asr_lora.model.system import System, language_to_tell, locate, open_system, system_digest, training_of
+from asr_lora.model.system import System, Training, language_to_tell, locate, open_system, system_digest, training_of
 from asr_lora.processes import Team, join_team
 from asr_lora.scoring.normalize import Normaliser, find_normaliser
 from asr_lora.scoring.report import PERSON, SCORING, read_rows, report_facts
@@ -76,14 +76,12 @@ def evaluate(
     how = find_normaliser(normaliser, told.language)
     wanted = read_terms(terms, how) if terms else None
     data = read_split(dataset, split)
+    digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
-    stamp = fingerprint(
-        system_digest(place), manifest["splits"][split]["sha256"], asdict(told), settings, MAX_NEW_TOKENS, STAMPED
-    )
+    stamp = fingerprint(system_digest(place), digest, asdict(told), settings, MAX_NEW_TOKENS, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        training = training_of(place)
-        said = {"name": name or model, "training": asdict(training) if training else None}
+        said = {"name": name or model, "training": _training_facts(training_of(place))}
         _score_again(folder, data, said, how, wanted)
         return folder
     team = join_team()
@@ -139,8 +137,12 @@ def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
         "context": whisper.context,
         "dtype": str(whisper.dtype).removeprefix("torch."),
         "device": whisper.device.type,
-        "training": asdict(system.training) if system.training else None,
+        "training": _training_facts(system.training),
     }
+
+
+def _training_facts(training: Training | None) -> dict[str, Any] | None:
+    return asdict(training) if training else None
 
 
 def _score_again(
