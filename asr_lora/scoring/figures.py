@@ -8,7 +8,8 @@ from asr_lora.scoring.charts import Dot, forest, grouped, traces
 from asr_lora.scoring.comparison import Comparison
 from asr_lora.scoring.tables import system_numbers
 
-DRAWN = 6  # systems in a chart of groups or of training: the first, and the best of the others
+GROUPED = 6  # systems in a chart of groups: the first, and the best of the others
+TRACED = 8  # runs in a chart of training, beside the first system
 
 Figure = tuple[str, str]  # title and SVG
 
@@ -43,7 +44,7 @@ def learning_figures(comparison: Comparison) -> list[Figure]:
 def training_figures(comparison: Comparison) -> list[Figure]:
     """The leading rate on dev while systems were trained, by steps and by minutes."""
     curves: dict[str, list[dict[str, float]]] = {}
-    for place in _drawn(comparison):
+    for place in _drawn(comparison, TRACED + 1):
         curve = (comparison.systems[place]["system"]["training"] or {}).get("curve", [])
         if len(curve) > 1 and curve not in curves.values():  # one run may be scored in several ways
             curves[comparison.names[place]] = curve
@@ -71,13 +72,13 @@ def group_figure(comparison: Comparison, body: Mapping[str, Any]) -> str:
         comparison.names[place]: [
             Dot(*(100 * group["rates"][place][key] for key in ("value", "low", "high"))) for group in body["groups"]
         ]
-        for place in _drawn(comparison)
+        for place in _drawn(comparison, GROUPED)
     }
     return grouped([group["group"] for group in body["groups"]], systems, f"{comparison.lead.upper()}, %")
 
 
-def _drawn(comparison: Comparison) -> list[int]:
+def _drawn(comparison: Comparison, most: int) -> list[int]:
     """Places of the first system and of the best others, in their order."""
     rates = [system["scores"][comparison.lead] for system in comparison.systems]
-    best = sorted(range(1, len(rates)), key=lambda place: rates[place])[: DRAWN - 1]
+    best = sorted(range(1, len(rates)), key=lambda place: rates[place])[: most - 1]
     return [0, *sorted(best)]
