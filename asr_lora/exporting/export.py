@@ -70,10 +70,8 @@ def export(
     manifest, split = DatasetFolder(home).read(), _evenly(read_split(home, SPLIT), clips)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
-    stamp = fingerprint(
-        system_digest(place), asdict(recipe), engine, manifest["splits"][SPLIT]["sha256"], len(split), asdict(told),
-        task, tolerance,
-    )  # fmt: skip
+    digest = manifest["splits"][SPLIT]["sha256"]
+    stamp = fingerprint(system_digest(place), asdict(recipe), engine, digest, len(split), asdict(told), task, tolerance)
     folder = ExportFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -94,12 +92,7 @@ def export(
             **_system_facts(place, whisper),
             **asdict(recipe),
             "files": draft.listed(),
-            "dataset": {
-                "sha256": manifest["splits"][SPLIT]["sha256"],
-                "split": SPLIT,
-                "clips": len(split),
-                "seconds": round(sum(split.seconds), 1),
-            },
+            "dataset": {"sha256": digest, "split": SPLIT, "seconds": round(sum(split.seconds), 1)},
             "reference": OURS,
             "engine": engine,
             "parity": found.facts(),

@@ -11,6 +11,7 @@ from asr_lora.audio.decode import first_line
 from asr_lora.errors import AsrLoraError, ConfigError
 
 TOKEN = "HF_TOKEN"
+REFUSALS: tuple[type[Exception], ...] = (ValueError, *HfHubHTTPError.__bases__)  # whichever HTTP library it uses
 
 
 def require_token() -> str:
@@ -40,7 +41,7 @@ def upload(files: Mapping[str, Path | bytes], repository: str, *, private: bool)
         public = private and not api.model_info(repository).private
         if not public:
             done = api.create_commit(repository, operations, commit_message="Model, model card and proof of parity")
-    except (ValueError, *HfHubHTTPError.__bases__) as error:  # the bases are those of the HTTP library, and OSError
+    except REFUSALS as error:
         reason = first_line(error).replace(token, "...")
         raise AsrLoraError(f"{repository} could not be published ({reason}): nothing, or all of it, is there") from None
     if public:
