@@ -92,7 +92,7 @@ def export(
             **_system_facts(place, whisper),
             **asdict(recipe),
             "files": draft.listed(),
-            "dataset": {"sha256": digest, "split": SPLIT, "clips": len(split), "seconds": round(sum(split.seconds), 1)},
+            "dataset": {"sha256": digest, "split": SPLIT, "seconds": round(sum(split.seconds), 1)},
             "reference": OURS,
             "engine": engine,
             "parity": found.facts(),

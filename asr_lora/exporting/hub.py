@@ -11,10 +11,7 @@ from asr_lora.audio.decode import first_line
 from asr_lora.errors import AsrLoraError, ConfigError
 
 TOKEN = "HF_TOKEN"
-FAILURES: tuple[type[Exception], ...] = (
-    ValueError,
-    *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),  # the HTTP library's own, and OSError
-)
+REFUSALS: tuple[type[Exception], ...] = (ValueError, *HfHubHTTPError.__bases__)  # whichever HTTP library it uses
 
 
 def require_token() -> str:
@@ -44,7 +41,7 @@ def upload(files: Mapping[str, Path | bytes], repository: str, *, private: bool)
         public = private and not api.model_info(repository).private
         if not public:
             done = api.create_commit(repository, operations, commit_message="Model, model card and proof of parity")
-    except FAILURES as error:
+    except REFUSALS as error:
         reason = first_line(error).replace(token, "...")
         raise AsrLoraError(f"{repository} could not be published ({reason}): nothing, or all of it, is there") from None
     if public:
