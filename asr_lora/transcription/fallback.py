@@ -1,7 +1,9 @@
 """A hypothesis that cannot be trusted is drawn again at a higher temperature; one on silence is dropped.
 
-The rules and numbers are those of openai/whisper, transcribe.py, but for two: where no temperature gives what can be
-trusted, the likeliest is kept that does not repeat itself, and draws are the same whenever they are made.
+The rules and numbers are those of openai/whisper, transcribe.py, but for three: a draw that is far less likely than what
+it would replace does not, since speech may truly repeat itself, and what is drawn then is another text; where no
+temperature gives what can be trusted, the likeliest is kept that does not repeat itself; and draws are the same whenever
+they are made.
 """
 
 import zlib
@@ -18,6 +20,7 @@ from asr_lora.transcription.decode import Processor, plain_text, search
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MOST_COMPRESSION = 2.4  # bytes of text to those that zlib makes of them: beyond, it repeats itself
 LEAST_LOG_PROBABILITY = -1.0  # mean over tokens
+MOST_LOSS = 0.3  # of mean log-probability, from the first hypothesis to one that may replace it
 NO_SPEECH = 0.6  # chance that nobody speaks, beyond which an unlikely text is silence
 
 
@@ -86,14 +89,20 @@ def hear(
         for row, tokens, mean in zip(left, written.tokens, written.log_probabilities, strict=True):
             text = plain_text(whisper, tokens)
             tries[row].append(Hypothesis(tuple(tokens), text, mean, no_speech[row], temperature))
-        left = [row for row in left if not tries[row][-1].trusted]
+        left = [row for row in left if not _settled(tries[row])]
         if not left:
             break
     return [_chosen(found) for found in tries]
 
 
+def _settled(tries: Sequence[Hypothesis]) -> bool:
+    """Whether the last hypothesis can be trusted, and is likely enough beside the first."""
+    return tries[-1].trusted and tries[-1].log_probability >= tries[0].log_probability - MOST_LOSS
+
+
 def _chosen(tries: Sequence[Hypothesis]) -> Hypothesis:
-    best = tries[-1] if tries[-1].trusted else max(tries, key=lambda h: (not h.repeats, h.log_probability))
+    likely = [tried for tried in tries if tried.log_probability >= tries[0].log_probability - MOST_LOSS]
+    best = tries[-1] if _settled(tries) else max(likely, key=lambda h: (not h.repeats, h.log_probability))
     return replace(best, tokens=(), text="") if best.silence else best
 
 
