@@ -162,7 +162,7 @@ def run(*words):
 
 @pytest.mark.parametrize("changes", [{}, {"method": "full", "optimiser__learning_rate": 1e-5}])
 def test_a_real_run_is_as_it_was_foretold(base_config, changes, tmp_path):
-    config = base_config(**changes)
+    config = base_config(**changes, training__steps=2, training__evaluate_every_steps=1, data__dev_utterances=2)
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml())
     said = run("check", file, "--json", "--price-per-hour", "0.5")

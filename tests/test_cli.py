@@ -155,7 +155,7 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_p
     assert not (tmp_path / "o").exists()
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tmp_path):
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tiny_folder, tmp_path):
     out = tmp_path / "report"
     words = ["-m", "asr_lora", "evaluate", BASE, str(demo_dataset), "--split", "dev", "--out", str(out)]
     partial = out / "hypotheses.partial-0.jsonl"
@@ -173,4 +173,5 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tmp_pa
     assert not partial.exists()
     rows = [json.loads(line) for line in (out / "hypotheses.jsonl").read_text().splitlines()]
     assert len(rows) == 16
-    assert invoke(*words[2:], "--beams", "2", "--out", out / "inner").exit_code == 0
+    inner = ("--split", "dev", "--language", "it", "--out", out / "inner")
+    assert invoke("evaluate", tiny_folder, demo_dataset, *inner).exit_code == 0

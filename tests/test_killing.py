@@ -14,7 +14,7 @@ from conftest import write_wav
 from asr_lora import train
 from asr_lora.artifacts import read_jsonl
 
-KILLS = 20
+KILLS = 10
 # Forks of a process that has imported everything and started no thread: a real process to kill, ready at once.
 FORKER = """
 import os, sys, random, signal, time
@@ -51,7 +51,7 @@ while True:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_killed_twenty_times_is_the_run_never_killed(run_config, tmp_path, method):
+def test_a_run_killed_ten_times_is_the_run_never_killed(run_config, tmp_path, method):
     kills = KILLS if method == "lora" else 5
     write_wav(tmp_path / "noise" / "hum.wav", [0.01 * random.Random(0).gauss(0, 1) for _ in range(16_000)])
     settings = dict(

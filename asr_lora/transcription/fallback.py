@@ -1,9 +1,8 @@
 """A hypothesis that cannot be trusted is drawn again at a higher temperature; one on silence is dropped.
 
-The rules and numbers are those of openai/whisper, transcribe.py, but for three: a draw that is far less likely than what
-it would replace does not, since speech may truly repeat itself, and what is drawn then is another text; where no
-temperature gives what can be trusted, the likeliest is kept that does not repeat itself; and draws are the same whenever
-they are made.
+The rules and numbers are those of openai/whisper, transcribe.py, but for three: a draw far less likely than what it
+would replace does not, since speech may truly repeat itself and what is drawn then is another text; where nothing can
+be trusted, the likeliest is kept that does not repeat itself; and draws are the same whenever they are made.
 """
 
 import zlib
