@@ -423,6 +423,11 @@ class HubAnswers(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.answer(401, {"error": "Invalid credentials"})
+        if self.path == "/api/validate-yaml":
+            whole = ModelCard(json.loads(content)["content"]).data.to_dict()
+            missing = {"language", "license", "base_model", "tags", "datasets"} - whole.keys()
+            errors = [{"message": f"{name} is missing"} for name in missing]
+            return self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
         if self.path == "/api/repos/create":
             asked = json.loads(content)
             name = f"{asked['organization']}/{asked['name']}"
