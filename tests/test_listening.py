@@ -93,6 +93,9 @@ def test_which_hypotheses_are_trusted():
     assert not said(no_speech=0.9).silence  # sure of its words
     looping, unsure, lost = said(text="no " * 80), said(log_probability=-1.2), said(log_probability=-2.0)
     assert fallback._chosen([looping, unsure, lost]) is unsure
+    again = said(text="prego digitare il numero, seguito dal tasto cancelletto. " * 3)  # as prompts do
+    assert again.repeats
+    assert fallback._chosen([again, unsure, lost]) is again
     assert fallback._chosen([said(log_probability=-1.5, no_speech=0.9)]).text == ""
 
 

@@ -17,9 +17,10 @@ from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.decode import Processor, plain_text, search
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-MOST_COMPRESSION = 2.4  # bytes of text to those that zlib makes of them: beyond, it repeats itself
+MOST_COMPRESSION = 2.4  # beyond, it repeats itself
+LOOP = 4.0  # beyond, as nobody speaks
 LEAST_LOG_PROBABILITY = -1.0  # mean over tokens
-MOST_LOSS = 0.3  # of mean log-probability, from the first hypothesis to one that may replace it
+MOST_LOSS = 0.3  # of mean log-probability, from a first hypothesis that is no loop to one that may replace it
 NO_SPEECH = 0.6  # chance that nobody speaks, beyond which an unlikely text is silence
 
 
@@ -34,9 +35,14 @@ class Hypothesis:
     temperature: float
 
     @property
-    def repeats(self) -> bool:
+    def compression(self) -> float:
+        """Bytes of text to those that zlib makes of them."""
         raw = self.text.encode()
-        return len(raw) > MOST_COMPRESSION * len(zlib.compress(raw))
+        return len(raw) / len(zlib.compress(raw))
+
+    @property
+    def repeats(self) -> bool:
+        return self.compression > MOST_COMPRESSION
 
     @property
     def silence(self) -> bool:
@@ -96,11 +102,15 @@ def hear(
 
 def _settled(tries: Sequence[Hypothesis]) -> bool:
     """Whether the last hypothesis can be trusted, and is likely enough beside the first."""
-    return tries[-1].trusted and tries[-1].log_probability >= tries[0].log_probability - MOST_LOSS
+    return tries[-1].trusted and _likely(tries[-1], tries[0])
+
+
+def _likely(tried: Hypothesis, first: Hypothesis) -> bool:
+    return first.compression > LOOP or tried.log_probability >= first.log_probability - MOST_LOSS
 
 
 def _chosen(tries: Sequence[Hypothesis]) -> Hypothesis:
-    likely = [tried for tried in tries if tried.log_probability >= tries[0].log_probability - MOST_LOSS]
+    likely = [tried for tried in tries if _likely(tried, tries[0])]
     best = tries[-1] if _settled(tries) else max(likely, key=lambda h: (not h.repeats, h.log_probability))
     return replace(best, tokens=(), text="") if best.silence else best
 
