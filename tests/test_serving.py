@@ -35,13 +35,14 @@ from asr_lora.errors import ConfigError
 from asr_lora.model.adapters import save_weights
 from asr_lora.model.whisper import load_whisper
 from asr_lora.serving import protocol, uploads
+from asr_lora.serving.answers import full_text
 from asr_lora.serving.door import Door
 from asr_lora.serving.engine import load_engine
 from asr_lora.serving.limits import Limits, Line
 from asr_lora.serving.refusals import Refusal
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
-from asr_lora.serving.wishes import read_wish
-from asr_lora.serving.work import Work
+from asr_lora.serving.wishes import Wish, read_wish
+from asr_lora.serving.work import Watch, Work
 from asr_lora.transcription import listen
 
 MEGABYTE = 2**20
@@ -178,7 +179,7 @@ def test_every_response_format(served, clip):
 def test_text_is_streamed_window_by_window(served, tmp_path):
     long = write_wav(tmp_path / "long.wav", speech(60.0))
     api = client(served[0]).audio.transcriptions
-    events = list(api.create(file=long, model="it", stream=True))
+    events = list(api.create(file=long, model="it", stream=True, temperature=1.0))
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert len(deltas) >= 2
     assert events[-1].type == "transcript.text.done"
@@ -261,20 +262,31 @@ def test_a_request_has_its_time(engine, clip):
 
 
 def test_requests_take_turns(engine, tmp_path):
-    """Of two at once, the short one is answered while the long one is under way."""
-    long, short = tmp_path / "long.wav", tmp_path / "short.wav"
-    write_wav(long, speech(85.0))
-    write_wav(short, speech(1.0))
-    with running(engine, Limits(concurrency=2)) as (port, work):
-        api = client(port).audio.transcriptions
-        with slowly(work, 0.005):
-            events = iter(api.create(file=long, model="cs", stream=True))
-            next(events)
-            assert api.create(file=short, model="it").text
-            assert work.line.working == 1
-            last = list(events)[-1]
-        # A window of another request in another adapter lay between two of its own: it is none the worse for that.
-        assert last.text == list(api.create(file=long, model="cs", stream=True))[-1].text
+    """Of two at once the short one is done first, and neither hears the other's adapter."""
+    files = {"cs": write_wav(tmp_path / "long.wav", speech(85.0)), "it": write_wav(tmp_path / "short.wav", speech(1.0))}
+
+    async def hear(work: Work, name: str, order: list[str]) -> str:
+        watch = Watch(asyncio.Event().wait, 600)
+        async with contextlib.aclosing(
+            work.pieces(files[name], Wish(name, temperature=1.0, stream=True), watch)
+        ) as pieces:
+            text = ""
+            async for piece in pieces:
+                order.append(name)
+                text += full_text(piece.segments)
+        watch.close()
+        return text
+
+    async def both() -> None:
+        work, order = Work(engine, Limits(concurrency=2)), []
+        alone = [await hear(work, name, []) for name in files]
+        assert await asyncio.gather(*(hear(work, name, order) for name in files)) == alone
+        assert all(alone)
+        assert order[:5].count("it") == 2  # a window and the end
+        assert order[5:].count("cs") >= 1
+        work.thread.shutdown()
+
+    asyncio.run(both())
 
 
 def test_first_come_first_served():
