@@ -20,7 +20,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MOST_COMPRESSION = 2.4  # beyond, it repeats itself
 LOOP = 4.0  # beyond, as nobody speaks
 LEAST_LOG_PROBABILITY = -1.0  # mean over tokens
-MOST_LOSS = 0.3  # of mean log-probability, from a first hypothesis that is no loop to one that may replace it
+MOST_LOSS = 0.1  # of mean log-probability, from a first hypothesis that is no loop to one that may replace it
 NO_SPEECH = 0.6  # chance that nobody speaks, beyond which an unlikely text is silence
 
 
