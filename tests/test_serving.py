@@ -311,14 +311,14 @@ def test_first_come_first_served():
 
 def test_hostile_clients_and_many(engine, clip, monkeypatch):
     """All of tests/benchmarks/serve_load.py in small: nothing falls over, and nothing stays behind."""
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 2.0)  # later than the other clock, whose answer is to be read
     monkeypatch.setattr(uploads, "STALL_SECONDS", 0.5)
     before = deleted_files()
     with running(engine, Limits(upload_bytes=MEGABYTE, queue=8), key="correct-horse") as (port, work):
         target = Target(port, "it", clip.read_bytes(), "correct-horse")
         found = asyncio.run(serve_load.attack(serve_load.hostile(target, MEGABYTE, engine.most_seconds, 0.05)))
         expected = {
-            "huge, and says so": {413}, "huge, in chunks": {413}, "slow head": {0}, "slow body": {0, 408},
+            "huge, and says so": {413}, "huge, in chunks": {413}, "slow head": {0}, "slow body": {408},
             "broken form": {400, 408, 415}, "bomb": {400}, "wrong type": {400, 415}, "wrong fields": {400, 404},
             "names of paths": {200, 400}, "wrong key": {401, 400}, "wrong host": {421, 400}, "wrong origin": {403},
             "wrong address": {404},
