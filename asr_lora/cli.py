@@ -413,6 +413,9 @@ def transcribe_command(
     terms: Annotated[
         Path | None, typer.Option(help="File of names and terms, one a line, that are made likelier.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="torch, or ctranslate2: 8-bit on a CPU, float16 on a GPU; converted once.")
+    ] = "torch",
     line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
     lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
     keep_existing: Annotated[
@@ -431,7 +434,7 @@ def transcribe_command(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
-        rules=Rules(line_length, lines), keep_existing=keep_existing,
+        engine=engine, rules=Rules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:

@@ -56,6 +56,20 @@ def tiny_folder(base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ctranslate2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CTranslate2 folder that the two packages carry in halves."""
+    from asr_lora.model import ctranslate2_import
+
+    folder = tmp_path_factory.mktemp("ct2")
+    halves = [Path(__import__(name).__file__).parent / "data" for name in ctranslate2_import.PACKAGES]
+    parts = [half / f"model.bin.part{n}" for n, half in enumerate(halves, 1)]
+    (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
+    for name in ("config.json", "tokenizer.json", "vocabulary.json"):
+        shutil.copyfile(halves[1] / name, folder / name)
+    return folder
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A copy of data/demo to break."""

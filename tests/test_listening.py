@@ -25,6 +25,7 @@ from asr_lora.scoring.normalize import basic
 from asr_lora.transcription import fallback, listen
 from asr_lora.transcription.bias import Bias
 from asr_lora.transcription.decode import encode_batch, search
+from asr_lora.transcription.engine import TorchEngine
 from asr_lora.transcription.fallback import Hypothesis, hear
 from asr_lora.transcription.inputs import find_inputs, opened
 from asr_lora.transcription.listen import Options, Said, transcribe_windows
@@ -72,13 +73,13 @@ def test_confidence_is_the_mean_log_probability_of_what_was_written(tiny, states
 
 def test_what_cannot_be_trusted_is_tried_again_and_alike_every_time(tiny, states):
     """Random weights are never sure, so every temperature is tried; draws are repeated, and batches change none."""
-    prompts = torch.tensor([tiny.prompt] * 3)
+    prompts, engine = [tiny.prompt] * 3, TorchEngine(tiny)
     before = torch.random.get_rng_state()
-    one, two = (hear(tiny, states, prompts, adapters=[None] * 3, max_new_tokens=8) for _ in range(2))
+    one, two = (hear(engine, states, prompts, adapters=[None] * 3, max_new_tokens=8) for _ in range(2))
     assert one == two
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(not h.trusted for h in one)
-    greedy = hear(tiny, states, prompts, adapters=[None] * 3, temperatures=(0.0,), max_new_tokens=8)
+    greedy = hear(engine, states, prompts, adapters=[None] * 3, temperatures=(0.0,), max_new_tokens=8)
     assert all(new.log_probability >= old.log_probability for new, old in zip(one, greedy, strict=True))
 
 
@@ -121,7 +122,7 @@ def test_words_are_found_where_clips_were_joined(base):
         Said(Window(0.0, one), voice_of(base)),
     ]
     options = Options(timestamps=True, words=True, temperatures=(0.0,))
-    joined, alone = transcribe_windows(base, said, options)
+    joined, alone = transcribe_windows(TorchEngine(base), said, options)
     for segment in (*joined, *alone):
         assert segment.text == "".join(word.text for word in segment.words).strip()
     words = [word for segment in joined for word in segment.words]
@@ -147,7 +148,9 @@ def test_words_of_scripts_without_blanks_are_characters(base):
 def test_the_sequential_way_ends_whatever_the_model_writes(tiny, monkeypatch):
     monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 30)
     sound = [speech(30.0), speech(30.0), speech(7.0)]
-    done = list(transcribe_in_sequence(tiny, sound, Options(temperatures=(0.0,)), lambda _: voice_of(tiny)))
+    done = list(
+        transcribe_in_sequence(TorchEngine(tiny), sound, Options(temperatures=(0.0,)), lambda _: voice_of(tiny))
+    )
     assert done[-1][0] == pytest.approx(67.0)
     assert all(one[0] < two[0] for one, two in pairwise(done))
 
@@ -205,8 +208,9 @@ def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters, monkeypa
     voices = [Voice(name, name, Context.TRUE_LENGTH, name) for name in ("cs", "it")]
     said = [Said(Window(0.0, speech(2.0)), voice) for voice in voices]
     options = Options(beams=2, timestamps=True, words=True, temperatures=(0.0,))
-    together = transcribe_windows(several, said, options)
-    alone = [transcribe_windows(several, [one], options)[0] for one in said]
+    engine = TorchEngine(several)
+    together = transcribe_windows(engine, said, options)
+    alone = [transcribe_windows(engine, [one], options)[0] for one in said]
     assert [[s.text for s in found] for found in together] == [[s.text for s in found] for found in alone]
     assert {s.adapter for s in together[0]} == {"cs"}
     assert {s.language for s in together[1]} == {"it"}
@@ -230,7 +234,10 @@ def test_files_find_their_routes(tmp_path):
 
 def test_whisper_hears_which_language_is_spoken(base):
     window = Window(0.0, decode(CLIPS[0]))
-    assert Routes({}, LANGUAGE).choose(base, find_inputs([CLIPS[0]], written=False)[0], window).language == "it"
+    assert (
+        Routes({}, LANGUAGE).choose(TorchEngine(base), find_inputs([CLIPS[0]], written=False)[0], window).language
+        == "it"
+    )
 
 
 # Terms.

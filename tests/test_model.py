@@ -1,8 +1,6 @@
 """Loading: without loss from CTranslate2, exact at large-v2's shape, and clear about what cannot be loaded."""
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,18 +22,6 @@ LARGE_V2 = dict(
     encoder_ffn_dim=5120, decoder_ffn_dim=5120, vocab_size=51865, num_mel_bins=80, decoder_start_token_id=50258,
     pad_token_id=50257, bos_token_id=50257, eos_token_id=50257,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def ctranslate2_folder(tmp_path_factory):
-    """The CTranslate2 folder that the two packages carry in halves."""
-    folder = tmp_path_factory.mktemp("ct2")
-    halves = [Path(__import__(name).__file__).parent / "data" for name in ctranslate2_import.PACKAGES]
-    parts = [half / f"model.bin.part{n}" for n, half in enumerate(halves, 1)]
-    (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
-    for name in ("config.json", "tokenizer.json", "vocabulary.json"):
-        shutil.copyfile(halves[1] / name, folder / name)
-    return folder
 
 
 def test_import_from_ctranslate2_loses_nothing(ctranslate2_folder, base):

@@ -111,7 +111,7 @@ DOORS = {
     "datacollective": {"asr_lora.audio.download"},
     "requests": {"asr_lora.audio.download"},
     "huggingface_hub": {"asr_lora.audio.dataset", "asr_lora.exporting.card", "asr_lora.exporting.hub"},
-    "ctranslate2": {"asr_lora.exporting.formats"},
+    "ctranslate2": {"asr_lora.exporting.formats", "asr_lora.transcription.ctranslate2_engine"},
     "faster_whisper": {"asr_lora.exporting.engines"},
     "pywhispercpp": {"asr_lora.exporting.engines"},
     "gguf": {"asr_lora.exporting.ggml"},

@@ -88,9 +88,10 @@ def _faster_whisper(weights: Path, whisper: Whisper, computes_in: str) -> Transc
     def transcribe(waveform: np.ndarray) -> str:
         # Left to itself it fills up the log-mel with zeros, which are no silence: Whisper's own code pads the sound.
         padded = np.pad(waveform, (0, max(0, int(FULL_SECONDS * SAMPLE_RATE) - len(waveform))))
+        # At most 224 tokens, as ours: half of its max_length, whatever max_new_tokens says beneath that.
         segments, _ = model.transcribe(
             padded, language=whisper.told_language or "en", task=whisper.task, beam_size=1, temperature=0.0,
-            without_timestamps=True, condition_on_previous_text=False, max_new_tokens=MAX_NEW_TOKENS,
+            without_timestamps=True, condition_on_previous_text=False,
             no_speech_threshold=None, log_prob_threshold=None, compression_ratio_threshold=None,
         )  # fmt: skip
         return "".join(segment.text for segment in segments)

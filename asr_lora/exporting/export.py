@@ -141,6 +141,7 @@ def _system_facts(place: Place, whisper: Whisper) -> dict[str, Any]:
         "language": whisper.language or "en",
         "language_token": whisper.language_token,
         "task": whisper.task,
+        "context": place.context,
     }
 
 

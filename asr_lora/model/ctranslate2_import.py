@@ -68,26 +68,49 @@ def import_folder(folder: Path, *, key: str | None = None) -> Path:
     Raises:
         DataError: a file is missing, or the weights are not a Whisper in a known format.
     """
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} has no {name}: copy it from the model that the folder was converted from")
-    hashes = [sha256_file(folder / name) for name in (WEIGHTS, "config.json", "tokenizer.json")]
-    target = cache_folder() / "models" / (key or fingerprint(IMPORT_VERSION, hashes))
-    if not (target / "config.json").is_file():
-        variables = read_variables(folder / WEIGHTS)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=target.parent))
-        try:
-            _write_transformers(variables, json.loads((folder / "config.json").read_text()), folder, draft)
-            draft.chmod(0o755)
-            if not target.exists():
-                draft.rename(target)
-        except (DataError, OSError):
-            raise
-        except Exception as error:  # whatever a broken folder makes transformers and tokenizers raise
-            raise DataError(f"{folder} is not a whole CTranslate2 Whisper ({first_line(error)})") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    hashes = [sha256_file(path) for path in _whole(folder)]
+    return _import(folder, cache_folder() / "models" / (key or fingerprint(IMPORT_VERSION, hashes)), weights=True)
+
+
+def import_settings(folder: Path) -> Path:
+    """The same without weights: config, generation settings and tokenizer alone.
+
+    Raises:
+        DataError: as `import_folder`.
+    """
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in _whole(folder)]
+    target = cache_folder() / "settings" / fingerprint(IMPORT_VERSION, str(folder.resolve()), stamps)
+    return _import(folder, target, weights=False)
+
+
+def _whole(folder: Path) -> list[Path]:
+    """The files that are read of a folder."""
+    files = [folder / name for name in (WEIGHTS, "config.json", "tokenizer.json")]
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{folder} has no {path.name}: copy it from the model that the folder was converted from")
+    return files
+
+
+def _import(folder: Path, target: Path, *, weights: bool) -> Path:
+    """Write a folder's import to the cache where it is not there yet, whole or not at all."""
+    if (target / "config.json").is_file():
+        return target
+    variables = (read_variables if weights else _stored)(folder / WEIGHTS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        _write_transformers(variables, settings, folder, draft, weights=weights)
+        draft.chmod(0o755)
+        if not target.exists():
+            draft.rename(target)
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # whatever a broken folder makes transformers and tokenizers raise
+        raise DataError(f"{folder} is not a whole CTranslate2 Whisper ({first_line(error)})") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -97,17 +120,22 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: not a CTranslate2 Whisper, or cut short.
     """
-    try:
-        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            variables = _parse(data)
-    except (struct.error, ValueError, IndexError) as error:
-        raise DataError(f"{path} is not a whole CTranslate2 model ({error})") from error
+    variables = _stored(path)
     scaled = [name for name in variables if f"{name}_scale" in variables]
     for name in scaled:  # CTranslate2 stores round(weight * scale), one scale a row (int8) or a matrix (int16)
         scale = variables.pop(f"{name}_scale").astype(np.float32)
         weight = variables[name].astype(np.float32)
         variables[name] = weight / scale.reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
     return variables
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    """Every variable as it lies in the file, which is mapped: what is not looked at is not read."""
+    try:
+        with path.open("rb") as handle:
+            return _parse(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+    except (struct.error, ValueError, IndexError) as error:
+        raise DataError(f"{path} is not a whole CTranslate2 model ({error})") from error
 
 
 def _parse(data: mmap.mmap) -> dict[str, np.ndarray]:
@@ -134,7 +162,8 @@ def _parse(data: mmap.mmap) -> dict[str, np.ndarray]:
         name = take_text()
         shape = [take("I") for _ in range(take("B"))]
         dtype, size = DTYPES[take("B")], take("I")
-        raw = np.frombuffer(data[offset : offset + size], np.uint16 if dtype == "bfloat16" else np.dtype(dtype))
+        kind = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+        raw = np.frombuffer(data, kind, size // kind.itemsize, offset)
         if dtype == "bfloat16":  # the upper half of a float32
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         variables[name] = raw.reshape(shape)
@@ -145,17 +174,11 @@ def _parse(data: mmap.mmap) -> dict[str, np.ndarray]:
     return variables
 
 
-def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, Any], source: Path, out: Path) -> None:
-    import torch
-    from transformers import (
-        GenerationConfig,
-        WhisperConfig,
-        WhisperFeatureExtractor,
-        WhisperForConditionalGeneration,
-        WhisperTokenizer,
-    )
+def _write_transformers(
+    variables: dict[str, np.ndarray], settings: dict[str, Any], source: Path, out: Path, *, weights: bool
+) -> None:
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
-    state = {name: torch.from_numpy(np.array(value)) for name, value in transformers_state(variables).items()}
     tokenizer = WhisperTokenizer.from_pretrained(source)
     shapes = _dimensions(variables)
     special = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "endoftext")}
@@ -165,21 +188,12 @@ def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, An
         "eos_token_id": special["endoftext"],
         "pad_token_id": special["endoftext"],
     }
-    dtype = state["model.decoder.embed_tokens.weight"].dtype
     config = WhisperConfig(**shapes, **tokens, suppress_tokens=None, begin_suppress_tokens=None)
-    with torch.device("meta"):
-        model = WhisperForConditionalGeneration(config)
-    model.to(dtype)
-    model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, strict=False, assign=True)
-    model.tie_weights()
-    left = [name for name, value in model.named_parameters() if value.is_meta]
-    if left:
-        raise DataError(f"{source / WEIGHTS} lacks {', '.join(left[:3])}")
     # The rule of openai/whisper, model.py: an English-only vocabulary is one entry shorter.
     multilingual = shapes["vocab_size"] >= 51865
     codes = settings.get("lang_ids") or []
     languages = dict(zip(tokenizer.convert_ids_to_tokens(codes), codes, strict=True))
-    model.generation_config = GenerationConfig(
+    generation = GenerationConfig(
         **tokens,
         suppress_tokens=settings.get("suppress_ids"),
         begin_suppress_tokens=settings.get("suppress_ids_begin"),
@@ -192,9 +206,31 @@ def _write_transformers(variables: dict[str, np.ndarray], settings: dict[str, An
         max_length=shapes["max_target_positions"],
         return_timestamps=False,
     )
-    model.save_pretrained(out)
+    if weights:
+        _save_weights(config, variables, source, out)
+    else:
+        config.save_pretrained(out)
+    generation.save_pretrained(out)
     tokenizer.save_pretrained(out)
     WhisperFeatureExtractor(feature_size=shapes["num_mel_bins"]).save_pretrained(out)
+
+
+def _save_weights(config: Any, variables: dict[str, np.ndarray], source: Path, out: Path) -> None:
+    """Save a model of these weights and its config."""
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    state = {name: torch.from_numpy(np.array(value)) for name, value in transformers_state(variables).items()}
+    dtype = state["model.decoder.embed_tokens.weight"].dtype
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(config)
+    model.to(dtype)
+    model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, strict=False, assign=True)
+    model.tie_weights()
+    left = [name for name, value in model.named_parameters() if value.is_meta]
+    if left:
+        raise DataError(f"{source / WEIGHTS} lacks {', '.join(left[:3])}")
+    model.save_pretrained(out)
 
 
 def _dimensions(variables: dict[str, np.ndarray]) -> dict[str, int]:

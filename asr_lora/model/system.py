@@ -1,6 +1,7 @@
 """A model as users name one -> a Whisper ready to transcribe, and the facts that a report states of it.
 
-A name is a hub id, a Transformers or CTranslate2 folder, a run folder, an adapter folder, or `pypi:whisper-base`. That
+A name is a hub id, a Transformers or CTranslate2 folder, a run or export folder, an adapter folder, or
+`pypi:whisper-base`. That
 of a run or adapter may end in its strength: `runs/x@0.7` takes seven tenths of the adapter's update.
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import RunFolder, folder_bytes, read_jsonl
+from asr_lora.artifacts import ExportFolder, RunFolder, folder_bytes, read_jsonl
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import borrowed_token, spoken_language
@@ -76,6 +77,17 @@ class Place:
     weights: Path | None  # folder of the adapter or the fine-tuned model
     base: str
     strength: float | None = None  # None: no adapter
+    exported: dict[str, Any] | None = None  # export.json
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What its run or export says of language, whose token, task and context; perhaps nothing."""
+        return self.run["model"] if self.run else self.exported or {}
+
+    @property
+    def context(self) -> Context:
+        """What the encoder saw in training; all 30 s where nobody says, as Whisper was trained on them."""
+        return Context(self.recorded.get("context", Context.FULL))
 
 
 def open_system(
@@ -97,12 +109,7 @@ def open_system(
         DataError: the model is not there, the run is unfinished, or the adapter does not fit.
     """
     place = locate(name)
-    told = _told(place, language, language_token)
-    if told is None:
-        raise ConfigError(f"{place.name} does not say its language: add --language, for example --language Dutch")
-    recorded = place.run["model"] if place.run else {}
-    task = task or Task(recorded.get("task", Task.TRANSCRIBE))
-    context = context or Context(recorded.get("context", Context.FULL))
+    told, task = require_told(place, language, language_token, task)
     device = default_device()
     dtype = compute_dtype(precision, device)
     if place.weights is not None and place.strength is not None:
@@ -115,8 +122,22 @@ def open_system(
         whisper = load_whisper(
             source, told.language, language_token=told.token, task=task, dtype=dtype, device=device
         )  # fmt: skip
-    whisper = replace(whisper, context=context, source=place.name)
+    whisper = replace(whisper, context=context or place.context, source=place.name)
     return System(whisper, place.base, place.weights, training_of(place), place.strength)
+
+
+def require_told(
+    place: Place, language: str | None = None, token: str | None = None, task: Task | None = None
+) -> tuple[Told, Task]:
+    """What a model is told: what is given, or else recorded.
+
+    Raises:
+        ConfigError: no language is either, or it is unknown.
+    """
+    told = _told(place, language, token)
+    if told is None:
+        raise ConfigError(f"{place.name} does not say its language: add --language, for example --language Dutch")
+    return told, task or Task(place.recorded.get("task", Task.TRANSCRIBE))
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,22 @@ def open_voices(
         ConfigError: no adapter, one of another base, or one whose language nobody says.
         DataError: base or adapters are not there, or do not fit.
     """
-    folders: dict[str, tuple[Path, float]] = {}
+    places, voices = find_voices(base, adapters, context=context)
+    told = next(iter(voices.values())).told
+    assert told is not None
+    device = default_device()
+    whisper = load_whisper(
+        base, told, task=task or Task.TRANSCRIBE, dtype=compute_dtype(precision, device), device=device
+    )
+    folders = {name: (place.weights, place.strength) for name, place in places.items()}
+    return load_adapters(whisper, folders), voices  # type: ignore[arg-type]
+
+
+def find_voices(
+    base: str, adapters: Mapping[str, str], *, context: Context | None = None
+) -> tuple[dict[str, Place], dict[str, Voice]]:
+    """Find the adapters of a base by name, and how each speaks, without loading any; see `open_voices`."""
+    places: dict[str, Place] = {}
     voices: dict[str, Voice] = {}
     for name, given in adapters.items():
         place = locate(given)
@@ -163,18 +199,11 @@ def open_voices(
             raise ConfigError(f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone")
         if resolve_source(place.base) != resolve_source(base):
             raise ConfigError(f"--adapter {name}={given} was trained from {place.base}: name that as MODEL, not {base}")
-        told = _told(place, None if place.run else name, None)
+        told = _told(place, None if place.recorded else name, None)
         assert told is not None  # a run says its language, and the name stands for it otherwise
-        own = Context(place.run["model"].get("context", Context.FULL)) if place.run else Context.FULL
-        voices[name] = Voice(told.language, told.token or told.language, context or own, name)
-        folders[name] = place.weights, place.strength
-    first = next(iter(voices.values()))
-    assert first.told is not None
-    device = default_device()
-    whisper = load_whisper(
-        base, first.told, task=task or Task.TRANSCRIBE, dtype=compute_dtype(precision, device), device=device
-    )
-    return load_adapters(whisper, folders), voices
+        voices[name] = Voice(told.language, told.token or told.language, context or place.context, name)
+        places[name] = place
+    return places, voices
 
 
 def language_to_tell(
@@ -190,7 +219,7 @@ def language_to_tell(
 
 
 def _told(place: Place, language: str | None, token: str | None, otherwise: str | None = None) -> Told | None:
-    recorded = place.run["model"] if place.run else {}
+    recorded = place.recorded
     found = language or recorded.get("language") or otherwise
     if not found:
         return None
@@ -262,9 +291,11 @@ def _find(name: str) -> Place:
     run = RunFolder(folder.parent)
     if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
         return _from_run(run, name)  # the weights within a run: the run knows their language and context
+    export = ExportFolder(folder)
+    exported = export.read() if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
-        return Place(name, None, folder, adapter_base(folder))
-    return Place(name, None, None, name)
+        return Place(name, None, folder, adapter_base(folder), exported=exported)
+    return Place(name, None, None, name, exported=exported)
 
 
 def _from_run(run: RunFolder, name: str) -> Place:

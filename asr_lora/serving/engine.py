@@ -19,6 +19,7 @@ from asr_lora.model.whisper import Whisper
 from asr_lora.serving.refusals import invalid
 from asr_lora.serving.wishes import Wish
 from asr_lora.transcription.decode import default_batch_seconds
+from asr_lora.transcription.engine import TorchEngine
 from asr_lora.transcription.fallback import TEMPERATURES
 from asr_lora.transcription.listen import Options, Said, transcribe_windows
 from asr_lora.transcription.longform import Window, speech_windows, windows
@@ -127,8 +128,8 @@ class Engine:
             blocks = _Counted(decoded, self.most_seconds, stop)
             for some in self._batches((speech_windows if self.vad else windows)(blocks), one=wish.stream):
                 stop.look()
-                voice = voice or self._untouched(hear_language(self.whisper, some[0], base=self.adapted))
-                heard = transcribe_windows(self.whisper, [Said(window, voice) for window in some], options)
+                voice = voice or self._untouched(hear_language(TorchEngine(self.whisper), some[0], base=self.adapted))
+                heard = transcribe_windows(TorchEngine(self.whisper), [Said(window, voice) for window in some], options)
                 yield Piece(blocks.seconds, tuple(segment for segments in heard for segment in segments))
         if not blocks.seconds:
             raise AudioError("no audio")

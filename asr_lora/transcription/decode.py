@@ -48,6 +48,17 @@ class EndLoops:
         return torch.where(looping[:, None], only_end, scores)
 
 
+def loop_end(tokens: Sequence[int]) -> int | None:
+    """After how many tokens `EndLoops` ends a hypothesis; None: it does not loop."""
+    for count in range(LOOP_LENGTH, len(tokens) + 1):
+        for period in range(1, LOOP_TOKENS + 1):
+            repeats = max(LOOP_REPEATS, math.ceil(LOOP_LENGTH / period))
+            tail = list(tokens[max(0, count - repeats * period) : count])
+            if tail == tail[:period] * repeats:
+                return count
+    return None
+
+
 class Confidence:
     """Adds up the log-probabilities of what is written, before a temperature changes them; for a beam of 1.
 
@@ -193,12 +204,16 @@ def decode_split(
         yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], beams=beams)
 
 
-def default_batch_seconds(whisper: Whisper) -> float:
+def default_batch_seconds(whisper: Whisper, device: torch.device | None = None) -> float:
     """Audio decoded at once: a few full windows of the smallest models, fewer of larger ones.
 
     More takes more memory and, on a CPU, more time.
+
+    Args:
+        device: where it is decoded; that of the model's weights when not given.
     """
-    return 120.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (16.0 if whisper.device.type == "cuda" else 1.0)
+    cuda = (device or whisper.device).type == "cuda"
+    return 120.0 * min(1.0, 512 / int(whisper.core.config.d_model)) * (16.0 if cuda else 1.0)
 
 
 def _generation(

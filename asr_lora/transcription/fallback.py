@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.model.adapters import speaking
-from asr_lora.model.whisper import Whisper, evaluating
-from asr_lora.transcription.decode import Processor, plain_text, search
+from asr_lora.transcription.decode import Processor, plain_text
+from asr_lora.transcription.engine import Engine
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MOST_COMPRESSION = 2.4  # beyond, it repeats itself
@@ -55,9 +53,9 @@ class Hypothesis:
 
 
 def hear(
-    whisper: Whisper,
+    engine: Engine,
     states: torch.Tensor,
-    prompts: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
     *,
     adapters: Sequence[str | None],
     beams: int = 1,
@@ -69,7 +67,7 @@ def hear(
 
     Args:
         states: shape (windows, frames / 2, width).
-        prompts: shape (windows, tokens).
+        prompts: of equal length, one a window.
         adapters: of each window, see `asr_lora.model.adapters.speaking`.
         temperatures: tried in this order; beams are for 0 alone.
         processors: what else changes scores; they must not mind which windows share a batch.
@@ -77,27 +75,23 @@ def hear(
     Returns:
         One hypothesis a window, without text where it is silence.
     """
-    with speaking(whisper, adapters):
-        no_speech = first_look(whisper, states)[:, whisper.no_speech_token].tolist()
-    tries: list[list[Hypothesis]] = [[] for _ in no_speech]
-    left = list(range(len(no_speech)))
+    tries: list[list[Hypothesis]] = [[] for _ in prompts]
+    left = list(range(len(prompts)))
     for temperature in temperatures:
-        width = 1 if temperature else beams
-        rows = [adapters[row] for row in left for _ in range(width)]
-        devices = [states.device] if states.device.type == "cuda" else []
-        with speaking(whisper, rows), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            written = search(
-                whisper, states[left], prompts[left], beams=width, temperature=temperature, processors=processors,
-                max_new_tokens=max_new_tokens, confidence=True,
-            )  # fmt: skip
-        for row, tokens, mean in zip(left, written.tokens, written.log_probabilities, strict=True):
-            text = plain_text(whisper, tokens)
-            tries[row].append(Hypothesis(tuple(tokens), text, mean, no_speech[row], temperature))
+        found = engine.search(
+            states[left], [prompts[row] for row in left], [adapters[row] for row in left],
+            beams=1 if temperature else beams, temperature=temperature, max_new_tokens=max_new_tokens,
+            processors=processors,
+        )  # fmt: skip
+        for row, heard in zip(left, found, strict=True):
+            text = plain_text(engine.whisper, heard.tokens)
+            tries[row].append(
+                Hypothesis(tuple(heard.tokens), text, heard.log_probability, heard.no_speech, temperature)
+            )
         left = [row for row in left if not _settled(tries[row])]
         if not left:
             break
-    return [_chosen(found) for found in tries]
+    return [_chosen(those) for those in tries]
 
 
 def _settled(tries: Sequence[Hypothesis]) -> bool:
@@ -113,18 +107,3 @@ def _chosen(tries: Sequence[Hypothesis]) -> Hypothesis:
     likely = [tried for tried in tries if _likely(tried, tries[0])]
     best = tries[-1] if _settled(tries) else max(likely, key=lambda h: (not h.repeats, h.log_probability))
     return replace(best, tokens=(), text="") if best.silence else best
-
-
-def first_look(whisper: Whisper, states: torch.Tensor) -> torch.Tensor:
-    """Chances of every token after the start alone, where Whisper says the language, or that nobody speaks.
-
-    Returns:
-        Shape (windows, vocabulary), float32.
-    """
-    start = torch.full((len(states), 1), whisper.prompt[0], device=states.device)
-    with evaluating(whisper.model):
-        found = whisper.core(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=start, use_cache=False
-        )
-    chances: torch.Tensor = found.logits[:, 0].float().softmax(-1)
-    return chances

@@ -6,25 +6,18 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.adapters import BASE
 from asr_lora.model.system import Voice
-from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper, evaluating
-from asr_lora.transcription.decode import (
-    MAX_NEW_TOKENS,
-    Processor,
-    batches_by_length,
-    default_batch_seconds,
-    encode_batch,
-    plain_text,
-)
+from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.transcription.decode import MAX_NEW_TOKENS, Processor, batches_by_length, plain_text
+from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.fallback import TEMPERATURES, Hypothesis, hear
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.segments import Segment, Word
-from asr_lora.transcription.words import STEP_SECONDS, split_words, token_times
+from asr_lora.transcription.words import STEP_SECONDS, split_words
 
 BATCHES_AT_ONCE = 2  # windows are gathered for so many batches, and sorted by length: more keeps the reader waiting
 Tag = TypeVar("Tag")
@@ -51,27 +44,27 @@ class Said:
 
 
 def listen(
-    whisper: Whisper, windows: Iterable[tuple[Tag, Said | None]], options: Options
+    engine: Engine, windows: Iterable[tuple[Tag, Said | None]], options: Options
 ) -> Iterator[tuple[Tag, list[Segment]]]:
     """Transcribe windows, perhaps of many files, a few batches at a time; they come out in the order they went in.
 
     Args:
         windows: each with whatever the caller wants back with it; what has no window passes through.
     """
-    limit = BATCHES_AT_ONCE * default_batch_seconds(whisper)
+    limit = BATCHES_AT_ONCE * engine.batch_seconds
     group: list[tuple[Tag, Said | None]] = []
     gathered = 0.0
     for tag, said in windows:
         group.append((tag, said))
         gathered += context_seconds(said.window.seconds, said.voice.context) if said else 0.0
         if gathered >= limit:
-            yield from _group(whisper, group, options)
+            yield from _group(engine, group, options)
             group, gathered = [], 0.0
-    yield from _group(whisper, group, options)
+    yield from _group(engine, group, options)
 
 
 def _group(
-    whisper: Whisper, group: Sequence[tuple[Tag, Said | None]], options: Options
+    engine: Engine, group: Sequence[tuple[Tag, Said | None]], options: Options
 ) -> Iterator[tuple[Tag, list[Segment]]]:
     found: dict[int, list[Segment]] = {}
     for context in Context:
@@ -80,39 +73,34 @@ def _group(
         some = [said for n in loud if (said := group[n][1])]
         seconds = [said.window.seconds for said in some]
         cost = [context_seconds(length, context) for length in seconds]
-        for batch in batches_by_length(seconds, cost, batch_seconds=default_batch_seconds(whisper)):
-            heard = transcribe_windows(whisper, [some[place] for place in batch], options)
+        for batch in batches_by_length(seconds, cost, batch_seconds=engine.batch_seconds):
+            heard = transcribe_windows(engine, [some[place] for place in batch], options)
             found |= {loud[place]: segments for place, segments in zip(batch, heard, strict=True)}
     for number, (tag, _) in enumerate(group):
         yield tag, found.get(number, [])
 
 
-def transcribe_windows(whisper: Whisper, said: Sequence[Said], options: Options) -> list[list[Segment]]:
+def transcribe_windows(engine: Engine, said: Sequence[Said], options: Options) -> list[list[Segment]]:
     """Transcribe windows of at most 30 s, of one context, in one batch; silence gives no segment."""
-    states = encode_windows(whisper, said)
-    heard = hear_windows(whisper, states, [one.voice for one in said], options)
-    return segments_of(whisper, states, said, heard, words=options.words)
+    states = encode_windows(engine, said)
+    heard = hear_windows(engine, states, [one.voice for one in said], options)
+    return segments_of(engine, states, said, heard, words=options.words)
 
 
-def encode_windows(whisper: Whisper, said: Sequence[Said]) -> torch.Tensor:
+def encode_windows(engine: Engine, said: Sequence[Said]) -> torch.Tensor:
     """What the encoder says of windows: shape (windows, frames / 2, width)."""
     frames = context_frames(max(one.window.seconds for one in said), said[0].voice.context)
-    with evaluating(whisper.model), speaking(whisper, [one.voice.adapter for one in said]):
-        return encode_batch(whisper, [one.window.waveform for one in said], frames)
+    return engine.encode([one.window.waveform for one in said], frames, [one.voice.adapter for one in said])
 
 
-def hear_windows(whisper: Whisper, states: torch.Tensor, voices: Sequence[Voice], options: Options) -> list[Hypothesis]:
+def hear_windows(engine: Engine, states: torch.Tensor, voices: Sequence[Voice], options: Options) -> list[Hypothesis]:
     """What the decoder makes of windows, with timestamps where they are wanted, after what was said before."""
-    before = _said_before(whisper, options.previous)
-    prompts = [[*before, *whisper.prompt_in(voice.told, timestamps=options.timestamps)] for voice in voices]
-    length = len(prompts[0])
-    processors = list(options.processors)
-    if options.timestamps:
-        processors.append(WhisperTimeStampLogitsProcessor(whisper.core.generation_config, length))
+    before = _said_before(engine.whisper, options.previous)
+    prompts = [[*before, *engine.whisper.prompt_in(voice.told, timestamps=options.timestamps)] for voice in voices]
     return hear(
-        whisper, states, torch.tensor(prompts, device=whisper.device), adapters=[voice.adapter for voice in voices],
-        beams=options.beams, temperatures=options.temperatures, processors=processors,
-        max_new_tokens=min(MAX_NEW_TOKENS, MAX_TARGET_TOKENS - length),
+        engine, states, prompts, adapters=[voice.adapter for voice in voices], beams=options.beams,
+        temperatures=options.temperatures, processors=options.processors,
+        max_new_tokens=min(MAX_NEW_TOKENS, MAX_TARGET_TOKENS - len(prompts[0])),
     )  # fmt: skip
 
 
@@ -124,16 +112,16 @@ def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
 
 
 def segments_of(
-    whisper: Whisper, states: torch.Tensor, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
+    engine: Engine, states: torch.Tensor, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
 ) -> list[list[Segment]]:
     """What was heard in windows as segments, in seconds of their file, with the times of words where wanted."""
-    stretches = [_stretches(whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
+    stretches = [_stretches(engine.whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
     edges: list[np.ndarray] = []
     if words:
         tokens = [[token for stretch in found for token in stretch.tokens] for found in stretches]
-        prompts = torch.tensor([whisper.prompt_in(one.voice.told) for one in said], device=whisper.device)
-        with speaking(whisper, [one.voice.adapter for one in said]):
-            edges = token_times(whisper, states, prompts, tokens, [one.window.seconds for one in said])
+        prompts = [engine.whisper.prompt_in(one.voice.told) for one in said]
+        seconds = [one.window.seconds for one in said]
+        edges = engine.token_times(states, prompts, tokens, seconds, [one.voice.adapter for one in said])
     found = []
     for place, one in enumerate(said):
         done = 0
@@ -141,7 +129,7 @@ def segments_of(
         for stretch in stretches[place]:
             count = len(stretch.tokens)
             times = one.window.start + edges[place][done : done + count + 1] if words else None
-            segments += _segment(whisper, heard[place], one, stretch, times)
+            segments += _segment(engine.whisper, heard[place], one, stretch, times)
             done += count
         found.append(segments)
     return found

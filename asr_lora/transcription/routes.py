@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from asr_lora.audio.features import FULL_FRAMES
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.adapters import BASE
 from asr_lora.model.system import Voice
-from asr_lora.model.whisper import Whisper, evaluating
-from asr_lora.transcription.decode import encode_batch
-from asr_lora.transcription.fallback import first_look
+from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.inputs import Input
 from asr_lora.transcription.longform import Window
 
@@ -41,11 +37,11 @@ class Routes:
                     f"{entry.file} is in no folder named {' or '.join(self.voices)}: move it, or add :NAME to it"
                 )
 
-    def choose(self, whisper: Whisper, entry: Input, window: Window) -> Voice:
+    def choose(self, engine: Engine, entry: Input, window: Window) -> Voice:
         """The voice for a file, whose first window with speech may have to be listened to."""
         if name := self._named(entry):
             return self.voices[name]
-        language = hear_language(whisper, window, base=bool(self.voices))
+        language = hear_language(engine, window, base=bool(self.voices))
         for voice in self.voices.values():
             if language in (voice.language, voice.told):
                 return voice
@@ -59,16 +55,14 @@ class Routes:
         return self.by if self.by in self.voices else None
 
 
-def hear_language(whisper: Whisper, window: Window, *, base: bool) -> str | None:
+def hear_language(engine: Engine, window: Window, *, base: bool) -> str | None:
     """The code of the likeliest language of a window, as Whisper was trained to tell; None: an English-only model.
 
     Args:
         base: whether the untouched base is asked, beneath adapters.
     """
-    codes = getattr(whisper.core.generation_config, "lang_to_id", None)
-    if whisper.told_language is None or not codes:
+    whisper = engine.whisper
+    if whisper.told_language is None or not getattr(whisper.core.generation_config, "lang_to_id", None):
         return None
-    names, tokens = zip(*codes.items(), strict=True)
-    with evaluating(whisper.model), speaking(whisper, [BASE if base else None]):
-        chances = first_look(whisper, encode_batch(whisper, [window.waveform], FULL_FRAMES))[0]
-    return str(names[int(chances[torch.tensor(tokens)].argmax())]).strip("<|>")
+    adapters = [BASE if base else None]
+    return engine.languages(engine.encode([window.waveform], FULL_FRAMES, adapters), adapters)[0]

@@ -13,6 +13,7 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.model.system import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.fallback import Hypothesis
 from asr_lora.transcription.listen import Options, Said, encode_windows, hear_windows, segments_of
 from asr_lora.transcription.longform import Samples, Window
@@ -23,7 +24,7 @@ FORGETS = 0.5  # temperature above which a text is not told to the next window
 
 
 def transcribe_in_sequence(
-    whisper: Whisper, blocks: Iterable[np.ndarray], options: Options, choose: Callable[[Window], Voice]
+    engine: Engine, blocks: Iterable[np.ndarray], options: Options, choose: Callable[[Window], Voice]
 ) -> Iterator[tuple[float, list[Segment]]]:
     """Transcribe a stream window by window.
 
@@ -52,11 +53,11 @@ def transcribe_in_sequence(
         else:
             voice = voice or choose(window)
             said = [Said(window, voice)]
-            states = encode_windows(whisper, said)
-            (heard,) = hear_windows(whisper, states, [voice], replace(options, timestamps=True, previous=before))
-            heard, after = _until_cut(whisper, heard, window, last=not more and len(samples.kept) <= full)
-            (segments,) = segments_of(whisper, states, said, [heard], words=options.words)
-            text = tuple(token for token in heard.tokens if token < whisper.end_token)
+            states = encode_windows(engine, said)
+            (heard,) = hear_windows(engine, states, [voice], replace(options, timestamps=True, previous=before))
+            heard, after = _until_cut(engine.whisper, heard, window, last=not more and len(samples.kept) <= full)
+            (segments,) = segments_of(engine, states, said, [heard], words=options.words)
+            text = tuple(token for token in heard.tokens if token < engine.whisper.end_token)
             before = (*before, *text)[-MAX_TARGET_TOKENS:] if heard.temperature <= FORGETS else tuple(options.previous)
         samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))
         yield samples.start / SAMPLE_RATE, segments

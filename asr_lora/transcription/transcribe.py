@@ -12,6 +12,7 @@ from asr_lora.artifacts import write_text
 from asr_lora.audio.media import media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
+from asr_lora.transcription.engine import EngineName
 from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.subtitles import Rules
@@ -50,6 +51,7 @@ def transcribe(
     sequential: bool = False,
     fallback: bool = True,
     terms: Path | None = None,
+    engine: str = "torch",
     rules: Rules = Rules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
     echo: Callable[[str], None] | None = None,
@@ -73,6 +75,7 @@ def transcribe(
         sequential: Whisper's own way through a file, without `vad`: 30 s at a time, each told what came before.
         fallback: whether doubtful windows are tried again at higher temperatures.
         terms: file of names and terms, one a line, that are made likelier.
+        engine: "torch", or "ctranslate2", for which the model is converted once and kept in the cache.
         rules: of subtitles.
         keep_existing: whether files whose outputs are all there are left as they are.
         echo: is given the first format piece by piece, as it is ready.
@@ -84,6 +87,8 @@ def transcribe(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
+    if engine not in list(EngineName):
+        raise ConfigError(f"--engine: {engine} is not one of {', '.join(EngineName)}")
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
@@ -97,6 +102,7 @@ def transcribe(
         model, language=language, language_token=language_token, task=task, context=context, precision=precision,
         adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
         subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
+        engine=EngineName(engine),
     )  # fmt: skip
     transcriber.routes.check(fresh)
     return _each(made, fresh, kept, transcriber.heard(fresh))

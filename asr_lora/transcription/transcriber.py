@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,9 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.media import media_blocks
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import open_system, open_voices, voice_of
-from asr_lora.model.whisper import Whisper
+from asr_lora.model.system import Voice, open_system, open_voices, voice_of
 from asr_lora.transcription.bias import term_bias
+from asr_lora.transcription.engine import Engine, EngineName, TorchEngine
 from asr_lora.transcription.fallback import TEMPERATURES
 from asr_lora.transcription.inputs import Input, opened
 from asr_lora.transcription.listen import Options, Said, listen
@@ -40,7 +41,7 @@ class Heard:
 class Transcriber:
     """What `transcribe`, or a server, holds while files come and go."""
 
-    whisper: Whisper
+    engine: Engine
     routes: Routes
     options: Options
     vad: bool = True
@@ -68,7 +69,7 @@ class Transcriber:
         if self.sequential:
             yield from self._in_sequence(entries)
             return
-        for news, segments in listen(self.whisper, self._windows(entries), self.options):
+        for news, segments in listen(self.engine, self._windows(entries), self.options):
             yield replace(news, segments=segments)
 
     def _windows(self, entries: Sequence[Input]) -> Iterator[tuple[Heard, Said | None]]:
@@ -77,7 +78,7 @@ class Transcriber:
                 with opened(entry) as file:
                     blocks, voice = _Counted(entry, media_blocks(file)), None
                     for window in (speech_windows if self.vad else windows)(blocks):
-                        voice = voice or self.routes.choose(self.whisper, entry, window)
+                        voice = voice or self.routes.choose(self.engine, entry, window)
                         yield Heard(number, window.end), Said(window, voice)
                     end = Heard(number, blocks.seconds)
             except AudioError as error:
@@ -90,8 +91,8 @@ class Transcriber:
             try:
                 with opened(entry) as file:
                     blocks = _Counted(entry, media_blocks(file))
-                    choose = partial(self.routes.choose, self.whisper, entry)
-                    for done, segments in transcribe_in_sequence(self.whisper, blocks, self.options, choose):
+                    choose = partial(self.routes.choose, self.engine, entry)
+                    for done, segments in transcribe_in_sequence(self.engine, blocks, self.options, choose):
                         end = Heard(number, done)
                         yield replace(end, segments=segments)
             except AudioError as error:
@@ -117,6 +118,7 @@ def open_transcriber(
     sequential: bool = False,
     fallback: bool = True,
     terms: Path | None = None,
+    engine: EngineName = EngineName.TORCH,
 ) -> Transcriber:
     """Load what transcribes; see `asr_lora.transcription.transcribe` for the arguments.
 
@@ -131,22 +133,44 @@ def open_transcriber(
         raise ConfigError("each adapter knows its language: leave out --language and --language-token")
     if route and not adapters:
         raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
+    if terms and engine is EngineName.CTRANSLATE2:
+        raise ConfigError("--terms changes scores of tokens, for which CTranslate2 has no place: take --engine torch")
     if adapters:
-        whisper, voices = open_voices(model, adapters, task=task, context=context, precision=precision)
+        runner, voices = _several(engine, model, adapters, task=task, context=context, precision=precision)
         only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
         routes = Routes(voices, route or only, context or Context.FULL)
     else:
         auto = language == AUTO
-        whisper = open_system(
-            model, language="en" if auto else language, language_token=language_token, task=task, context=context,
-            precision=precision,
-        ).whisper  # fmt: skip
-        routes = Routes({} if auto else {model: voice_of(whisper)}, LANGUAGE if auto else model, whisper.context)
+        runner = _one(
+            engine, model, language="en" if auto else language, language_token=language_token, task=task,
+            context=context, precision=precision,
+        )  # fmt: skip
+        alone = {} if auto else {model: voice_of(runner.whisper)}
+        routes = Routes(alone, LANGUAGE if auto else model, runner.whisper.context)
     if words is None:
-        words = subtitles and bool(alignment_heads(whisper))
-    biases = [term_bias(whisper, terms)] if terms else []
+        words = subtitles and bool(alignment_heads(runner.whisper))
+    biases = [term_bias(runner.whisper, terms)] if terms else []
     options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
-    return Transcriber(whisper, routes, options, vad, sequential)
+    return Transcriber(runner, routes, options, vad, sequential)
+
+
+def _one(engine: EngineName, model: str, **told: Any) -> Engine:
+    if engine is EngineName.TORCH:
+        return TorchEngine(open_system(model, **told).whisper)
+    from asr_lora.transcription.ctranslate2_engine import open_ctranslate2
+
+    return open_ctranslate2(model, **told)
+
+
+def _several(
+    engine: EngineName, base: str, adapters: Mapping[str, str], **told: Any
+) -> tuple[Engine, dict[str, Voice]]:
+    if engine is EngineName.TORCH:
+        whisper, voices = open_voices(base, adapters, **told)
+        return TorchEngine(whisper), voices
+    from asr_lora.transcription.ctranslate2_engine import open_ctranslate2_voices
+
+    return open_ctranslate2_voices(base, adapters, **told)
 
 
 class _Counted:

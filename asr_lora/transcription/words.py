@@ -40,12 +40,7 @@ def token_times(
     Raises:
         ConfigError: the model's settings name no alignment heads.
     """
-    heads = alignment_heads(whisper)
-    if not heads:
-        raise ConfigError(
-            f"{whisper.source} has no alignment_heads of its own in generation_config.json, so it cannot tell when "
-            "words are said: copy the line from its base model's, or use --no-words"
-        )
+    heads = require_alignment_heads(whisper)
     longest = max(map(len, tokens), default=0)
     given = torch.full((len(tokens), longest), whisper.end_token, device=states.device)
     for row, written in enumerate(tokens):
@@ -71,6 +66,21 @@ def alignment_heads(whisper: Whisper) -> list[tuple[int, int]]:
     named = getattr(whisper.core.generation_config, "alignment_heads", None) or []
     fits = all(layer < whisper.core.config.decoder_layers for layer, _ in named)
     return [(layer, head) for layer, head in named] if fits else []
+
+
+def require_alignment_heads(whisper: Whisper) -> list[tuple[int, int]]:
+    """The same.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    heads = alignment_heads(whisper)
+    if not heads:
+        raise ConfigError(
+            f"{whisper.source} has no alignment_heads of its own in generation_config.json, so it cannot tell when "
+            "words are said: copy the line from its base model's, or use --no-words"
+        )
+    return heads
 
 
 @contextmanager

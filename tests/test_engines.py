@@ -1,0 +1,196 @@
+"""CTranslate2 beside PyTorch: the same model says the same, at the same times, in whatever batch."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEMO, speech, write_wav
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cli import invoke
+from test_listening import adapters  # noqa: F401 (a fixture)
+
+from asr_lora.audio.decode import decode
+from asr_lora.config import Context, Precision
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.adapters import BASE as UNTOUCHED
+from asr_lora.model.system import Voice, locate, open_voices, voice_of
+from asr_lora.model.whisper import load_whisper, sketch_whisper
+from asr_lora.transcription import ctranslate2_engine
+from asr_lora.transcription.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
+from asr_lora.transcription.decode import EndLoops, loop_end
+from asr_lora.transcription.engine import TorchEngine
+from asr_lora.transcription.listen import Options, Said, transcribe_windows
+from asr_lora.transcription.longform import Window
+from asr_lora.transcription.routes import hear_language
+
+CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())[:2]
+TIMED = Options(timestamps=True, words=True, temperatures=(0.0,))
+
+
+@pytest.fixture(scope="module")
+def floats(ctranslate2_folder):
+    return open_ctranslate2(str(ctranslate2_folder), language="it", precision=Precision.FP32)
+
+
+@pytest.fixture(scope="module")
+def said(base):
+    """Two clips, and both in one window."""
+    sounds = [*map(decode, CLIPS), np.concatenate([decode(clip) for clip in CLIPS])]
+    return [Said(Window(10.0 * n, sound), voice_of(base)) for n, sound in enumerate(sounds)]
+
+
+@pytest.fixture(scope="module")
+def ours(base, said):
+    return transcribe_windows(TorchEngine(base), said, TIMED)
+
+
+def texts(found):
+    return [[(segment.text, round(segment.start, 2), round(segment.end, 2)) for segment in some] for some in found]
+
+
+def test_both_engines_say_the_same_at_the_same_times(floats, said, ours):
+    theirs = transcribe_windows(floats, said, TIMED)
+    assert sum(map(len, ours)) >= len(said)
+    assert texts(theirs) == texts(ours)
+    pairs = [
+        (one, other)
+        for mine, yours in zip(ours, theirs, strict=True)
+        for a, b in zip(mine, yours, strict=True)
+        for one, other in zip(a.words, b.words, strict=True)
+    ]
+    assert all(one.text == other.text for one, other in pairs)
+    apart = [abs(one.start - other.start) for one, other in pairs]
+    assert np.median(apart) <= 0.02
+    assert np.mean(np.array(apart) <= 0.1) > 0.9
+    for mine, yours in zip(ours, theirs, strict=True):
+        for a, b in zip(mine, yours, strict=True):
+            assert b.log_probability == pytest.approx(a.log_probability, abs=0.005)
+            assert b.no_speech == pytest.approx(a.no_speech, abs=0.02)
+
+
+def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said, monkeypatch):
+    """What is not finished within the tokens of the first try is written anew, to the same text."""
+    together = texts(transcribe_windows(floats, said[:2], TIMED))
+    monkeypatch.setattr(ctranslate2_engine, "TOKENS", 1)
+    monkeypatch.setattr(ctranslate2_engine, "TOKENS_A_SECOND", 0)
+    monkeypatch.setattr(ctranslate2_engine, "ENCODED_SECONDS", 1.0)
+    assert texts(transcribe_windows(floats, said[:2], TIMED)) == together
+
+
+def test_eight_bits_say_nearly_the_same(ctranslate2_folder, said, ours):
+    engine = open_ctranslate2(str(ctranslate2_folder), language="it")
+    assert engine.models[None].compute_type.startswith("int8")
+    theirs = transcribe_windows(engine, said, replace(TIMED, words=False))
+    mine, yours = (" ".join(s.text for some in found for s in some).split() for found in (ours, theirs))
+    assert sum(a != b for a, b in zip(mine, yours, strict=False)) + abs(len(mine) - len(yours)) <= 0.2 * len(mine)
+
+
+def test_it_hears_languages(floats, base, said):
+    assert hear_language(floats, said[0].window, base=False) == "it"
+    assert hear_language(TorchEngine(base), said[0].window, base=False) == "it"
+
+
+def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, monkeypatch):  # noqa: F811
+    """Two adapters and the base in one batch, held against PyTorch, where they lie side by side; converted once."""
+    monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
+    monkeypatch.setattr("asr_lora.transcription.listen.MAX_NEW_TOKENS", 12)
+    named = {name: f"{folder}@{strength}" for (name, folder), strength in zip(adapters.items(), (1, 0.5), strict=True)}
+    whisper, voices = open_voices(str(tiny_folder), named, precision=Precision.FP32)
+    engine, same = open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
+    assert same == voices
+    base = Voice("it", "it", Context.FULL, UNTOUCHED)
+    said = [
+        Said(Window(0.0, speech(seconds)), replace(voice, context=Context.TRUE_LENGTH))
+        for seconds, voice in ((2.0, voices["cs"]), (2.5, base), (1.5, voices["it"]), (3.0, voices["cs"]))
+    ]
+    options = Options(timestamps=False, temperatures=(0.0,))
+    found = transcribe_windows(engine, said, options)
+    assert texts(found) == texts(transcribe_windows(TorchEngine(whisper), said, options))
+    assert len({segment.text for some in found for segment in some}) > 2
+    written = list(tmp_path.rglob("model.bin"))
+    assert len(written) == 3
+    times = [path.stat().st_mtime_ns for path in written]
+    open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
+    assert [path.stat().st_mtime_ns for path in written] == times
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(0, 7), st.integers(1, 8))
+def test_loops_end_where_they_would_have(start, first, period):
+    """Cut off afterwards is ended on the way."""
+    tokens = (start + [first + n % period for n in range(80)])[:80]
+    processor = EndLoops(prompt_tokens=0, end_token=99)
+    ended = next(
+        (
+            count for count in range(1, len(tokens) + 1)
+            if processor(torch.tensor([tokens[:count]]), torch.zeros(1, 100))[0, 0] == -torch.inf
+        ),
+        None,
+    )  # fmt: skip
+    assert loop_end(tokens) == ended
+
+
+def test_settings_alone_are_those_of_the_whole_import(ctranslate2_folder):
+    sketch, whole = (make(str(ctranslate2_folder), "it") for make in (sketch_whisper, load_whisper))
+    assert sketch.core.device.type == "meta"
+    assert sketch.core.generation_config.to_dict() == whole.core.generation_config.to_dict()
+    mine, yours = (
+        {
+            key: value
+            for key, value in model.core.config.to_dict().items()
+            if key not in ("dtype", "architectures", "_name_or_path")
+        }
+        for model in (sketch, whole)
+    )
+    assert mine == yours
+
+
+def test_the_command_line_takes_an_engine(ctranslate2_folder, tmp_path):
+    sound = write_wav(tmp_path / "a.wav", decode(CLIPS[0]))
+    found = invoke(
+        "transcribe", ctranslate2_folder, sound, "--engine", "ctranslate2", "--language", "it", "--format", "json",
+        "--words", "--out", tmp_path,
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    (segment, *_) = json.loads((tmp_path / "a.json").read_text())["segments"]
+    assert segment["words"]
+    assert segment["language"] == "it"
+
+
+def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkeypatch):
+    (tmp_path / "terms.txt").write_text("Trastevere\n")
+    sound = write_wav(tmp_path / "a.wav", speech(1.0))
+    refused = {
+        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--terms changes scores .*--engine torch",
+        ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
+        ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
+    }
+    for options, sentence in refused.items():
+        found = invoke("transcribe", ctranslate2_folder, sound, "--language", "it", *options)
+        assert found.exit_code == 2
+        assert re.search(sentence, found.stderr), found.stderr
+    monkeypatch.setattr(ctranslate2_engine.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="pip install 'asr_lora\\[ctranslate2\\]'"):
+        open_ctranslate2(str(ctranslate2_folder), language="it")
+
+
+def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
+    for path in ctranslate2_folder.iterdir():
+        if path.name != "model.bin":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.bin").write_bytes((ctranslate2_folder / "model.bin").read_bytes()[:1_000_000])
+    with pytest.raises(DataError, match="not a whole CTranslate2"):
+        open_ctranslate2(str(tmp_path), language="it")
+
+
+def test_an_export_knows_its_language_and_context(tmp_path):
+    from asr_lora.artifacts import ExportFolder
+
+    facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
+    ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
+    place = locate(str(tmp_path))
+    assert (place.recorded["language"], place.context) == ("cs", Context.TRUE_LENGTH)
