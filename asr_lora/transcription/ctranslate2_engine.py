@@ -50,7 +50,7 @@ class CTranslate2Engine:
 
     @property
     def batch_seconds(self) -> float:
-        return default_batch_seconds(self.whisper, self.device)
+        return 2 * default_batch_seconds(self.whisper, self.device)  # only the decoder sees all of it at once
 
     def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
         on_cpu = self.device.type == "cpu"
