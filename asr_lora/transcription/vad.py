@@ -16,6 +16,7 @@ from torch import nn
 from asr_lora.errors import ConfigError
 
 CHUNK = 512  # samples that a chance is given for, 32 ms
+GROUP = 128  # chunks at a time, 4 s: always as many, since PyTorch keeps memory for every shape that it meets
 CONTEXT = 64  # samples of the chunk before that it also sees
 TAIL = 64  # samples reflected at its end
 BINS = 129  # of its spectrum
@@ -79,7 +80,7 @@ def load_detector() -> Detector:
 
 
 class Ear:
-    """The detector along one stream: what it remembers between blocks, and samples that fill no chunk yet."""
+    """The detector along one stream: what it remembers between blocks, and samples that fill no group yet."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -88,18 +89,21 @@ class Ear:
         self.rest = np.zeros(0, np.float32)
 
     def chances(self, block: np.ndarray) -> np.ndarray:
-        """Chances of speech of every chunk that a block of samples completes, shape (chunks,)."""
+        """Chances of speech of every chunk in the groups that a block of samples completes, shape (chunks,)."""
         samples = np.concatenate([self.rest, block])
-        whole = len(samples) // CHUNK * CHUNK
+        whole = len(samples) // (GROUP * CHUNK) * GROUP * CHUNK
         self.rest = samples[whole:]
-        if not whole:
-            return np.zeros(0, np.float32)
-        seen = np.concatenate([self.before, samples[:whole]])
+        groups = samples[:whole].reshape(-1, GROUP * CHUNK)
+        return np.concatenate([np.zeros(0, np.float32), *map(self._group, groups)])
+
+    def finish(self) -> np.ndarray:
+        """Chances of what fills no group; silence fills up the last chunk."""
+        left = -(-len(self.rest) // CHUNK)
+        return self.chances(np.zeros(-len(self.rest) % (GROUP * CHUNK), np.float32))[:left]
+
+    def _group(self, samples: np.ndarray) -> np.ndarray:
+        seen = np.concatenate([self.before, samples])
         self.before = seen[-CONTEXT:]
         with torch.inference_mode():
             found, self.state = self.detector(torch.from_numpy(seen).unfold(0, CONTEXT + CHUNK, CHUNK), self.state)
         return np.asarray(found)
-
-    def finish(self) -> np.ndarray:
-        """The chance of the last chunk, which silence fills up; none where the last one was full."""
-        return self.chances(np.zeros(-len(self.rest) % CHUNK, np.float32))
