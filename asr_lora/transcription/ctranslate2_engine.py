@@ -87,10 +87,11 @@ class CTranslate2Engine:
         if processors:
             raise ConfigError("CTranslate2 has no place for what changes scores of tokens: take --engine torch")
         likely = min(max_new_tokens, int(TOKENS + TOKENS_A_SECOND * states.shape[1] * STEP_SECONDS))
+        tries = (likely, max_new_tokens) if beams == 1 else (max_new_tokens,)  # a beam cut short may choose another
 
         def written(adapter: str | None, rows: list[int]) -> list[Candidate]:
             found: dict[int, Candidate] = {}
-            for most in (likely, max_new_tokens):
+            for most in tries:
                 left = [row for row in rows if row not in found]
                 results = left and self.models[adapter].generate(
                     _view(states[left]), [list(prompts[row]) for row in left], beam_size=beams,

@@ -109,6 +109,7 @@ def _each(transcribe: Callable[[str], Any], text: Callable[[Any], str]) -> Ears:
 
 ENGINES: dict[str, Callable[[argparse.Namespace], Ears]] = {
     "asr_lora, ctranslate2": ours("ctranslate2"),
+    "asr_lora, ctranslate2, 5 beams": ours("ctranslate2", beams=5),
     "asr_lora, torch": ours("torch"),
     "asr_lora, ctranslate2, float32": ours("ctranslate2", precision=Precision.FP32),
     "faster-whisper": faster_whisper("default"),
