@@ -13,7 +13,6 @@ time, which another process on the machine does not change.
 import argparse
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from asr_lora.scoring.terms import occurrences
 from asr_lora.scoring.wer import corpus_scores
 from asr_lora.transcription.bias import Bias
 from asr_lora.transcription.decode import batches_by_length, encode_batch, plain_text, search
+from asr_lora.transcription.engine import TorchEngine
 from asr_lora.transcription.listen import Options, Said, listen
 from asr_lora.transcription.longform import speech_windows, windows
 
@@ -81,7 +81,7 @@ def nothing(options: argparse.Namespace) -> None:
         row = []
         for cut, how in ways.values():
             stream = ((None, Said(window, voice)) for window in cut(np.array_split(sound, 4)))
-            text = " ".join(s.text for _, found in listen(whisper, stream, how) for s in found)
+            text = " ".join(s.text for _, found in listen(TorchEngine(whisper), stream, how) for s in found)
             row.append(f"{len(text.split()) * 60 / options.seconds:.0f}")
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
 
@@ -96,7 +96,8 @@ def speech_blocks(hours: float) -> Iterator[np.ndarray]:
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    """Megabytes at most; the kernel's ru_maxrss would begin with those of the parent."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def windowing(options: argparse.Namespace) -> None:
@@ -122,12 +123,13 @@ def long(options: argparse.Namespace) -> None:
                 for block in speech_blocks(hours):
                     file.write(block)
             code = (
-                "import resource, sys\nfrom asr_lora.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, file=sys.stderr)"
+                "import sys\nfrom asr_lora.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+                "lines = open('/proc/self/status').read().splitlines()\n"
+                "print(*[int(line.split()[1]) / 1024 for line in lines if 'VmHWM' in line], file=sys.stderr)"
             )
             arguments = ["transcribe", options.model, str(path), "--format", "srt", "--out", folder]
             arguments += ["--language", options.language] if options.language else []
-            arguments += [] if options.fallback else ["--no-fallback"]
+            arguments += ["--engine", options.engine] + ([] if options.fallback else ["--no-fallback"])
             started = time.perf_counter()
             done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
             seconds = time.perf_counter() - started
@@ -236,6 +238,7 @@ def main() -> None:
     job.add_argument("model")
     job.add_argument("--language")
     job.add_argument("--hours", type=float, nargs="+", default=[1, 2])
+    job.add_argument("--engine", default="torch")
     job.add_argument("--fallback", action=argparse.BooleanOptionalAction, default=True)
     job = jobs.add_parser("adapters")
     job.set_defaults(job=adapters)
