@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts import AnalysisFolder, fingerprint, folder_digest, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.digests import fingerprint, folder_digest
+from asr_lora.artifacts.report import AnalysisFolder
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters import Update, load_adapter, updates

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import (
-    CARD,
-    DatasetFolder,
-    ExportFolder,
-    ReportFolder,
-    RunFolder,
-    replacing_folder,
-    sha256_file,
-)
+from asr_lora.artifacts.atomic import replacing_folder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import sha256_file
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import CARD, ExportFolder, RunFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.card import Subject, own_report, write_card

@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import DatasetFolder, RunFolder, VariantsFolder, fingerprint, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.config import (
     Context,
     Method,

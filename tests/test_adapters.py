@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from asr_lora.artifacts import RunFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.features import log_mel
 from asr_lora.config import AdapterSettings, Method, Optimiser, OptimiserSettings, Part, Quantise, Task
 from asr_lora.errors import ConfigError, DataError

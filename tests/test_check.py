@@ -12,7 +12,8 @@ from conftest import BASE, ROOT, attach, changed
 from typer.testing import CliRunner
 
 from asr_lora import check, load_config
-from asr_lora.artifacts import DatasetFolder, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.cli import app
 from asr_lora.config import Method, Quantise
 from asr_lora.errors import ConfigError, DataError

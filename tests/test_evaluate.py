@@ -7,7 +7,9 @@ import pytest
 from conftest import DEMO
 
 from asr_lora import compare, evaluate, prepare, train
-from asr_lora.artifacts import ReportFolder, RunFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters import save_weights

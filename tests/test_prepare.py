@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import prepare
-from asr_lora.artifacts import DatasetFolder, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode, encode_flac
 from asr_lora.errors import AudioError, ConfigError, DataError

@@ -17,7 +17,8 @@ from test_sources import KALDI, SPLITS, crowd, pack, release_files, sound, write
 from typer.testing import CliRunner
 
 from asr_lora import prepare
-from asr_lora.artifacts import DatasetFolder, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.audio.checks import LEAKED, measure
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode
@@ -235,7 +236,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import datasets, pyarrow.parquet
 import asr_lora.audio.prepare as job
-from asr_lora.artifacts import DatasetFolder
+from asr_lora.artifacts.dataset import DatasetFolder
 import asr_lora.language, transformers.models.whisper.tokenization_whisper
 job.PART_ROWS, job.ROWS_AT_ONCE, job.GROUP_ROWS = 8, 4, 8
 source, whole, out, kills, chance = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 7, random.Random(7)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import prepare
-from asr_lora.artifacts import sha256_file
+from asr_lora.artifacts.digests import sha256_file
 from asr_lora.audio.splits import (
     Clip,
     IdList,

@@ -35,7 +35,14 @@ ORCHESTRATORS = {
 }
 PURE = {
     "asr_lora.config",
-    "asr_lora.artifacts",
+    "asr_lora.artifacts.atomic",
+    "asr_lora.artifacts.dataset",
+    "asr_lora.artifacts.digests",
+    "asr_lora.artifacts.manifests",
+    "asr_lora.artifacts.report",
+    "asr_lora.artifacts.run",
+    "asr_lora.artifacts.sources",
+    "asr_lora.artifacts.workflows",
     "asr_lora.errors",
     "asr_lora.locks",
     "asr_lora.stages",

@@ -15,7 +15,8 @@ from test_cli import invoke
 from test_promotion import small_release
 
 from asr_lora import prepare
-from asr_lora.artifacts import RunFolder, VariantsFolder
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_config, load_sweep
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters import adapter_parameters, count_parameters, rank_within

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from asr_lora.artifacts import DatasetFolder, folder_digest
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import folder_digest
 from asr_lora.audio.decode import SAMPLE_RATE, decode, first_line
 from asr_lora.errors import DataError
 

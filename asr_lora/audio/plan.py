@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import SPLITS
+from asr_lora.artifacts.dataset import SPLITS
 from asr_lora.audio.source import ADDED, SPLIT_HERE, BadRow, Source, Utterance
 from asr_lora.audio.text import TextRules, sentence_key
 from asr_lora.errors import DataError

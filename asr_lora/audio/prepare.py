@@ -22,7 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from asr_lora.artifacts import SPLITS, DatasetFolder, fingerprint, replacing, sha256_file, stream_jsonl, write_text
+from asr_lora.artifacts.atomic import replacing, write_jsonl, write_text
+from asr_lora.artifacts.dataset import SPLITS, DatasetFolder
+from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.checks import Sound, measure
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
@@ -444,13 +446,13 @@ def _finish(
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
         os.replace(folder.draft(split), folder.split(split))
-    stream_jsonl(folder.dropped, plan.dropped())
+    write_jsonl(folder.dropped, plan.dropped())
     shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
     against = {other.name: Leaks() for other in others}
     lists = [shared.counted("{with} and {split}", plan.leaks())]
     for other in others:
         lists.append(against[other.name].counted("{split} and its {with}", _shared_with(plan, other)))
-    stream_jsonl(folder.leaks, chain.from_iterable(lists))
+    write_jsonl(folder.leaks, chain.from_iterable(lists))
     diagnose_fresh(folder, facts["language"])
     folder.write(
         {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_lora.artifacts import downloads_folder
+from asr_lora.artifacts.sources import downloads_folder
 from asr_lora.audio.archive import is_archive
 from asr_lora.audio.beside import AudioBesideText, holds_audio_beside_text
 from asr_lora.audio.commonvoice import (

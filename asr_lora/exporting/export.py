@@ -6,7 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import DatasetFolder, ExportFolder, fingerprint, replacing_folder
+from asr_lora.artifacts.atomic import replacing_folder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, Refused

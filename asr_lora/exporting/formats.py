@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from asr_lora.artifacts import ExportFolder
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import write_ggml
 from asr_lora.exporting.recipe import Dtype, Format, Recipe

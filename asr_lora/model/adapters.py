@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from asr_lora.artifacts import RunFolder, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part, Task
 from asr_lora.errors import ConfigError, DataError

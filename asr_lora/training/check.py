@@ -7,7 +7,8 @@ from itertools import islice
 
 import torch
 
-from asr_lora.artifacts import DatasetFolder, RunFolder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig

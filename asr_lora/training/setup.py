@@ -4,7 +4,9 @@ import warnings
 
 import torch
 
-from asr_lora.artifacts import DatasetFolder, RunFolder, fingerprint
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Method, Quantise, RunConfig
 from asr_lora.errors import ConfigError, DataError

@@ -11,7 +11,9 @@ from itertools import chain, islice, tee
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts import RunFolder, folder_bytes, folder_digest, replacing_folder, write_text
+from asr_lora.artifacts.atomic import replacing_folder, write_text
+from asr_lora.artifacts.digests import folder_bytes, folder_digest
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split
 from asr_lora.config import RunConfig
 from asr_lora.errors import DataError, Interrupted

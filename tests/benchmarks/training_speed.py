@@ -122,7 +122,7 @@ def train_ours(dataset: Path, language: str, subset: str, out: Path, most_steps:
     import shutil
 
     from asr_lora import train
-    from asr_lora.artifacts import read_jsonl
+    from asr_lora.artifacts.atomic import read_jsonl
     from asr_lora.audio.dataset import read_split
     from asr_lora.config import Context, RunConfig
     from asr_lora.training.examples import Recipe, schedule
