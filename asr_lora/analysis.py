@@ -19,7 +19,8 @@ from asr_lora.artifacts.digests import fingerprint, folder_digest
 from asr_lora.artifacts.report import AnalysisFolder
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import Update, load_adapter, updates
+from asr_lora.model.adapters.merging import load_adapter
+from asr_lora.model.adapters.updates import Update, updates
 from asr_lora.model.spectra import (
     COUNTS,
     MOST,

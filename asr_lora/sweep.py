@@ -28,7 +28,7 @@ from asr_lora.config import (
     read_settings,
 )
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
-from asr_lora.model.adapters import rank_within
+from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.scoring.comparison import Comparison, comparison_facts

@@ -35,7 +35,7 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import ggml_name, write_ggml
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Packing
-from asr_lora.model.adapters import copy_adapter
+from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
 from asr_lora.model.whisper import load_whisper
 from asr_lora.scoring.normalize import find_normaliser

@@ -106,7 +106,10 @@ PURE = {
     "asr_lora.serving.wishes",
 }
 DOORS = {
-    "peft": {"asr_lora.model.adapters"},
+    "peft": {
+        f"asr_lora.model.adapters.{part}"
+        for part in ("adalora", "attach", "continuation", "files", "multi_lora", "pissa", "wrapper")
+    },
     "bitsandbytes": {"asr_lora.training.optim"},
     "jiwer": {"asr_lora.scoring.wer"},
     "num2words": {"asr_lora.scoring.normalize"},

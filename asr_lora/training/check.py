@@ -13,8 +13,9 @@ from asr_lora.audio.dataset import Split
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import count_parameters, extra_bytes
+from asr_lora.model.adapters.adalora import extra_bytes
 from asr_lora.model.sketch import weights_bytes
+from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device
 from asr_lora.processes import Team
 from asr_lora.training.advice import Facts, warnings_of

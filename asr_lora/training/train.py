@@ -17,7 +17,9 @@ from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split
 from asr_lora.config import RunConfig
 from asr_lora.errors import DataError, Interrupted
-from asr_lora.model.adapters import allocate_rank, count_parameters, require_gradients, save_weights
+from asr_lora.model.adapters.adalora import allocate_rank
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.model.whisper import compute_dtype
 from asr_lora.processes import Team, join_team
 from asr_lora.scoring.wer import Scores, corpus_scores

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.model.adapters import speaking
+from asr_lora.model.adapters.multi_lora import speaking
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.decode import Processor, plain_text, search
 
@@ -70,7 +70,7 @@ def hear(
     Args:
         states: shape (windows, frames / 2, width).
         prompts: shape (windows, tokens).
-        adapters: of each window, see `asr_lora.model.adapters.speaking`.
+        adapters: of each window, see `asr_lora.model.adapters.multi_lora.speaking`.
         temperatures: tried in this order; beams are for 0 alone.
         processors: what else changes scores; they must not mind which windows share a batch.
 

@@ -10,7 +10,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.adapters.multi_lora import BASE, speaking
 from asr_lora.model.system import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper, evaluating
 from asr_lora.transcription.decode import (

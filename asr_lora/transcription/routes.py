@@ -8,7 +8,7 @@ import torch
 from asr_lora.audio.features import FULL_FRAMES
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.adapters.multi_lora import BASE, speaking
 from asr_lora.model.system import Voice
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.decode import encode_batch

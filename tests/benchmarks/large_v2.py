@@ -55,7 +55,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
 
     from asr_lora.audio.features import context_seconds
     from asr_lora.config import Context, ExampleSettings, RunConfig
-    from asr_lora.model.adapters import count_parameters
+    from asr_lora.model.trainable import count_parameters
     from asr_lora.processes import join_team
     from asr_lora.training.examples import micro_batches, schedule
     from asr_lora.training.learner import Learner
