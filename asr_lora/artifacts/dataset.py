@@ -68,6 +68,14 @@ class DatasetFolder(Folder):
         """A split that is being joined from the parts."""
         return self.work / f"{split}.parquet"
 
+    @property
+    def ours(self) -> bool:
+        """Whether it holds nothing but a dataset, complete or interrupted."""
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        known = {self.split(split).name for split in SPLITS} | {"subsets", self.manifest_name}
+        known |= {self.dropped.name, self.leaks.name, self.diagnosis.root.name}
+        return all(name in known or name.startswith(".") for name in names)
+
     def whole(self, body: dict[str, Any]) -> bool:
         subsets = {self.subset(name): facts for name, facts in body["subsets"].items()}
         return self._has_splits(body) and all(has_bytes(path, facts["bytes"]) for path, facts in subsets.items())

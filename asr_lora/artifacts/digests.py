@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 
 def sha256_file(path: Path) -> str:
@@ -25,6 +26,11 @@ def folder_digest(folder: Path) -> str:
 def folder_bytes(folder: Path) -> int:
     """Size of all files under a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file, so that it is known whether it is still the same."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def has_bytes(path: Path, size: int) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts.digests import sha256_file
+from asr_lora.artifacts.digests import file_facts
 from asr_lora.artifacts.manifests import Folder
 
 CARD = "README.md"  # of a published model
@@ -68,10 +68,7 @@ class ExportFolder(Folder):
 
     def listed(self) -> list[dict[str, Any]]:
         """Name, size and SHA-256 of each file."""
-        return [
-            {"name": str(path.relative_to(self.root)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in self.files
-        ]
+        return [{"name": str(path.relative_to(self.root)), **file_facts(path)} for path in self.files]
 
     def whole(self, body: dict[str, Any]) -> bool:
         return all((self.root / file["name"]).is_file() for file in body["files"])
