@@ -22,7 +22,7 @@ from asr_lora.model.sketch import weights_bytes
 from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import compute_dtype
 from asr_lora.processes import Team
-from asr_lora.training.examples import Example
+from asr_lora.training.examples import Example, padding
 from asr_lora.training.footprint import Meter, _saved_bytes, decoding_footprint, step_footprint
 from asr_lora.training.forecast import (
     Forecast,
@@ -34,7 +34,6 @@ from asr_lora.training.forecast import (
     kept_bytes,
     largest,
     mean_step_seconds,
-    padding,
     representative,
     step_work,
     table,

@@ -28,7 +28,7 @@ OURS = "asr_lora, float32, 30 s"
 
 
 def export(
-    model: str,
+    model: str | Place,
     *,
     format: str,  # noqa: A002
     out: Path,
@@ -48,7 +48,7 @@ def export(
     nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
 
     Args:
-        model: see `asr_lora.model.system`; perhaps with a strength.
+        model: see `asr_lora.model.system`; perhaps with a strength, or found by `locate`.
         format: transformers, ctranslate2, ggml or adapter.
         dtype: float16 or float32, of what is not quantised; float16 when not given.
         quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.
@@ -68,7 +68,7 @@ def export(
     engine = require_engine(recipe.format)
     place = locate(model)
     if recipe.format is Format.ADAPTER and place.strength is None:
-        raise ConfigError(f"{model} has no adapter: take --format transformers, ctranslate2 or ggml")
+        raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = dataset_of(place, dataset)
     manifest, split = DatasetFolder(home).read(), _evenly(read_split(home, SPLIT), clips)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
@@ -101,7 +101,7 @@ def export(
             "parity": found.facts(),
         }
         if not found.passed:
-            raise Refused(_refusal(model, engine, found, out), facts)
+            raise Refused(_refusal(place.name, engine, found, out), facts)
         draft.write(facts)
     return folder
 

@@ -20,7 +20,7 @@ from asr_lora.model.whisper import Whisper, compute_dtype, default_device
 from asr_lora.processes import Team
 from asr_lora.training.advice import Facts, warnings_of
 from asr_lora.training.batches import TrainingSet
-from asr_lora.training.examples import Example, Recipe, micro_batches, plain_examples, schedule
+from asr_lora.training.examples import Example, Recipe, micro_batches, padding, plain_examples, schedule
 from asr_lora.training.footprint import decoding_footprint, step_footprint
 from asr_lora.training.forecast import (
     Forecast,
@@ -32,7 +32,6 @@ from asr_lora.training.forecast import (
     kept_bytes,
     largest,
     mean_step_seconds,
-    padding,
     representative,
     step_work,
     utterances,

@@ -33,7 +33,7 @@ from asr_lora.training.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from asr_lora.training.examples import Example, Recipe, micro_batches, schedule
+from asr_lora.training.examples import Example, Recipe, micro_batches, padding, schedule
 from asr_lora.training.learner import Learner
 from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.training.metrics import Metrics, Silent
@@ -170,7 +170,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 grad_norm=norm,
                 audio_seconds_per_second=speech / took,
                 data_wait=waited / took,
-                padding=1.0 - speech / sum(example.context for example in examples),
+                padding=padding([examples]),
                 peak_memory=progress.peak_memory_bytes,
             )
             if step % TRIM_STEPS == 0:
