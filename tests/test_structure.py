@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,12 @@ def test_each_heavy_library_has_few_doors(library):
 def test_no_job_imports_a_job():
     for name in MODULES.keys() - ORCHESTRATORS - {"asr_lora", "asr_lora.__main__"}:
         assert not imports(MODULES[name]) & (JOBS | ORCHESTRATORS), name
+
+
+def test_arrows_go_one_way():
+    """Also those that are drawn within functions."""
+    arrows = {name: imports(path) & (MODULES.keys() - {name}) for name, path in MODULES.items()}
+    TopologicalSorter(arrows).prepare()  # or a CycleError that names the circle
 
 
 def test_pure_parts_import_no_torch():

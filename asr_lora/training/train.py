@@ -33,7 +33,7 @@ from asr_lora.training.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from asr_lora.training.examples import Example, Recipe, micro_batches, padding, schedule
+from asr_lora.training.examples import Example, Recipe, micro_batches, padding
 from asr_lora.training.learner import Learner
 from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.training.metrics import Metrics, Silent
@@ -190,8 +190,7 @@ def _steps(
     data: TrainingSet, recipe: Recipe, team: Team, progress: Progress, config: RunConfig
 ) -> Iterator[tuple[list[Example], list[Batch]]]:
     """Yield the examples of each step that is left, and this process's micro-batches of them."""
-    tokens = [len(text) for text in data.tokens]
-    ahead, planned = tee(islice(schedule(data.seconds, tokens, recipe), progress.step, config.training.steps))
+    ahead, planned = tee(islice(data.schedule(recipe), progress.step, config.training.steps))
 
     def share(step: list[Example]) -> list[list[Example]]:
         return micro_batches(step, progress.micro_batch_seconds, rank=team.rank, team=team.size)
