@@ -24,8 +24,9 @@ from asr_lora.audio.parts import MAX_SECONDS, MIN_SECONDS, PART_ROWS, decode_all
 from asr_lora.audio.plan import Plan
 from asr_lora.audio.planning import Rules, Share, make_plan
 from asr_lora.audio.sources import open_shares
-from asr_lora.audio.splits import DEFAULT_SUBSETS, read_id_list, require_cap, subset_seconds, summarise
 from asr_lora.audio.subset_files import Draws, draw, draw_anew, remove_subsets, write_subsets
+from asr_lora.audio.subsets import DEFAULT_SUBSETS, read_id_list, require_cap, subset_seconds
+from asr_lora.audio.summary import summarise
 from asr_lora.audio.text import TextRules
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.locks import alone

@@ -8,7 +8,8 @@ from asr_lora.artifacts.atomic import write_text
 from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.artifacts.digests import file_facts
 from asr_lora.audio.dataset import split_rows
-from asr_lora.audio.splits import NAMED_IDS, Clip, IdList, Subsets, find_listed, nested_subsets, subset_seed, summarise
+from asr_lora.audio.subsets import NAMED_IDS, Clip, IdList, Subsets, find_listed, nested_subsets, subset_seed
+from asr_lora.audio.summary import summarise
 
 TrainRows = Callable[[], Iterator[dict[str, Any]]]  # what subsets are drawn from, as often as it is asked for
 
