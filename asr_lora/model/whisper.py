@@ -126,12 +126,15 @@ def load_whisper(
     """
     code = spoken_language(language)
     token = borrowed_token(code, language_token)
+    path = resolve_source(source)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
-    with _loading(source) as path:
+    try:
         tokenizer = WhisperTokenizer.from_pretrained(path)
         model = WhisperForConditionalGeneration.from_pretrained(path, **options)
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own kinds
+        raise _unloadable(source, error) from error
     if quantise is Quantise.NONE:
         model.to(device)
     return _as_told(model, tokenizer, source, (code, token), task, context)
@@ -154,7 +157,8 @@ def sketch_whisper(
     """
     code = spoken_language(language)
     token = borrowed_token(code, language_token)
-    with _loading(source) as path:
+    path = resolve_source(source)
+    try:
         tokenizer = WhisperTokenizer.from_pretrained(path)
         with torch.device("meta"):
             model = AutoModelForSpeechSeq2Seq.from_config(
@@ -162,6 +166,8 @@ def sketch_whisper(
             )
         with suppress(OSError):  # a model may come without, which is said below
             model.generation_config = GenerationConfig.from_pretrained(path)
+    except Exception as error:  # transformers and tokenizers each raise their own kinds
+        raise _unloadable(source, error) from error
     return _as_told(model, tokenizer, source, (code, token), task, context)
 
 
@@ -219,18 +225,15 @@ def model_width(source: str) -> int:
     Raises:
         DataError: the model is not there.
     """
-    with _loading(source) as path:
-        return int(WhisperConfig.from_pretrained(path).d_model)
-
-
-@contextmanager
-def _loading(source: str) -> Iterator[str]:
-    """Give what `from_pretrained` takes, and say in one sentence what goes wrong while it is read."""
     path = resolve_source(source)
     try:
-        yield path
-    except Exception as error:  # transformers, tokenizers and safetensors each raise their own kinds
-        raise DataError(f"model {source!r} cannot be loaded ({first_line(error)}). {KNOWN_SOURCES}") from error
+        return int(WhisperConfig.from_pretrained(path).d_model)
+    except Exception as error:  # transformers and its validators each raise their own kinds
+        raise _unloadable(source, error) from error
+
+
+def _unloadable(source: str, error: Exception) -> DataError:
+    return DataError(f"model {source!r} cannot be loaded ({first_line(error)}). {KNOWN_SOURCES}")
 
 
 def resolve_quantise(quantise: Quantise, source: str, device: torch.device) -> Quantise:
