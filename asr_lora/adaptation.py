@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import AdaptFolder, ComparisonFolder, DatasetFolder, fingerprint, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.report import ComparisonFolder
+from asr_lora.artifacts.workflows import AdaptFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import context_seconds
 from asr_lora.audio.prepare import prepare

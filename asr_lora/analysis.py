@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts import AnalysisFolder, fingerprint, folder_digest, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.digests import fingerprint, folder_digest
+from asr_lora.artifacts.report import AnalysisFolder
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import Update, load_adapter, updates
+from asr_lora.model.adapters.merging import load_adapter
+from asr_lora.model.adapters.updates import Update, updates
 from asr_lora.model.spectra import (
     COUNTS,
     MOST,
@@ -74,7 +77,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    body = {"fingerprint": stamp, **describe(runs)}
+    body = {"fingerprint": stamp, **_describe_all(tuned)}
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(body))
     write_text(folder.markdown, render_analysis_markdown(body))
@@ -96,7 +99,10 @@ def describe(runs: Sequence[str]) -> dict[str, Any]:
         ConfigError: no run, one named twice or with a strength, or runs of several bases.
         DataError: a run or its base cannot be used, or nothing of it changed.
     """
-    tuned = _find(runs)
+    return _describe_all(_find(runs))
+
+
+def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
     described, shared = [], {}
     for label, run in tuned.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asr_lora.audio.splits import DEFAULT_SUBSETS
+from asr_lora.audio.subsets import DEFAULT_SUBSETS
 from asr_lora.config import Context, Precision, Task
 
 Out = Annotated[Path, typer.Option(help="Folder for what is made.")]

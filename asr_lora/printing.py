@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_lora.artifacts import ComparisonFolder, DatasetFolder, DiagnosisFolder, ReportFolder, SweepFolder
-from asr_lora.audio.splits import facts_table, subset_notices
+from asr_lora.artifacts.dataset import DatasetFolder, DiagnosisFolder
+from asr_lora.artifacts.report import ComparisonFolder, ReportFolder
+from asr_lora.artifacts.workflows import SweepFolder
+from asr_lora.audio.summary import facts_table, subset_notices
 from asr_lora.stages import say
 
 if TYPE_CHECKING:

@@ -9,15 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import (
-    DatasetFolder,
-    PromotionFolder,
-    ReportFolder,
-    RunFolder,
-    SweepFolder,
-    fingerprint,
-    sha256_file,
-)
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint, sha256_file
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import PromotionFolder, SweepFolder
 from asr_lora.config import Precision, Task
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.language import borrowed_token, spoken_language

@@ -9,22 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import (
-    CARD,
-    DatasetFolder,
-    ExportFolder,
-    ReportFolder,
-    RunFolder,
-    replacing_folder,
-    sha256_file,
-)
+from asr_lora.artifacts.atomic import replacing_folder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import sha256_file
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import CARD, ExportFolder, RunFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.card import Subject, own_report, write_card
 from asr_lora.exporting.export import dataset_of, export
 from asr_lora.exporting.hub import require_token, upload
 from asr_lora.exporting.privacy import require_publishable
-from asr_lora.model.system import Place, locate, split_strength
+from asr_lora.model.system import Place, locate
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -115,15 +111,17 @@ def _repository(to: str) -> str | None:
 
 def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolder:
     """The export that is given, checked; or one that is made now."""
-    run, body = place.name, place.run or {}
+    assert place.run is not None
+    assert place.weights is not None
     if exported is None:
         kind = "transformers" if place.strength is None else "adapter"
-        out = RunFolder(Path(split_strength(run)[0]).expanduser()).export(kind)
-        return export(run, format=kind, out=out, dataset=dataset)
+        return export(place, format=kind, out=RunFolder(place.weights.parent).export(kind), dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if (facts["weights_digest"], facts["strength"]) != (body["weights_digest"], place.strength):
-        raise ConfigError(f"{exported} is no export of {run}: make one with asr-lora export {run} --out FOLDER")
+    if (facts["weights_digest"], facts["strength"]) != (place.run["weights_digest"], place.strength):
+        raise ConfigError(
+            f"{exported} is no export of {place.name}: make one with asr-lora export {place.name} --out FOLDER"
+        )
     for file in facts["files"]:
         path = folder.root / file["name"]
         if not path.is_file() or sha256_file(path) != file["sha256"]:

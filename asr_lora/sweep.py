@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import DatasetFolder, RunFolder, VariantsFolder, fingerprint, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.config import (
     Context,
     Method,
@@ -24,7 +28,7 @@ from asr_lora.config import (
     read_settings,
 )
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
-from asr_lora.model.adapters import rank_within
+from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.scoring.comparison import Comparison, comparison_facts

@@ -111,7 +111,7 @@ def changed(body, changes):
 def attach(whisper, settings, method="lora", steps=10, quantised=False):
     """An adapter on a Whisper, LoRA unless told otherwise."""
     from asr_lora.config import Method
-    from asr_lora.model.adapters import attach_adapter
+    from asr_lora.model.adapters.attach import attach_adapter
 
     return attach_adapter(whisper, settings, method=Method(method), steps=steps, quantised=quantised)
 

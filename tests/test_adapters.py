@@ -10,25 +10,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from asr_lora.artifacts import RunFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.features import log_mel
 from asr_lora.config import AdapterSettings, Method, Optimiser, OptimiserSettings, Part, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import (
-    adapter_base,
-    allocate_rank,
-    count_parameters,
-    extra_state,
-    load_adapter,
-    load_extra_state,
-    load_merged,
-    merge_adapter,
-    regularisation,
-    require_gradients,
-    save_weights,
-    train_everything,
-    trainable_state,
-)
+from asr_lora.model.adapters.adalora import allocate_rank, extra_state, load_extra_state, regularisation
+from asr_lora.model.adapters.files import adapter_base, save_weights
+from asr_lora.model.adapters.merging import load_adapter, load_merged, merge_adapter
+from asr_lora.model.trainable import count_parameters, require_gradients, train_everything, trainable_state
 from asr_lora.model.whisper import load_whisper, run_at_any_length
 from asr_lora.training.optim import build_optimiser, build_schedule
 

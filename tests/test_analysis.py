@@ -19,10 +19,13 @@ from test_rerun import report
 
 from asr_lora import analyze, compare
 from asr_lora.analysis import describe
-from asr_lora.artifacts import AnalysisFolder, RunFolder
+from asr_lora.artifacts.report import AnalysisFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.config import AdapterSettings, Method
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import load_adapter, merge_adapter, save_weights, updates
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.adapters.merging import load_adapter, merge_adapter
+from asr_lora.model.adapters.updates import updates
 from asr_lora.model.spectra import (
     amplifications,
     effective_rank,

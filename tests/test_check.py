@@ -12,15 +12,17 @@ from conftest import BASE, ROOT, attach, changed
 from typer.testing import CliRunner
 
 from asr_lora import check, load_config
-from asr_lora.artifacts import DatasetFolder, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.cli import app
 from asr_lora.config import Method, Quantise
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import count_parameters, extra_state
+from asr_lora.model.adapters.adalora import extra_state
 from asr_lora.model.sketch import weights_bytes
+from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import compute_dtype
 from asr_lora.processes import Team
-from asr_lora.training.examples import Example
+from asr_lora.training.examples import Example, padding
 from asr_lora.training.footprint import Meter, _saved_bytes, decoding_footprint, step_footprint
 from asr_lora.training.forecast import (
     Forecast,
@@ -32,7 +34,6 @@ from asr_lora.training.forecast import (
     kept_bytes,
     largest,
     mean_step_seconds,
-    padding,
     representative,
     step_work,
     table,
@@ -318,7 +319,7 @@ def test_a_run_that_goes_on_from_an_adapter_and_one_with_kept_outputs(run_config
     assert "encoding once" in table(said)
     assert not (tmp_path / "cache").exists()
     from asr_lora.config import AdapterSettings
-    from asr_lora.model.adapters import save_weights
+    from asr_lora.model.adapters.files import save_weights
     from asr_lora.model.whisper import load_whisper
 
     earlier = attach(load_whisper(str(tiny_folder), "it"), AdapterSettings())
@@ -328,7 +329,7 @@ def test_a_run_that_goes_on_from_an_adapter_and_one_with_kept_outputs(run_config
 
 
 def test_adalora_remembers_importances(base_config):
-    from asr_lora.model.adapters import allocate_rank, extra_bytes
+    from asr_lora.model.adapters.adalora import allocate_rank, extra_bytes
 
     config = base_config(method="adalora", training__steps=100)
     sketch, real = both(config)

@@ -12,7 +12,9 @@ import pytest
 from test_cli import invoke
 
 from asr_lora import doctor, prepare
-from asr_lora.artifacts import DatasetFolder, read_jsonl, sha256_file
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import sha256_file
 from asr_lora.audio.dataset import read_split
 from asr_lora.audio.diagnosis import MEASURED
 from asr_lora.audio.opinions import Opinion, doubt, judged

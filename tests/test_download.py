@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from asr_lora.artifacts import DownloadFolder
+from asr_lora.artifacts.sources import DownloadFolder
 from asr_lora.audio import download
 from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.cli import app

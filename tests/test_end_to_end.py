@@ -12,7 +12,7 @@ import pytest
 from conftest import DEMO, ROOT
 
 from asr_lora import evaluate, transcribe
-from asr_lora.artifacts import read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
 from asr_lora.config import Context, Precision, load_config
 from asr_lora.scoring.normalize import basic
 

@@ -16,7 +16,7 @@ from test_listening import adapters  # noqa: F401 (a fixture)
 from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import BASE as UNTOUCHED
+from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.system import Voice, locate, open_voices, voice_of
 from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.transcription import ctranslate2_engine
@@ -188,7 +188,7 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):
-    from asr_lora.artifacts import ExportFolder
+    from asr_lora.artifacts.run import ExportFolder
 
     facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
     ExportFolder(tmp_path).write({"fingerprint": "x", **facts})

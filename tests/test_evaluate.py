@@ -7,10 +7,12 @@ import pytest
 from conftest import DEMO
 
 from asr_lora import compare, evaluate, prepare, train
-from asr_lora.artifacts import ReportFolder, RunFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import save_weights
+from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.system import Told, language_to_tell, open_system
 from asr_lora.model.whisper import load_whisper
 

@@ -26,13 +26,16 @@ from test_promotion import save_run, small_release
 from transformers import GenerationConfig, WhisperProcessor
 
 from asr_lora import export, prepare, push
-from asr_lora.artifacts import DatasetFolder, ExportFolder, ReportFolder, RunFolder, sha256_file
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import sha256_file
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import ExportFolder, RunFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import ggml_name, write_ggml
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Packing
-from asr_lora.model.adapters import copy_adapter
+from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
 from asr_lora.model.whisper import load_whisper
 from asr_lora.scoring.normalize import find_normaliser

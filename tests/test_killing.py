@@ -12,7 +12,7 @@ import torch
 from conftest import write_wav
 
 from asr_lora import train
-from asr_lora.artifacts import read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
 
 KILLS = 10
 # Forks of a process that has imported everything and started no thread: a real process to kill, ready at once.

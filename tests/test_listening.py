@@ -17,8 +17,9 @@ from asr_lora.audio.decode import decode
 from asr_lora.audio.media import media_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.adapters import BASE as UNTOUCHED
-from asr_lora.model.adapters import load_adapters, save_weights, speaking
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
+from asr_lora.model.adapters.multi_lora import load_adapters, speaking
 from asr_lora.model.system import Voice, voice_of
 from asr_lora.model.whisper import evaluating, load_whisper
 from asr_lora.scoring.normalize import basic
@@ -175,7 +176,7 @@ def adapters(tiny_folder, tmp_path_factory):
 
 
 def test_adapters_in_one_batch_are_as_alone_and_merged(tiny_folder, adapters, states):
-    from asr_lora.model.adapters import load_merged
+    from asr_lora.model.adapters.merging import load_merged
 
     base = load_whisper(str(tiny_folder), "it")
     features = torch.randn(4, base.mel_bins, 300, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,8 @@ from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import missing_token, spoken_language, whisper_language
 from asr_lora.model import ctranslate2_import
-from asr_lora.model.adapters import count_parameters, save_weights
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import Whisper, load_whisper, model_width
 
 LARGE_V2 = dict(
@@ -195,7 +196,7 @@ def test_a_folder_that_is_no_whisper(tmp_path):
 
 
 def test_an_adapter_on_the_wrong_base(tiny_folder, base, tmp_path):
-    from asr_lora.model.adapters import load_adapter
+    from asr_lora.model.adapters.merging import load_adapter
 
     save_weights(attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
     with pytest.raises(DataError, match="cannot be put on"):

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from test_rerun import report as invented_report
 
 from asr_lora import compare
-from asr_lora.artifacts import DatasetFolder, ReportFolder, write_jsonl
+from asr_lora.artifacts.atomic import write_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.report import ReportFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.scoring.compare import read_comparison

@@ -12,7 +12,11 @@ from safetensors.torch import load_file, save_file
 from test_cli import invoke
 
 from asr_lora import evaluate, prepare, promote, sweep_strengths
-from asr_lora.artifacts import PromotionFolder, ReportFolder, RunFolder, folder_bytes, folder_digest, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.digests import folder_bytes, folder_digest
+from asr_lora.artifacts.report import ReportFolder
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import PromotionFolder
 from asr_lora.errors import ConfigError, DataError, Refused
 from asr_lora.model.system import open_system, split_strength, system_digest
 from asr_lora.model.whisper import load_whisper

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from asr_lora import compare
-from asr_lora.artifacts import ComparisonFolder, ReportFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.report import ComparisonFolder, ReportFolder
 from asr_lora.cli import app
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.scoring.compare import read_comparison, rerun

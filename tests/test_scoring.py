@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import compare
-from asr_lora.artifacts import ReportFolder, write_jsonl
+from asr_lora.artifacts.atomic import write_jsonl
+from asr_lora.artifacts.report import ReportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.scoring.intervals import paired_difference, rate_interval, resamples
 from asr_lora.scoring.normalize import NORMALISER, basic

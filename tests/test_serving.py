@@ -32,7 +32,7 @@ from starlette.datastructures import FormData
 from asr_lora import transcribe
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters import save_weights
+from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
 from asr_lora.serving import protocol, uploads
 from asr_lora.serving.answers import full_text

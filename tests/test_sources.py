@@ -20,7 +20,8 @@ from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, re
 from asr_lora.audio.kaldi import Kaldi, read_kaldi
 from asr_lora.audio.manifest import Manifest, read_manifest
 from asr_lora.audio.parquet import HubDataset, ParquetFiles
-from asr_lora.audio.plan import Plan, Rules, Share, make_plan
+from asr_lora.audio.plan import Plan
+from asr_lora.audio.planning import Rules, Share, make_plan
 from asr_lora.audio.source import BadRow, Utterance, safe_id, sampled_digest
 from asr_lora.audio.sources import open_shares, open_source, split_weight
 from asr_lora.audio.text import TextRules, sentence_key

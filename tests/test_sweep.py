@@ -15,10 +15,12 @@ from test_cli import invoke
 from test_promotion import small_release
 
 from asr_lora import prepare
-from asr_lora.artifacts import RunFolder, VariantsFolder
+from asr_lora.artifacts.run import RunFolder
+from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_config, load_sweep
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters import adapter_parameters, count_parameters, rank_within
+from asr_lora.model.adapters.attach import adapter_parameters, rank_within
+from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.scoring.compare import read_comparison
 from asr_lora.sweep import plan_sweep

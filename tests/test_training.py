@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from asr_lora import prepare, train
-from asr_lora.artifacts import read_jsonl, replacing_folder
+from asr_lora.artifacts.atomic import read_jsonl, replacing_folder
 from asr_lora.config import Decay, Optimiser, OptimiserSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.training.checkpoint import find_checkpoint

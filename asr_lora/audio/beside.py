@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_lora.artifacts import fingerprint
+from asr_lora.artifacts.digests import fingerprint
 from asr_lora.audio.columns import SPLIT_NAMES
 from asr_lora.audio.decode import readable_suffixes
 from asr_lora.audio.source import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, files_digest, safe_id

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from asr_lora.artifacts import SPLITS, ReleaseFolder, fingerprint, sha256_file
+from asr_lora.artifacts.dataset import SPLITS
+from asr_lora.artifacts.digests import fingerprint, sha256_file
+from asr_lora.artifacts.sources import ReleaseFolder
 from asr_lora.audio.archive import MAX_CLIP_BYTES, Member, is_archive, members
 from asr_lora.audio.lines import numbered_lines
 from asr_lora.audio.source import (

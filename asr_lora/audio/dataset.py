@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from asr_lora.artifacts import DatasetFolder, folder_digest
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import folder_digest
 from asr_lora.audio.decode import SAMPLE_RATE, decode, first_line
 from asr_lora.errors import DataError
 
 TEXT_COLUMNS = ("id", "text", "speaker", "gender", "age", "accent", "domain")
+ROWS_AT_ONCE = 1024
 HUB_TRIES, HUB_PAUSE, HUB_SECONDS = 1, 1, 10.0  # beyond those of the client below; after each; for one answer
 SOUND_COLUMNS = ("peak", "loudness_db", "clipped")  # what decoding showed, as in checks.Sound
 
@@ -88,6 +91,13 @@ def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
         ids = rows["id"]
         rows = rows.select([index for index, clip in enumerate(ids) if clip in wanted])
     return Split(rows)
+
+
+def split_rows(dataset: DatasetFolder, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a split, row by row, straight from its file: memory stays flat, and nothing is cached."""
+    with pq.ParquetFile(dataset.split_file(split), pre_buffer=False) as table:
+        for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+            yield from batch.to_pylist()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.artifacts import SPLITS, DatasetFolder, DiagnosisFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.dataset import SPLITS, DatasetFolder, DiagnosisFolder
 from asr_lora.audio.checks import (
     LEAKED,
     MODEL_RULES,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import SPLITS, DatasetFolder, DiagnosisFolder, fingerprint, read_jsonl, write_jsonl, write_text
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl, write_text
+from asr_lora.artifacts.dataset import SPLITS, DatasetFolder, DiagnosisFolder
+from asr_lora.artifacts.digests import fingerprint
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.audio.diagnosis import Diagnosis, diagnose, require_rules, write_diagnosis
 from asr_lora.audio.opinions import Opinion, judged

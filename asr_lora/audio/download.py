@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import DownloadFolder, sha256_file
+from asr_lora.artifacts.digests import sha256_file
+from asr_lora.artifacts.sources import DownloadFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.locks import alone
 from asr_lora.stages import say

@@ -6,7 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asr_lora.artifacts import KaldiFolder, fingerprint, sha256_file
+from asr_lora.artifacts.digests import fingerprint, sha256_file
+from asr_lora.artifacts.sources import KaldiFolder
 from asr_lora.audio.columns import as_seconds, split_of
 from asr_lora.audio.lines import numbered_lines
 from asr_lora.audio.source import GENDERS, SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import SPLITS, fingerprint, sha256_file
+from asr_lora.artifacts.dataset import SPLITS
+from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.columns import ID_COLUMNS, SPLIT_NAMES, as_seconds, find_text, first, split_of, utterance_of
 from asr_lora.audio.lines import numbered_lines
 from asr_lora.audio.source import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id

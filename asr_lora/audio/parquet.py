@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.artifacts import fingerprint
+from asr_lora.artifacts.digests import fingerprint
 from asr_lora.audio.columns import ID_COLUMNS, find_text, first, split_of, utterance_of
 from asr_lora.audio.dataset import HubTable, hub_revision, hub_splits
 from asr_lora.audio.source import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id, sampled_digest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from asr_lora.artifacts import fingerprint
+from asr_lora.artifacts.digests import fingerprint
 from asr_lora.errors import AudioError
 
 SPLIT_HERE = ""  # the source has no splits: `prepare` makes them

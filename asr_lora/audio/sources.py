@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_lora.artifacts import downloads_folder
+from asr_lora.artifacts.sources import downloads_folder
 from asr_lora.audio.archive import is_archive
 from asr_lora.audio.beside import AudioBesideText, holds_audio_beside_text
 from asr_lora.audio.commonvoice import (
@@ -19,7 +19,7 @@ from asr_lora.audio.download import dataset_of, fetch
 from asr_lora.audio.kaldi import find_kaldi
 from asr_lora.audio.manifest import Manifest, find_manifest
 from asr_lora.audio.parquet import HubDataset, ParquetFiles, find_parquet
-from asr_lora.audio.plan import Share
+from asr_lora.audio.planning import Share
 from asr_lora.audio.source import Source
 from asr_lora.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.config import Task
 from asr_lora.errors import ConfigError
 from asr_lora.exporting.recipe import Format, Recipe
-from asr_lora.model.adapters import load_adapted
+from asr_lora.model.adapters.files import load_adapted
 from asr_lora.model.whisper import Whisper, default_device, resolve_source
 from asr_lora.transcription.decode import MAX_NEW_TOKENS
 

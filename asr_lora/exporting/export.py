@@ -6,7 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import DatasetFolder, ExportFolder, fingerprint, replacing_folder
+from asr_lora.artifacts.atomic import replacing_folder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, Refused
@@ -25,7 +28,7 @@ OURS = "asr_lora, float32, 30 s"
 
 
 def export(
-    model: str,
+    model: str | Place,
     *,
     format: str,  # noqa: A002
     out: Path,
@@ -45,7 +48,7 @@ def export(
     nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
 
     Args:
-        model: see `asr_lora.model.system`; perhaps with a strength.
+        model: see `asr_lora.model.system`; perhaps with a strength, or found by `locate`.
         format: transformers, ctranslate2, ggml or adapter.
         dtype: float16 or float32, of what is not quantised; float16 when not given.
         quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.
@@ -65,7 +68,7 @@ def export(
     engine = require_engine(recipe.format)
     place = locate(model)
     if recipe.format is Format.ADAPTER and place.strength is None:
-        raise ConfigError(f"{model} has no adapter: take --format transformers, ctranslate2 or ggml")
+        raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = dataset_of(place, dataset)
     manifest, split = DatasetFolder(home).read(), _evenly(read_split(home, SPLIT), clips)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
@@ -98,7 +101,7 @@ def export(
             "parity": found.facts(),
         }
         if not found.passed:
-            raise Refused(_refusal(model, engine, found, out), facts)
+            raise Refused(_refusal(place.name, engine, found, out), facts)
         draft.write(facts)
     return folder
 

@@ -4,11 +4,12 @@ import re
 import tempfile
 from pathlib import Path
 
-from asr_lora.artifacts import ExportFolder
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import write_ggml
 from asr_lora.exporting.recipe import Dtype, Format, Recipe
-from asr_lora.model.adapters import copy_adapter, save_weights
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import PACKAGED
 from asr_lora.model.system import Place
 from asr_lora.model.whisper import Whisper

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.artifacts import fingerprint, sha256_file
+from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.decode import first_line
 from asr_lora.errors import ConfigError, DataError
 

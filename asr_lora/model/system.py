@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import ExportFolder, RunFolder, folder_bytes, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.digests import folder_bytes
+from asr_lora.artifacts.run import ExportFolder, RunFolder
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model.adapters import ADAPTER_CONFIG, adapter_base, load_adapters, load_merged
+from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
+from asr_lora.model.adapters.merging import load_merged
+from asr_lora.model.adapters.multi_lora import load_adapters
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper, resolve_source
 
 
@@ -147,7 +151,7 @@ class Voice:
     language: str | None  # code of what is spoken; None: English-only
     told: str | None  # code of the language whose token the model is given
     context: Context
-    adapter: str | None = None  # name among several, or `asr_lora.model.adapters.BASE`; None: the model as it is
+    adapter: str | None = None  # name among several, or `adapters.multi_lora.BASE`; None: the model as it is
 
 
 def voice_of(whisper: Whisper) -> Voice:

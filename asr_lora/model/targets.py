@@ -62,3 +62,9 @@ def target_pattern(settings: AdapterSettings) -> list[str] | str:
     layers = "|".join(str(n) for n in range(first, last + 1)) if settings.layers else r"\d+"
     targets = "|".join(re.escape(target) for target in settings.targets)
     return rf"model\.({halves})\.layers\.({layers})\.(.+\.)?({targets})"
+
+
+def smallest_side(core: Any, names: list[str]) -> int:
+    """The smallest side of any of these layers' weights: an update of more rank has no more to give there."""
+    sides: list[int] = [min(core.get_submodule(name).weight.shape) for name in names]
+    return min(sides)

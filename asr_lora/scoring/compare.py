@@ -7,15 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts import (
-    AnalysisFolder,
-    ComparisonFolder,
-    DatasetFolder,
-    ReportFolder,
-    fingerprint,
-    sha256_file,
-    write_text,
-)
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint, sha256_file
+from asr_lora.artifacts.report import AnalysisFolder, ComparisonFolder, ReportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.scoring.analysis_page import drawn_spectra
 from asr_lora.scoring.breakdown import find_groups, group_columns, group_facts

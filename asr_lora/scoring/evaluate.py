@@ -8,7 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import DatasetFolder, ReportFolder, fingerprint, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.report import ReportFolder
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.artifacts import ReportFolder, read_jsonl
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.report import ReportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.scoring.breakdown import RULE, Counts, find_groups, group_columns, group_facts, speaker_facts
 from asr_lora.scoring.confusions import confusions

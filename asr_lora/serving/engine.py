@@ -13,7 +13,7 @@ from asr_lora.audio.decode import SAMPLE_RATE, decode_blocks
 from asr_lora.config import Context, Precision
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model.adapters import BASE
+from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.system import Voice, language_to_tell, locate, open_system, open_voices, voice_of
 from asr_lora.model.whisper import Whisper
 from asr_lora.serving.refusals import invalid

@@ -1,7 +1,7 @@
 """Utterances -> micro-batches of log-mels and targets: what a step learns from, read and collated."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from asr_lora.audio.features import FRAMES_PER_SECOND, TAIL_SECONDS, frames_of, 
 from asr_lora.config import AugmentationSettings, ExampleSettings
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.training.cache import TensorCache
-from asr_lora.training.examples import GAP_SECONDS, Example
+from asr_lora.training.examples import GAP_SECONDS, Example, Recipe, schedule
 
 IGNORED = -100  # what cross-entropy leaves out
 TIMESTAMP_SECONDS = 0.02  # the step of Whisper's timestamp tokens
@@ -68,6 +68,10 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.augmentation = augmentation or AugmentationSettings()
         self.features_cache: TensorCache | None = None
         self.states_cache: TensorCache | None = None
+
+    def schedule(self, recipe: Recipe) -> Iterator[list[Example]]:
+        """The examples of each optimiser step, for ever; see `asr_lora.training.examples.schedule`."""
+        return schedule(self.seconds, [len(text) for text in self.tokens], recipe)
 
     def __len__(self) -> int:
         return len(self.tokens)

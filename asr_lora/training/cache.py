@@ -6,7 +6,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from asr_lora.artifacts import fingerprint, replacing
+from asr_lora.artifacts.atomic import replacing
+from asr_lora.artifacts.digests import fingerprint
 from asr_lora.model.ctranslate2_import import cache_folder
 
 

@@ -7,18 +7,20 @@ from itertools import islice
 
 import torch
 
-from asr_lora.artifacts import DatasetFolder, RunFolder
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import count_parameters, extra_bytes
+from asr_lora.model.adapters.adalora import extra_bytes
 from asr_lora.model.sketch import weights_bytes
+from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import Whisper, compute_dtype, default_device
 from asr_lora.processes import Team
 from asr_lora.training.advice import Facts, warnings_of
 from asr_lora.training.batches import TrainingSet
-from asr_lora.training.examples import Example, Recipe, micro_batches, plain_examples, schedule
+from asr_lora.training.examples import Example, Recipe, micro_batches, padding, plain_examples
 from asr_lora.training.footprint import decoding_footprint, step_footprint
 from asr_lora.training.forecast import (
     Forecast,
@@ -30,7 +32,6 @@ from asr_lora.training.forecast import (
     kept_bytes,
     largest,
     mean_step_seconds,
-    padding,
     representative,
     step_work,
     utterances,
@@ -127,8 +128,7 @@ def _subject(config: RunConfig) -> Subject:
     whisper = sketch_for_training(config, device, dtype)
     data, dev = load_training_set(config, whisper), dev_split(config)
     recipe = make_recipe(config, whisper)
-    tokens = [len(text) for text in data.tokens]
-    steps = list(islice(schedule(data.seconds, tokens, recipe), config.training.steps))
+    steps = list(islice(data.schedule(recipe), config.training.steps))
     given = [[len(data.target(example)[0]) for example in step] for step in steps]
     learner = make_learner(config, whisper, Team(0, 1, device), dtype)
     return Subject(config, learner, data, dev, recipe, steps, given, resident_memory_bytes())

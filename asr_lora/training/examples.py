@@ -76,6 +76,12 @@ def plain_examples(seconds: Sequence[float]) -> list[Example]:
     ]
 
 
+def padding(steps: Sequence[Sequence[Example]]) -> float:
+    """Share of the seconds that the encoder sees which is no sound of an example."""
+    seen = sum(example.context for step in steps for example in step)
+    return 1.0 - sum(example.seconds for step in steps for example in step) / seen
+
+
 def micro_batches(step: Sequence[Example], seconds: float, *, rank: int = 0, team: int = 1) -> list[list[Example]]:
     """One process's share of a step, in batches of equal context and of at most `seconds`, or one example."""
     share = sorted(step, key=lambda example: (example.context, example.seconds))[rank::team]

@@ -124,12 +124,6 @@ def evaluations(steps: int, every: int, average_last: int) -> int:
     return math.ceil(steps / every) + (1 if average_last > 1 else 0)
 
 
-def padding(schedule: Sequence[Sequence[Example]]) -> float:
-    """Share of the seconds that the encoder sees which is no sound of an example."""
-    seen = sum(example.context for step in schedule for example in step)
-    return 1.0 - sum(example.seconds for step in schedule for example in step) / seen
-
-
 def utterances(schedule: Sequence[Sequence[Example]]) -> int:
     """How many utterances are heard, repeats counted."""
     return sum(len(example.utterances) for step in schedule for example in step)

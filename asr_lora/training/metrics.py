@@ -4,7 +4,8 @@ import json
 
 from torch.utils.tensorboard import SummaryWriter
 
-from asr_lora.artifacts import RunFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.training.checkpoint import Progress
 
 

@@ -9,7 +9,7 @@ import torch
 from asr_lora.audio.dataset import Split
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import RunConfig
-from asr_lora.model.adapters import allocate_rank
+from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.processes import Team
 from asr_lora.training.batches import Batch, TrainingSet
 from asr_lora.training.examples import Example, micro_batches

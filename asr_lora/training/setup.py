@@ -4,13 +4,16 @@ import warnings
 
 import torch
 
-from asr_lora.artifacts import DatasetFolder, RunFolder, fingerprint
+from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Method, Quantise, RunConfig
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters import attach_adapter, require_quantisable, train_everything
+from asr_lora.model.adapters.attach import attach_adapter, require_quantisable
 from asr_lora.model.sketch import keep_the_rest_in_float32
 from asr_lora.model.system import system_digest
+from asr_lora.model.trainable import train_everything
 from asr_lora.model.whisper import (
     Whisper,
     keep_layer_norms_in_bf16,

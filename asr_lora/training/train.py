@@ -11,11 +11,15 @@ from itertools import chain, islice, tee
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts import RunFolder, folder_bytes, folder_digest, replacing_folder, write_text
+from asr_lora.artifacts.atomic import replacing_folder, write_text
+from asr_lora.artifacts.digests import folder_bytes, folder_digest
+from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.dataset import Split
 from asr_lora.config import RunConfig
 from asr_lora.errors import DataError, Interrupted
-from asr_lora.model.adapters import allocate_rank, count_parameters, require_gradients, save_weights
+from asr_lora.model.adapters.adalora import allocate_rank
+from asr_lora.model.adapters.files import save_weights
+from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.model.whisper import compute_dtype
 from asr_lora.processes import Team, join_team
 from asr_lora.scoring.wer import Scores, corpus_scores
@@ -29,7 +33,7 @@ from asr_lora.training.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from asr_lora.training.examples import Example, Recipe, micro_batches, schedule
+from asr_lora.training.examples import Example, Recipe, micro_batches, padding
 from asr_lora.training.learner import Learner
 from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.training.metrics import Metrics, Silent
@@ -166,7 +170,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 grad_norm=norm,
                 audio_seconds_per_second=speech / took,
                 data_wait=waited / took,
-                padding=1.0 - speech / sum(example.context for example in examples),
+                padding=padding([examples]),
                 peak_memory=progress.peak_memory_bytes,
             )
             if step % TRIM_STEPS == 0:
@@ -186,8 +190,7 @@ def _steps(
     data: TrainingSet, recipe: Recipe, team: Team, progress: Progress, config: RunConfig
 ) -> Iterator[tuple[list[Example], list[Batch]]]:
     """Yield the examples of each step that is left, and this process's micro-batches of them."""
-    tokens = [len(text) for text in data.tokens]
-    ahead, planned = tee(islice(schedule(data.seconds, tokens, recipe), progress.step, config.training.steps))
+    ahead, planned = tee(islice(data.schedule(recipe), progress.step, config.training.steps))
 
     def share(step: list[Example]) -> list[list[Example]]:
         return micro_batches(step, progress.micro_batch_seconds, rank=team.rank, team=team.size)

@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from asr_lora.artifacts import ExportFolder, fingerprint, replacing_folder
+from asr_lora.artifacts.atomic import replacing_folder
+from asr_lora.artifacts.digests import fingerprint
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.formats import write_export
 from asr_lora.exporting.recipe import Dtype, Format, Packing, Recipe
-from asr_lora.model.adapters import BASE
+from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.ctranslate2_import import WEIGHTS, cache_folder
 from asr_lora.model.system import Place, Told, Voice, find_voices, locate, open_system, require_told, system_digest
 from asr_lora.model.whisper import Whisper, default_device, sketch_whisper

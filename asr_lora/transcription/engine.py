@@ -10,12 +10,12 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.model.adapters import speaking
+from asr_lora.model.adapters.multi_lora import speaking
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.decode import Processor, default_batch_seconds, encode_batch, search
 from asr_lora.transcription.words import token_times
 
-Adapters = Sequence[str | None]  # whose voice each window is heard with, see `asr_lora.model.adapters.speaking`
+Adapters = Sequence[str | None]  # whose voice each window is heard with, see `model.adapters.multi_lora.speaking`
 
 
 class EngineName(StrEnum):

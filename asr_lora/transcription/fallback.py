@@ -68,7 +68,7 @@ def hear(
     Args:
         states: shape (windows, frames / 2, width).
         prompts: of equal length, one a window.
-        adapters: of each window, see `asr_lora.model.adapters.speaking`.
+        adapters: of each window, see `asr_lora.model.adapters.multi_lora.speaking`.
         temperatures: tried in this order; beams are for 0 alone.
         processors: what else changes scores; they must not mind which windows share a batch.
 

@@ -9,7 +9,7 @@ import torch
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.model.adapters import BASE
+from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.system import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.decode import MAX_NEW_TOKENS, Processor, batches_by_length, plain_text

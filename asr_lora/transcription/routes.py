@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from asr_lora.audio.features import FULL_FRAMES
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters import BASE
+from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.system import Voice
 from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.inputs import Input

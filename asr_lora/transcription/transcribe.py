@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts import write_text
+from asr_lora.artifacts.atomic import write_text
 from asr_lora.audio.media import media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError

@@ -23,7 +23,8 @@ import numpy as np
 import soundfile
 import torch
 
-from asr_lora.artifacts import ExportFolder, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context, Precision
 from asr_lora.exporting.formats import write_export

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_lora.artifacts import ExportFolder, read_jsonl, write_jsonl
+from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
+from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context, Precision
 from asr_lora.exporting.engines import open_engine, require_engine

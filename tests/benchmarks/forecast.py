@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.config import RunConfig
 
 PLAIN: dict[str, Any] = {
@@ -38,7 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def settings(row: str, options: argparse.Namespace, work: Path) -> RunConfig:
     changes = ROWS[row]
     sections = {key: {**PLAIN.get(key, {}), **changes.get(key, {})} for key in {*PLAIN, *changes} - {"method"}}
-    sections["model"]["language"] = json.loads((options.dataset / "dataset.json").read_text())["language"]
+    sections["model"]["language"] = DatasetFolder(options.dataset).read()["language"]
     sections["data"] |= {"dataset": options.dataset, "subset": options.subset}
     return RunConfig.model_validate({"method": changes.get("method", "lora"), "out": work / "run", **sections})
 

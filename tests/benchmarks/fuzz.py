@@ -46,7 +46,7 @@ from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import decode
 from asr_lora.audio.prepare import prepare
 from asr_lora.audio.sources import open_source
-from asr_lora.audio.splits import read_id_list, subset_seconds, subset_seed
+from asr_lora.audio.subsets import read_id_list, subset_seconds, subset_seed
 from asr_lora.errors import AsrLoraError, AudioError
 from asr_lora.language import spoken_language
 

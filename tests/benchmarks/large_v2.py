@@ -53,18 +53,18 @@ def random_model(folder: Path) -> Path:
 def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     import torch
 
+    from asr_lora.artifacts.dataset import DatasetFolder
     from asr_lora.audio.features import context_seconds
     from asr_lora.config import Context, ExampleSettings, RunConfig
-    from asr_lora.model.adapters import count_parameters
+    from asr_lora.model.trainable import count_parameters
     from asr_lora.processes import join_team
-    from asr_lora.training.examples import micro_batches, schedule
-    from asr_lora.training.learner import Learner
+    from asr_lora.training.examples import micro_batches
     from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
     from asr_lora.training.optim import build_optimiser
-    from asr_lora.training.setup import load_for_training, load_training_set, make_recipe
+    from asr_lora.training.setup import load_for_training, load_training_set, make_learner, make_recipe
 
     changes = ROWS[row]
-    language = json.loads((dataset / "dataset.json").read_text())["language"]
+    language = DatasetFolder(dataset).read()["language"]
     training = {"steps": 1000, "batch_seconds": BATCH_SECONDS, "micro_batch_seconds": MICRO_BATCH_SECONDS}
     config = RunConfig.model_validate(
         {
@@ -81,9 +81,9 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     before = peak_memory_bytes(team.device)
     whisper = load_for_training(config, team.device, torch.bfloat16)
     data = load_training_set(config, whisper)
-    learner = Learner(whisper, team, torch.bfloat16, always_checkpoint=config.training.gradient_checkpointing)
+    learner = make_learner(config, whisper, team, torch.bfloat16)
     optimiser = build_optimiser(whisper.model, config.optimiser)
-    plan = schedule(data.seconds, [len(text) for text in data.tokens], make_recipe(config, whisper))
+    plan = data.schedule(make_recipe(config, whisper))
     reset_peak_memory(team.device)
     paces, peaks = [], []
     tail = [replace(min(next(plan), key=lambda example: example.seconds), context=30.0)]  # last, as it is dear

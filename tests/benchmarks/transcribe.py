@@ -29,7 +29,7 @@ from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.model.adapters import BASE, speaking
+from asr_lora.model.adapters.multi_lora import BASE, speaking
 from asr_lora.model.system import open_system, open_voices, voice_of
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.scoring.normalize import basic

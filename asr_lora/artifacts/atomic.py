@@ -1,0 +1,99 @@
+"""Files and folders that are whole or not there: written beside their place, then renamed onto it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asr_lora.errors import AsrLoraError, DataError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write to; rename it onto `path` on success, remove it otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # libraries leave it out
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise.
+
+    Raises:
+        OSError: it could not be written, whatever kind of error torch or safetensors make of a full disk.
+    """
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        if folder.exists():
+            folder.rename(set_aside(folder))
+        draft.rename(folder)
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
+    except (OSError, AsrLoraError):
+        raise
+    except Exception as error:
+        raise OSError(f"{folder} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Where `replacing_folder` keeps the folder before, for the moment between its two renames."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and durably: afterwards `path` is the old file or the new, never half of one."""
+    _write(path, [text])
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line as they come, however many; `path` is there when all of them are."""
+    _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, pieces: Iterable[str]) -> None:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", errors="surrogateescape") as handle:
+        handle.writelines(pieces)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line; what follows the last line's end, as a killed process leaves it, is ignored.
+
+    Raises:
+        DataError: the file is missing, or a line is not a JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        rows.append(row)
+    return rows

@@ -1,0 +1,38 @@
+"""Digests and sizes, by which it is known whether something is still what it was."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """A short digest of settings and input hashes; equal digests mean that a stage need not run again."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of all files under a folder, by name and content."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint([(str(path.relative_to(folder)), sha256_file(path)) for path in files])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files under a folder, in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file, so that it is known whether it is still the same."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def has_bytes(path: Path, size: int) -> bool:
+    """Whether a file is there, and not cut short."""
+    return path.is_file() and path.stat().st_size == size

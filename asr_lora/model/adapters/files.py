@@ -1,0 +1,106 @@
+"""What was trained, on disk: a plain PEFT adapter or a whole Transformers model, saved and loaded."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import WhisperForConditionalGeneration
+
+from asr_lora.audio.decode import first_line
+from asr_lora.errors import DataError
+from asr_lora.model.adapters.adalora import rank_allocator
+from asr_lora.model.adapters.pissa import as_lora, is_pissa
+from asr_lora.model.adapters.wrapper import ONLY
+from asr_lora.model.whisper import Whisper, force_language
+
+ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def save_weights(whisper: Whisper, folder: Path) -> None:
+    """Save a plain PEFT adapter, or a whole Transformers model with tokenizer and generation settings."""
+    if isinstance(whisper.model, PeftModel):
+        _save_adapter(whisper.model, folder)
+        return
+    from transformers import WhisperFeatureExtractor
+
+    force_language(whisper)
+    whisper.core.save_pretrained(folder)
+    whisper.tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=whisper.mel_bins).save_pretrained(folder)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Save what works on the untouched base."""
+    config = model.peft_config[ONLY]
+    if is_pissa(config):
+        config, weights = as_lora(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(folder))
+        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        return
+    kept = config.rank_pattern
+    if rank_allocator(model) is not None and kept is not None:
+        # Between two allocations PEFT's own pattern names ranks that have come back since: what is zero now counts.
+        weights = model.base_model.model.named_parameters()
+        config.rank_pattern = {name: (value != 0).flatten().tolist() for name, value in weights if ".lora_E." in name}
+    with _quiet_about_ranks():
+        # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    config.rank_pattern = kept  # which saving renames
+
+
+def adapter_base(folder: Path) -> str:
+    """Return the name of the base model that an adapter folder was trained on.
+
+    Raises:
+        DataError: not an adapter folder.
+    """
+    try:
+        return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+
+
+def load_adapted(base: str, folder: Path) -> Any:
+    """Load a base and put a saved adapter on it, as plain Transformers and PEFT do: what an export is tried with.
+
+    Raises:
+        DataError: the adapter does not fit the base, or is damaged.
+    """
+    core = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    return load_peft(core, folder, base)
+
+
+def load_peft(core: Any, folder: Path, source: str, **options: Any) -> Any:
+    """Put a saved adapter on the Transformers model of a base, with options as PEFT has them.
+
+    Raises:
+        DataError: it does not fit, or is damaged.
+    """
+    with fitting(folder, source), _quiet_about_ranks():
+        return PeftModel.from_pretrained(core, str(folder), **options)
+
+
+@contextmanager
+def fitting(folder: Path, source: str) -> Iterator[None]:
+    """Say of whatever goes wrong in a block that the adapter does not fit the base."""
+    try:
+        yield
+    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
+        raise DataError(f"{folder} cannot be put on {source} ({first_line(error)})") from error
+
+
+@contextmanager
+def _quiet_about_ranks() -> Iterator[None]:
+    """Silence PEFT where it takes AdaLoRA's pattern of ranks, and layers that are left without any, for faults."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
+        warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")
+        yield

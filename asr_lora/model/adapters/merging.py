@@ -1,0 +1,112 @@
+"""A saved adapter at a strength: put on its base, merged into it, or copied for others."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.audio.decode import first_line
+from asr_lora.config import Task
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.model.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_peft
+from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
+from asr_lora.model.whisper import Whisper, force_language, load_whisper
+
+
+def load_merged(
+    base: str,
+    folder: Path,
+    language: str,
+    dtype: torch.dtype,
+    *,
+    language_token: str | None = None,
+    task: Task,
+    device: torch.device,
+    strength: float = 1.0,
+) -> Whisper:
+    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model.
+
+    Raises:
+        ConfigError: the strength is not from 0 to 1.
+        DataError: base or adapter are not there, or do not fit.
+    """
+    require_strength(strength)
+    whisper = load_whisper(base, language, language_token=language_token, task=task, dtype=torch.float32)
+    merged = merge_adapter(load_adapter(whisper, folder), strength)
+    merged.core.to(device, dtype)
+    return merged
+
+
+def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisper:
+    """Put a saved adapter on a loaded base, for inference; of `strength` 0 it is the base, of 1 the whole adapter.
+
+    Raises:
+        ConfigError: DoRA at another strength than 1, which only `load_merged` can give.
+        DataError: the adapter does not fit the base, or is damaged.
+    """
+    require_strength(strength)
+    model = load_peft(whisper.core, folder, whisper.source)
+    if strength != 1 and model.peft_config[ONLY].use_dora:
+        # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
+        raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
+    for layer in adapted_layers(model).values():
+        layer.scaling[ONLY] *= strength
+    return replace(whisper, model=model.eval())
+
+
+def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
+    """Fold a loaded adapter into the base's weights: same logits, no cost at inference.
+
+    W + strength (W' - W), with W' = W + BA alpha / rank for LoRA: between the two lies a line for every method, and
+    both of its ends are exact (weights between a model and its fine-tuned self: arXiv 2109.01903).
+
+    Raises:
+        ConfigError: the base is quantised; merging there would round the update away.
+    """
+    require_strength(strength)
+    if getattr(whisper.core, "is_quantized", False):
+        raise ConfigError("an adapter is not merged into 8- or 4-bit weights: load the base in full precision first")
+    model = peft_model(whisper)
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            weight = layer.get_base_layer().weight
+            before = weight.data
+            layer.merge(safe_merge=True)  # into a copy
+            weight.data = torch.lerp(before, weight.data, strength)
+    core = model.unload()
+    merged = replace(whisper, model=core, core=core)
+    force_language(merged)
+    return merged
+
+
+def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> None:
+    """Copy an adapter for others: weights and settings alone, the base named as they know it, at a strength.
+
+    Raises:
+        ConfigError: DoRA at another strength than 1, which is no DoRA.
+        DataError: not an adapter folder, or damaged.
+    """
+    require_strength(strength)
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+    except Exception as error:  # safetensors raises its own kinds
+        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    if strength != 1:
+        if settings.get("use_dora"):
+            raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: export it merged")
+        weights = {name: value * strength if ".lora_B" in name else value for name, value in weights.items()}
+    alpha = settings.get("lora_alpha")
+    if isinstance(alpha, float) and alpha.is_integer():
+        settings["lora_alpha"] = int(alpha)  # as PEFT has it, and vLLM after it
+    settings |= {"base_model_name_or_path": base, "revision": None}
+    write_text(out / ADAPTER_CONFIG, json.dumps(settings, indent=2) + "\n")
+    save_file(weights, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def require_strength(strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength {strength:g}: give a number from 0, the untouched base, to 1, the whole adapter")

@@ -1,0 +1,67 @@
+"""Several adapters on one base: each row of a batch is computed by its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from asr_lora.errors import ConfigError
+from asr_lora.model.adapters.files import fitting, load_peft
+from asr_lora.model.adapters.merging import require_strength
+from asr_lora.model.adapters.wrapper import adapted_layers, peft_model
+from asr_lora.model.whisper import Whisper
+
+BASE = "__base__"  # PEFT's name of the base among several adapters
+
+
+def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) -> Whisper:
+    """Put several saved adapters on one loaded base, each under a name and at a strength; see `speaking`.
+
+    Raises:
+        ConfigError: one is no plain LoRA: PEFT computes no others side by side.
+        DataError: one does not fit the base, or is damaged.
+    """
+    model: Any = None
+    for name, (folder, strength) in adapters.items():
+        require_strength(strength)
+        if model is None:
+            model = load_peft(whisper.core, folder, whisper.source, adapter_name=name)
+        else:
+            with fitting(folder, whisper.source):
+                model.load_adapter(str(folder), adapter_name=name)
+        config = model.peft_config[name]
+        if type(config) is not LoraConfig or config.use_dora:
+            raise ConfigError(f"{folder} is no plain LoRA, so it is not loaded beside others: name it alone, as MODEL")
+        for layer in adapted_layers(model).values():
+            if name in layer.scaling:
+                layer.scaling[name] *= strength
+    return replace(whisper, model=model.eval())
+
+
+@contextmanager
+def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
+    """Let each row of a batch be computed by the adapter of that name, or the `BASE`; None: the model as it is.
+
+    Raises:
+        ValueError: some rows have a name and some have none.
+    """
+    if not any(names):
+        yield
+        return
+    if not all(names):
+        raise ValueError("every row of a batch needs an adapter, or none")
+    if all(name == BASE for name in names):
+        with peft_model(whisper).disable_adapter():
+            yield
+        return
+    failure: BaseException | None = None
+    with peft_model(whisper).base_model._enable_peft_forward_hooks(adapter_names=list(names)):
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 (raised again: PEFT leaves its hooks where an exception passes)
+            failure = error
+    if failure is not None:
+        raise failure
