@@ -88,7 +88,7 @@ def transformers_pipeline(given: argparse.Namespace) -> Ears:
     from transformers import pipeline
 
     pipe = pipeline(
-        "automatic-speech-recognition", str(given.scratch / "transformers"), chunk_length_s=30, batch_size=8,
+        "automatic-speech-recognition", str(given.scratch / "transformers"), chunk_length_s=30,
         dtype=torch.float32, device="cpu",
     )  # fmt: skip
     return lambda files: [found["text"] for found in pipe(files, generate_kwargs={"language": given.language})]
