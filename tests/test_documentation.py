@@ -19,7 +19,6 @@ import pytest
 import typer
 import yaml
 from conftest import BASE, ROOT
-from test_export import hub  # noqa: F401 (a fixture)
 from test_promotion import small_release
 from typer.testing import CliRunner
 
@@ -49,11 +48,12 @@ OTHERS = {
     r"pip install \.": lambda: project()["scripts"]["asr-lora"],
     r"export (MDC_API_KEY)=\.\.\.": lambda name: name in read("asr_lora/audio/download.py"),
     r"accelerate launch --config_file (\S+) -m asr_lora train CONFIG": lambda path: (
-        path in read("tests/test_processes.py")
+        Path(path).name in read("tests/test_processes.py")
     ),
 }
 PIPED = {"ssh studio cat take.flac": "take.flac"}  # the file that standard input then holds
-REFUSED = {"promote": "is not better than"}  # what the gate says of a run of two steps, with exit code 1
+HUBS = {"me/whisper-nl": "./published"}  # a folder for the hub, to which tests/test_export.py publishes
+REFUSED = {"promote": "is not promoted over"}  # what the gate says of a run of two steps, with exit code 1
 FOREIGN_OPTIONS = {"--config_file"}
 
 
@@ -156,6 +156,7 @@ def furnished(speaking, tmp_path_factory) -> Path:
         for size in ("base", "small", "large-v2"):
             shutil.copytree(speaking, f"openai/whisper-{size}")
         speech = small_release(root / "demo") / "cv-corpus-17.0-2024-03-15" / "it"
+        write_text(speech / "dev.tsv", "".join(read(speech / "dev.tsv").splitlines(keepends=True)[:3]))
         furnish_speech(speech)
         furnish_configs()
         for language in ("nl", "de"):
@@ -166,7 +167,7 @@ def furnished(speaking, tmp_path_factory) -> Path:
         train(load_config(Path("CONFIG"), ["out=runs/nl-before", "training.seed=1"]))
         for name, model in {"untouched": "openai/whisper-large-v2", "lora": "runs/nl"}.items():
             for guard, data in {"": "data/nl", "de-": "data/de"}.items():
-                evaluate(model, Path(data), out=Path(f"reports/{guard}{name}"), name=name)
+                evaluate(model, Path(data), out=Path(f"reports/{guard}{name}"), name=name, language=data[-2:])
     return root
 
 
@@ -195,7 +196,7 @@ def furnish_speech(speech: Path) -> None:
 
 
 def furnish_configs() -> None:
-    """The repository's own, of two steps and three variants."""
+    """The repository's own, of two steps and two variants."""
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         body = yaml.safe_load(read(path))
         if "training" in body:
@@ -203,7 +204,7 @@ def furnish_configs() -> None:
             body["optimiser"]["warmup_steps"] = 1
             body["training"] |= {"steps": 2, "batch_seconds": 12, "evaluate_every_steps": 2}
         elif "variants" in body:
-            body["variants"] = [each for each in body["variants"] if each["name"] in ("r32", "r8", "r64")]
+            body["variants"] = [each for each in body["variants"] if each["name"] in ("r8", "r64")]
         write_text(Path(path).relative_to(ROOT), yaml.safe_dump(body))
     shutil.copy("configs/nl-large-v2-1h-lora.yaml", "CONFIG")
 
@@ -234,7 +235,7 @@ def of(language: str):
 
 
 @of("sh")
-def test_commands_run(snippet, request):
+def test_commands_run(snippet):
     before = b""
     for words in commands(snippet.text):
         line = " ".join(words)
@@ -247,9 +248,7 @@ def test_commands_run(snippet, request):
         elif words[1] == "serve":
             serve(words[1:], lambda port: urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready").close())
         else:
-            if "--to" in words and not words[words.index("--to") + 1].startswith("."):
-                request.getfixturevalue("hub")
-            run(words[1:], before)
+            run([HUBS.get(word, word) for word in words[1:]], before)
 
 
 def stands(line: str) -> bool:
