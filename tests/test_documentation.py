@@ -1,4 +1,4 @@
-"""The documents: every command and snippet in them runs as it stands, in a folder that holds all that they name."""
+"""The documents: every command and snippet in them runs as it stands, in order, in a folder that has all they name."""
 
 import functools
 import json
@@ -116,7 +116,7 @@ def commands(line: str) -> list[list[str]]:
 
 
 ALL = [snippet for document in DOCUMENTS for snippet in snippets(document)]
-OURS = [" ".join(words) for each in ALL if each.language == "sh" for words in commands(each.text)]
+LINES = [" ".join(words) for each in ALL if each.language == "sh" for words in commands(each.text)]
 
 
 # The folder in which they run
@@ -333,8 +333,8 @@ def serve(words: list[str], visit) -> None:
 
 
 def test_no_exception_is_left_over():
-    assert set(PARSED) | set(PIPED) <= set(OURS)
-    assert all(any(re.fullmatch(form, line) for line in OURS) for form in OTHERS)
+    assert set(PARSED) | set(PIPED) <= set(LINES)
+    assert all(any(re.fullmatch(form, line) for line in LINES) for form in OTHERS)
 
 
 def test_every_option_exists():
