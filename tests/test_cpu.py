@@ -48,6 +48,14 @@ def test_it_agrees_with_the_fused_kernel(queries, positions, is_causal, scaling,
         assert off < max(0.02, 3 * fused_off)
 
 
+def test_mixed_types_are_left_to_autocast():
+    """As over an 8-bit base, whose layers answer in bf16 where activations stick out, and else in float32."""
+    layer, (query, key, value) = Layer(False), tensors(1, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        said, _ = attention(layer, query, key.float(), value.float(), None)
+    assert torch.allclose(said.float(), attention(layer, query, key, value, None)[0].float(), atol=0.02)
+
+
 def test_a_mask_is_heeded():
     layer, (query, key, value) = Layer(False), tensors(3, 5)
     hidden = torch.ones(2, 1, 3, 5, dtype=torch.bool)

@@ -40,7 +40,8 @@ def attention(
     """
     queries, positions = query.shape[2], key.shape[2]
     wins = queries == 1 or (query.requires_grad and max(queries, positions) <= PLAIN_POSITIONS)
-    on_cpu = query.device.type == "cpu" and query.dtype is torch.bfloat16
+    # Over an 8-bit base some may be float32: autocast, which brings them together, does so for sdpa alone.
+    on_cpu = query.device.type == "cpu" and query.dtype is key.dtype is value.dtype is torch.bfloat16
     if not (wins and on_cpu) or attention_mask is not None or dropout:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
