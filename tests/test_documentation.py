@@ -23,7 +23,8 @@ from test_promotion import small_release
 from typer.testing import CliRunner
 
 from asr_lora import evaluate, load_config, prepare, train
-from asr_lora.artifacts import VariantsFolder, write_text
+from asr_lora.artifacts.atomic import write_text
+from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.cli import app
 from asr_lora.serving.serve import listen_on
 from asr_lora.sweep import plan_sweep
@@ -237,6 +238,8 @@ def folders(furnished, tmp_path_factory):
 @pytest.mark.parametrize("snippet", ALL, ids=str)
 def test_it_runs(snippet, folders, monkeypatch):
     monkeypatch.chdir(folders(snippet.document))
+    if snippet.language == "sh":
+        monkeypatch.setenv("ASR_LORA_CACHE", str(folders(snippet.document) / ".cache"))
     {"sh": run_shell, "python": run_python, "yaml": plan_a_sweep}[snippet.language](snippet)
 
 
