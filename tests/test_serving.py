@@ -421,6 +421,7 @@ def test_health_metrics_and_headers(served, clip):
     assert float(values['asr_lora_request_seconds_count{model="it"}']) >= 1
     assert float(values['asr_lora_rtfx_sum{model="it"}']) > 0
     assert float(values["asr_lora_queue_length"]) == 0
+    assert float(values["asr_lora_connections"]) >= 1
     assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
     assert "access-control-allow-origin" not in headers
     assert "server" not in headers
@@ -473,7 +474,13 @@ def test_sigterm_lets_what_is_under_way_end(adapters):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             line = next(line for line in process.stderr if " at http://" in line)
-            with socket.create_connection(("127.0.0.1", int(line.rpartition(":")[2])), timeout=60) as connection:
+            port = int(line.rpartition(":")[2])
+            for broken in (form(b"x", {})[:-9], b"x" * 99):
+                assert send(Target(port, "it", b""), broken)[0] == 400
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(b"no HTTP\r\n\r\n")
+                assert b"400 Bad Request" in connection.recv(65536)
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                 connection.sendall(
                     b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
                     b"Content-Type: multipart/form-data; boundary=%s\r\n\r\n%s"
@@ -487,7 +494,7 @@ def test_sigterm_lets_what_is_under_way_end(adapters):
                     heard += more
             assert b"text.done" in heard
             assert process.wait(20) == 0
-            assert process.stderr.read() == ""
+            assert process.stderr.read() == ""  # of broken requests neither
         finally:
             process.kill()
 

@@ -1,5 +1,6 @@
 """The job: a loaded model behind OpenAI's API and one page, until it is told to stop."""
 
+import logging
 import os
 import signal
 import socket
@@ -58,6 +59,7 @@ def serve(
             model, adapters or {}, language=language, language_token=language_token, context=context,
             precision=precision, most_seconds=limits.seconds, vad=vad,
         )  # fmt: skip
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # hostile clients could fill the log
         listener.listen()  # who comes now waits for the little that is left to do
         where = f"[{host}]" if ":" in host else host
         say(f"{', '.join(engine.voices)} at http://{where}:{listener.getsockname()[1]}")
@@ -110,13 +112,14 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 access_log=False,
-                log_level="warning",
+                log_level="error",  # warnings are of broken requests; how many are connected is among the metrics
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
+        work.metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal; it is no failure."""
