@@ -101,7 +101,7 @@ def running(engine, limits: Limits = Limits(upload_bytes=8 * MEGABYTE), key: str
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
-            work.thread.shutdown()
+            work.sharing.thread.shutdown()
 
 
 def wait_for(what, seconds: float = 20.0) -> None:
@@ -284,7 +284,7 @@ def test_requests_take_turns(engine, tmp_path):
         assert all(alone)
         assert order[:5].count("it") == 2  # a window and the end
         assert order[5:].count("cs") >= 1
-        work.thread.shutdown()
+        work.sharing.thread.shutdown()
 
     asyncio.run(both())
 

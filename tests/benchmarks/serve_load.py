@@ -235,7 +235,7 @@ def statuses(counts: Counter[int]) -> str:
 
 async def main(arguments: argparse.Namespace) -> None:
     for queue in (16, arguments.clients) if arguments.clients else ():
-        async with served(arguments, queue=queue, timeout=3600) as (target, pid):
+        async with served(arguments, queue=queue, timeout=3600, concurrency=arguments.concurrency) as (target, pid):
             await load(target, 1)
             before = memory(pid)
             begun = time.monotonic()
@@ -264,4 +264,5 @@ if __name__ == "__main__":
     parser.add_argument("--adapter", action="append", required=True)
     parser.add_argument("--clip", type=Path, required=True)
     parser.add_argument("--clients", type=int, default=200, help="0: hostile ones alone")
+    parser.add_argument("--concurrency", type=int, default=1)
     asyncio.run(main(parser.parse_args()))
