@@ -462,7 +462,7 @@ def serve_command(
     no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Let others in without a key.")] = False,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Of a file.")] = 200,
     max_seconds: Annotated[float, typer.Option(min=1, help="Of its audio.")] = 7200,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns at the model.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns and share batches.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that wait for that; others are told to come again.")] = 16,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of a request, from the end of its upload.")] = 600,
     language: MaybeLanguage = None,

@@ -15,6 +15,8 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -30,29 +32,38 @@ from hypothesis import strategies as st
 from starlette.datastructures import FormData
 
 from asr_lora import transcribe
+from asr_lora.audio import media
+from asr_lora.audio.media import media_blocks
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters import save_weights
 from asr_lora.model.whisper import load_whisper
+from asr_lora.serving import engine as serving_engine
 from asr_lora.serving import protocol, uploads
 from asr_lora.serving.answers import full_text
 from asr_lora.serving.door import Door
-from asr_lora.serving.engine import load_engine
+from asr_lora.serving.engine import Stopped, load_engine
 from asr_lora.serving.limits import Limits, Line
 from asr_lora.serving.refusals import Refusal
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
+from asr_lora.serving.sharing import Caller, Sharing
 from asr_lora.serving.wishes import Wish, read_wish
 from asr_lora.serving.work import Watch, Work
-from asr_lora.transcription import listen
+from asr_lora.transcription import listen, transcriber
+from asr_lora.transcription.listen import Options
+from asr_lora.transcription.longform import Window
+from asr_lora.transcription.transcriber import open_transcriber
 
 MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_tokens():
-    """Random weights write until they are stopped."""
+    """Random weights write until they are stopped, and are never trusted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listen, "MAX_NEW_TOKENS", 10)
+        for module in (serving_engine, transcriber):
+            patch.setattr(module, "TEMPERATURES", (0.0, 1.0))
         yield
 
 
@@ -146,11 +157,11 @@ def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters
     api = client(port).audio.transcriptions
     assert [model.id for model in client(port).models.list()] == [tiny.name, "it", "cs"]
     texts = {}
+    job = open_transcriber(str(tiny), adapters=adapters, vad=False)
     for model in ("it", "cs"):
-        (job,) = transcribe(str(tiny), [clip], adapters={model: adapters[model]}, vad=False, words=False)
         with clip.open("rb") as file:
             texts[model] = api.create(file=file, model=model).text
-        assert texts[model] == " ".join(segment.text for segment in job.segments)
+        assert texts[model] == " ".join(segment.text for segment in job.segments(clip, route=model))
     (job,) = transcribe(str(tiny), [clip], language="it", vad=False, words=False)
     texts["base"] = api.create(file=clip, model=tiny.name).text
     assert texts["base"] == " ".join(segment.text for segment in job.segments)
@@ -221,7 +232,7 @@ def test_what_is_heard_is_told_to_a_base_of_which_nothing_is_known(tiny, clip):
 
 def test_a_full_queue_refuses_and_a_client_that_leaves_is_stopped(engine, tmp_path):
     long = write_wav(tmp_path / "long.wav", speech(85.0)).read_bytes()
-    with running(engine, Limits(queue=1)) as (port, work):
+    with running(engine, Limits(concurrency=1, queue=1)) as (port, work):
         target = Target(port, "cs", long)
         body = form(long, {"model": "cs", "temperature": "1"})
         head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
@@ -289,6 +300,84 @@ def test_requests_take_turns(engine, tmp_path):
     asyncio.run(both())
 
 
+@pytest.fixture
+def sharing(engine):
+    """The model's thread, and the numbers of windows that its encoder is given at once."""
+    shared, sizes = Sharing(engine), []
+    encoder = engine.whisper.core.model.encoder
+    hook = encoder.register_forward_hook(lambda _, given, found: sizes.append(len(found[0])))
+    yield shared, sizes
+    hook.remove()
+    shared.thread.shutdown()
+
+
+def heard_at_once(sharing: Sharing, callers: list[Caller], seconds: list[float]) -> list:
+    """What callers get who all wait when the model has time for them: texts, or what went wrong."""
+    busy = threading.Event()
+    sharing.thread.submit(busy.wait)
+    answers = [
+        sharing.hear(caller, [Window(0.0, speech(length))]) for caller, length in zip(callers, seconds, strict=True)
+    ]
+    busy.set()
+    return [answer.exception(60) or full_text(answer.result()) for answer in answers]
+
+
+def caller(engine, model: str, **options) -> Caller:
+    return Caller(Options(temperatures=(0.0,), **options), engine.voices[model], threading.Event())
+
+
+def test_requests_that_wait_share_a_batch(engine, sharing):
+    """Of several adapters, with the text that each gets alone."""
+    shared, sizes = sharing
+    models, lengths = ["it", "cs", engine.base, "cs"], [2.0, 3.0, 4.0, 1.5]
+    alone = [
+        heard_at_once(shared, [caller(engine, model)], [length])[0]
+        for model, length in zip(models, lengths, strict=True)
+    ]
+    assert len(set(alone)) == 4
+    assert heard_at_once(shared, [caller(engine, model) for model in models], lengths) == alone
+    assert sizes == [1, 1, 1, 1, 4]
+
+
+def test_unlike_requests_share_no_batch(engine, sharing):
+    shared, sizes = sharing
+    unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
+    callers = [caller(engine, "it", **options) for options in unlike]
+    callers += [replace(caller(engine, "it"), options=Options(temperatures=(0.5,))) for _ in range(2)]
+    callers += [caller(engine, "cs")]
+    assert all(isinstance(text, str) for text in heard_at_once(shared, callers, [1.0] * 7))
+    assert sizes == [2, 1, 1, 1, 1, 1]  # the first and the last; what is drawn is heard alone
+
+
+def test_who_leaves_a_batch_leaves_the_others_theirs(engine, sharing):
+    shared, sizes = sharing
+    callers = [caller(engine, "it"), caller(engine, "cs"), caller(engine, "it")]
+    tokens = []
+
+    def leave(*_) -> None:
+        tokens.append(len(sizes))
+        if len(tokens) == 4:
+            callers[1].gone.set()
+
+    hook = engine.whisper.core.proj_out.register_forward_hook(leave)
+    found = heard_at_once(shared, callers, [2.0, 2.0, 3.0])
+    hook.remove()
+    assert isinstance(found[1], Stopped)
+    assert sizes == [3, 2]
+    assert tokens.count(1) == 4  # stopped at the next token
+    assert [found[0], found[2]] == heard_at_once(shared, [callers[0], callers[2]], [2.0, 3.0])
+
+
+def test_an_error_of_one_request_is_no_others(engine, sharing):
+    shared, _ = sharing
+    broken = caller(engine, "it")
+    broken.voice = replace(broken.voice, adapter="nobody")
+    found = heard_at_once(shared, [caller(engine, "it"), broken, caller(engine, "cs")], [2.0, 2.0, 2.0])
+    assert isinstance(found[1], Exception)
+    assert not isinstance(found[1], Stopped)
+    assert all(isinstance(text, str) and text for text in (found[0], found[2]))
+
+
 def test_first_come_first_served():
     async def all_of_them() -> list[int]:
         line, order = Line(Limits(concurrency=1, queue=3)), []
@@ -304,6 +393,108 @@ def test_first_come_first_served():
         return order
 
     assert asyncio.run(all_of_them()) == [0, 1, 2, 3]
+
+
+# What only ffmpeg reads
+
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
+
+
+def encoded(path: Path, *given: object) -> Path:
+    """A file made by ffmpeg from what is given, with a sound as it is."""
+    subprocess.run(["ffmpeg", "-v", "error", *map(str, given), f"file:{path}"], check=True)
+    return path
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("ending", ["m4a", "webm"])
+def test_what_phones_record_is_heard(served, clip, tmp_path, ending):
+    made = encoded(tmp_path / f"voice.{ending}", "-i", clip)
+    plain = tmp_path / "plain.wav"
+    soundfile.write(plain, np.concatenate(list(media_blocks(made))), 16_000, subtype="FLOAT")
+    api = client(served[0]).audio.transcriptions
+    answer = api.create(file=made, model="it", response_format="verbose_json")
+    assert answer.duration == pytest.approx(4.0, abs=0.2)
+    assert answer.text == api.create(file=plain, model="it").text
+
+
+class Watched(BaseHTTPRequestHandler):
+    """A server in the machine's network that nobody outside may reach."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@needs_ffmpeg
+def test_a_playlist_of_files_and_addresses_is_not_read(target, tmp_path):
+    secret = write_wav(tmp_path / "secret.wav", speech(1.0))
+    with HTTPServer(("127.0.0.1", 0), Watched) as inside:
+        inside.asked = []
+        threading.Thread(target=inside.serve_forever, args=(0.1,), daemon=True).start()
+        address = f"http://127.0.0.1:{inside.server_port}/x.wav"
+        m3u8 = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+        trap = tmp_path / "trap.m3u8"
+        trap.write_text(m3u8.format(address))
+        trusting = ["ffmpeg", "-v", "quiet", "-protocol_whitelist", "file,http,tcp", "-i", trap, "-f", "null", "-"]
+        subprocess.run(trusting, check=False)
+        assert inside.asked  # ffmpeg that trusts it walks into it
+        inside.asked.clear()
+        for body in (
+            *(m3u8.format(place) for place in (f"file://{secret}", address, f"concat:{secret}|{secret}")),
+            *(f"ffconcat version 1.0\nfile '{place}'\n" for place in (secret, f"subfile,,:{secret}")),
+            f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{address}</BaseURL></MPD>',
+            f"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio {inside.server_port} RTP/AVP 0\n",
+        ):
+            status, found = send(target, form(body.encode(), {"model": "it"}, "a.m4a"))
+            assert (status, found["error"]["code"], found["error"]["param"]) == (400, "invalid_audio", "file")
+            assert str(tmp_path) not in found["error"]["message"]
+        inside.shutdown()
+    assert inside.asked == []
+
+
+@needs_ffmpeg
+def test_an_hour_in_a_small_file_is_cut_off(target, tmp_path):
+    source = ["-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", 3600, "-c:a", "flac"]
+    bomb = encoded(tmp_path / "bomb.mka", *source).read_bytes()
+    assert len(bomb) < MEGABYTE
+    status, found = send(target, form(bomb, {"model": "it"}, "a.webm"))
+    assert (status, found["error"]["code"]) == (400, "audio_too_long")
+    assert not children()
+
+
+def children() -> list[str]:
+    """Processes of this one, dead ones that nobody waited for included."""
+    found = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
+    return [name for child in found if (name := Path(f"/proc/{child}/comm").read_text().strip()) in ("ffmpeg", "sleep")]
+
+
+def test_an_ffmpeg_that_hangs_is_ended(engine, tmp_path, monkeypatch):
+    """When its client leaves, when the time is up, and when it has said nothing for long."""
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexec /bin/sleep 600\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    body = form(b"\0\0\0\x20ftypM4A " + bytes(200), {"model": "it"})
+    with running(engine, Limits(timeout=3.0)) as (port, work):
+        target = Target(port, "it", b"")
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head += f"Content-Type: multipart/form-data; boundary={serve_load.BOUNDARY}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port)) as leaving:
+            leaving.sendall(head.encode() + body)
+            wait_for(lambda: children() == ["sleep"])
+        wait_for(lambda: not children() and work.line.working == 0)
+        assert send(target, body)[1]["error"]["code"] == "timeout"
+        wait_for(lambda: not children() and work.line.working == 0)
+        monkeypatch.setattr(media, "PATIENCE", 2)
+        assert send(target, body)[1]["error"]["code"] == "invalid_audio"
+        assert not children()
+        monkeypatch.setenv("PATH", "")
+        status, found = send(target, body)
+    assert (status, found["error"]["code"], found["error"]["param"]) == (400, "unsupported_format", "file")
+    assert found["error"]["message"].endswith("does not read: send WAV, FLAC, OGG, Opus or MP3")
 
 
 # Hostile clients
@@ -469,7 +660,7 @@ def test_sigterm_lets_what_is_under_way_end(adapters):
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     memory = io.BytesIO()
-    soundfile.write(memory, speech(50.0), 16_000, format="WAV")
+    soundfile.write(memory, speech(31.0), 16_000, format="WAV")
     body = form(memory.getvalue(), {"model": "it", "stream": "true", "temperature": "1"})
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -544,9 +735,9 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     shows(page, "Done.")
     api = client(served[0]).audio.transcriptions
     for panel, model in (("untouched", tiny.name), ("adapted", "cs")):
-        text = " ".join(page.locator(f"#{panel} .said").text_content().split())
+        text = " ".join(page.locator(f"#{panel} .heard").text_content().split())
         assert text == " ".join(api.create(file=clip, model=model, language="cs").text.split())
-        assert page.locator(f"#{panel} .said").locator("mark, ins, del").count()
+        assert page.locator(f"#{panel} .heard").locator("mark, ins, del").count()
     assert not page.locator("#untouched ins, #adapted del").count()
     with page.expect_download() as download:
         page.click("#adapted [data-format=srt]")
@@ -569,7 +760,7 @@ def test_the_page_records_and_what_it_records_is_heard(page):
     assert loudest > 0.1 * 32768 * np.abs(speech(4.0)).max()
     page.click("#start")
     shows(page, "Done.")
-    assert page.locator("#adapted .said").text_content().strip()
+    assert page.locator("#adapted .heard").text_content().strip()
 
 
 def test_the_page_says_what_went_wrong_and_can_be_stopped(page, served, tmp_path):

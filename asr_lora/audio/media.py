@@ -65,6 +65,11 @@ def media_suffixes() -> set[str]:
     return readable_suffixes() | (SUFFIXES if shutil.which("ffmpeg") else set())
 
 
+def media_names() -> list[str]:
+    """What people call the usual formats that can be read here."""
+    return ["WAV", "FLAC", "OGG", "Opus", "MP3", *(["M4A", "MP4", "WebM"] if shutil.which("ffmpeg") else [])]
+
+
 def media_seconds(source: Path) -> float | None:
     """Length as the header has it; None where libsndfile does not read it, or it is not known without decoding."""
     try:

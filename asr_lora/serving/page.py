@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 
+from asr_lora.audio.media import SUFFIXES, media_names, media_suffixes
 from asr_lora.scoring.page import environment
 from asr_lora.serving.engine import Engine
 
@@ -25,5 +26,9 @@ def load_page(engine: Engine, *, key: bool) -> dict[str, tuple[str, bytes]]:
     }
     found = {name: (KINDS[name[name.rindex(".") :]], body.encode()) for name, body in bodies.items()}
     adapters = {name: voice.language if voice else None for name, voice in engine.voices.items() if name != engine.base}
-    rendered = html.render(base=engine.base, adapters=adapters, key=key, seconds=int(engine.most_seconds))
+    accept = sorted(media_suffixes() & (SUFFIXES | {".wav", ".flac", ".ogg", ".opus", ".mp3"}))
+    rendered = html.render(
+        base=engine.base, adapters=adapters, key=key, seconds=int(engine.most_seconds), formats=media_names(),
+        accept=accept,
+    )  # fmt: skip
     return {"/": ("text/html; charset=utf-8", rendered.encode()), **found}
