@@ -75,10 +75,10 @@ class Sharing:
 
     def _hear(self, batch: Sequence[Caller]) -> None:
         """Hear windows. Who goes away meanwhile ends the batch at its next token, and the others begin again."""
-        for caller in batch:
-            if caller.gone.is_set():
-                caller.answer.set_exception(Stopped())
-        batch = [caller for caller in batch if not caller.gone.is_set()]
+        gone = [caller for caller in batch if caller.gone.is_set()]
+        for caller in gone:
+            caller.answer.set_exception(Stopped())
+        batch = [caller for caller in batch if caller not in gone]
         if not batch:
             return
 
