@@ -31,7 +31,7 @@ PATIENCE = 150  # looks without a sample, 30 s, after which ffmpeg is given up
 BOUNDS = {  # of ffmpeg, whatever a file makes it do
     resource.RLIMIT_AS: 2 * 2**30,  # bytes of memory
     resource.RLIMIT_FSIZE: 2**24,  # bytes of complaints
-    resource.RLIMIT_CPU: 900,  # seconds, should nobody be left to stop it
+    resource.RLIMIT_CPU: 3600,  # seconds, should nobody be left to stop it
 }
 
 
