@@ -484,24 +484,24 @@ def bounded(child: Path) -> bool:
 
 
 def test_an_ffmpeg_that_hangs_is_ended(engine, tmp_path, monkeypatch):
-    """When its client leaves, when the time is up, and when it has said nothing for long."""
+    """When the time is up, when its client leaves, and when it has said nothing for long."""
     (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexec /bin/sleep 600\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     body = form(b"\0\0\0\x20ftypM4A " + bytes(200), {"model": "it"})
-    with running(engine, Limits(timeout=3.0)) as (port, work):
-        target = Target(port, "it", b"")
+    with running(engine, Limits(timeout=0.5)) as (port, work):
+        assert send(Target(port, "it", b""), body)[1]["error"]["code"] == "timeout"
+        wait_for(lambda: not children() and work.line.working == 0)
+    with running(engine) as (port, work):
         with socket.create_connection(("127.0.0.1", port)) as leaving:
             leaving.sendall(request_head(body) + body)
             wait_for(lambda: any(map(bounded, children())))
         wait_for(lambda: not children() and work.line.working == 0)
-        assert send(target, body)[1]["error"]["code"] == "timeout"
-        wait_for(lambda: not children() and work.line.working == 0)
         monkeypatch.setattr(media, "PATIENCE", 2)
-        assert send(target, body)[1]["error"]["code"] == "invalid_audio"
+        assert send(Target(port, "it", b""), body)[1]["error"]["code"] == "invalid_audio"
         assert not children()
         monkeypatch.setenv("PATH", "")
-        status, found = send(target, body)
+        status, found = send(Target(port, "it", b""), body)
     assert (status, found["error"]["code"], found["error"]["param"]) == (400, "unsupported_format", "file")
     assert found["error"]["message"].endswith("does not read: send WAV, FLAC, OGG, Opus or MP3")
 
@@ -752,6 +752,9 @@ def shows(page, text: str) -> None:
 
 def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tiny, tmp_path):
     assert page.locator("#start").is_disabled()
+    accepted = page.locator("#file").get_attribute("accept").split(",")
+    assert {"audio/*", ".wav", ".flac"} <= set(accepted)
+    assert (".m4a" in accepted) == (".webm" in accepted) == bool(shutil.which("ffmpeg"))
     page.set_input_files("#file", clip)
     page.select_option("#adapter", "cs")
     page.click("#start")
