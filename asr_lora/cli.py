@@ -22,6 +22,7 @@ from asr_lora.config import Context, Precision, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_out_of_memory
 from asr_lora.options import (
     Beams,
+    Engine,
     Epochs,
     Json,
     Language,
@@ -413,9 +414,7 @@ def transcribe_command(
     terms: Annotated[
         Path | None, typer.Option(help="File of names and terms, one a line, that are made likelier.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="torch, or ctranslate2: 8-bit on a CPU, float16 on a GPU; converted once.")
-    ] = "torch",
+    engine: Engine = "torch",
     line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
     lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
     keep_existing: Annotated[
@@ -465,7 +464,7 @@ def serve_command(
     no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Let others in without a key.")] = False,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Of a file.")] = 200,
     max_seconds: Annotated[float, typer.Option(min=1, help="Of its audio.")] = 7200,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns at the model.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns and share batches.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that wait for that; others are told to come again.")] = 16,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of a request, from the end of its upload.")] = 600,
     language: MaybeLanguage = None,
@@ -473,6 +472,7 @@ def serve_command(
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
     vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
+    engine: Engine = "torch",
 ) -> None:
     """A model and its adapters behind OpenAI's API for transcriptions, and one page."""
     from asr_lora.serving.limits import Limits
@@ -482,6 +482,7 @@ def serve_command(
     serve(
         model, _named_adapters(adapters or []), host=host, port=port, key_variable=api_key_env, no_key=no_api_key,
         limits=limits, language=language, language_token=language_token, context=context, precision=precision, vad=vad,
+        engine=engine,
     )  # fmt: skip
 
 

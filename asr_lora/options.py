@@ -26,6 +26,7 @@ Sources = Annotated[
         "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
     ),
 ]
+Engine = Annotated[str, typer.Option(help="torch, or ctranslate2: 8-bit on a CPU, float16 on a GPU; converted once.")]
 Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
 MaybeContext = Annotated[
     Context | None, typer.Option(help="What the encoder sees; as the model was trained when not given.")

@@ -17,7 +17,7 @@ from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
-from asr_lora.model.system import Voice, locate, open_voices, voice_of
+from asr_lora.model.system import locate, open_voices, voice_of
 from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.transcription import ctranslate2_engine
 from asr_lora.transcription.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
@@ -95,27 +95,23 @@ def test_it_hears_languages(floats, base, said):
 
 
 def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, monkeypatch):  # noqa: F811
-    """Two adapters and the base in one batch, held against PyTorch, where they lie side by side; converted once."""
+    """One at a strength, another and the base in one batch, held against PyTorch, where they lie side by side."""
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
-    monkeypatch.setattr("asr_lora.transcription.listen.MAX_NEW_TOKENS", 12)
-    named = {name: f"{folder}@{strength}" for (name, folder), strength in zip(adapters.items(), (1, 0.5), strict=True)}
+    named = {"cs": f"{adapters['cs']}@0.5", "it": str(adapters["it"])}
     whisper, voices = open_voices(str(tiny_folder), named, precision=Precision.FP32)
     engine, same = open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
     assert same == voices
-    base = Voice("it", "it", Context.FULL, UNTOUCHED)
-    said = [
-        Said(Window(0.0, speech(seconds)), replace(voice, context=Context.TRUE_LENGTH))
-        for seconds, voice in ((2.0, voices["cs"]), (2.5, base), (1.5, voices["it"]), (3.0, voices["cs"]))
-    ]
-    options = Options(timestamps=False, temperatures=(0.0,))
-    found = transcribe_windows(engine, said, options)
-    assert texts(found) == texts(transcribe_windows(TorchEngine(whisper), said, options))
-    assert len({segment.text for some in found for segment in some}) > 2
-    written = list(tmp_path.rglob("model.bin"))
-    assert len(written) == 3
-    times = [path.stat().st_mtime_ns for path in written]
+    rows, sounds = ["cs", UNTOUCHED, "it", "cs"], [speech(seconds) for seconds in (2.0, 2.5, 1.5, 3.0)]
+    ours, theirs = (some.encode(sounds, 320, rows) for some in (TorchEngine(whisper), engine))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+    assert (ours[0] - engine.encode(sounds[:1], 320, ["it"])[0]).abs().max() > 0.1  # another adapter says another thing
+    prompts = [whisper.prompt] * 4
+    found = engine.search(theirs, prompts, rows, beams=1, temperature=0.0, max_new_tokens=8)
+    assert [len(one.tokens) for one in found] == [8] * 4
+    times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
     open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
-    assert [path.stat().st_mtime_ns for path in written] == times
+    assert [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")] == times  # converted once
+    assert len(times) == 3
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,12 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from asr_lora.serving.answers import answer, delta, done, failed, full_text
 from asr_lora.serving.door import HEADERS, Door
-from asr_lora.serving.engine import Piece
 from asr_lora.serving.page import load_page
 from asr_lora.serving.refusals import Refusal
 from asr_lora.serving.uploads import Gone, audio_of, receive_form
 from asr_lora.serving.wishes import Wish, read_wish
-from asr_lora.serving.work import Watch, Work
+from asr_lora.serving.work import Piece, Watch, Work
 from asr_lora.transcription.segments import Segment
 
 LINGER_SECONDS = 2.0  # that the rest of a refused request is read and thrown away
@@ -34,7 +33,7 @@ def make_app(work: Work, door: Door) -> FastAPI:
     app.add_exception_handler(HTTPException, _no_such_address)
     _add_transcriptions(app, work)
     _add_state(app, work)
-    for path, (kind, body) in load_page(work.engine, key=door.key is not None).items():
+    for path, (kind, body) in load_page(work.models, key=door.key is not None).items():
         app.add_api_route(path, _constant(body, kind), methods=["GET"])
     return app
 
@@ -51,9 +50,9 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
                 "created": created,
                 "owned_by": "asr_lora",
                 "language": voice.language if voice else None,
-                "adapter": name != work.engine.base,
+                "adapter": name != work.models.base,
             }
-            for name, voice in work.engine.voices.items()
+            for name, voice in work.models.voices.items()
         ]
         return {"object": "list", "data": rows}
 
@@ -62,8 +61,8 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
         work.line.require_room()
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(receive_form(request, work.limits, work.spool))
-            wish = read_wish(form, work.engine.voices)
-            work.engine.require_possible(wish)
+            wish = read_wish(form, work.models.voices)
+            work.models.require_possible(wish)
             watch = Watch(request.receive, work.limits.timeout)
             stack.callback(watch.close)
             pieces = await stack.enter_async_context(aclosing(work.pieces(audio_of(form), wish, watch)))
@@ -72,7 +71,7 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
                 return Streamed(_events(work, wish, first, pieces), stack.pop_all())
             found = [piece async for piece in pieces]
             segments = [segment for piece in found for segment in piece.segments]
-            body, kind = answer(wish, segments, found[-1].done, work.engine.whisper.text_tokens)
+            body, kind = answer(wish, segments, found[-1].done, work.models.whisper.text_tokens)
             return Response(body, media_type=kind)
 
 
@@ -90,7 +89,7 @@ async def _events(work: Work, wish: Wish, first: Piece, rest: AsyncIterator[Piec
             if following is None:
                 break
             piece = following
-        yield done(wish, segments, piece.done, work.engine.whisper.text_tokens)
+        yield done(wish, segments, piece.done, work.models.whisper.text_tokens)
     except Refusal as refusal:
         work.metrics.errors.labels(refusal.code).inc()
         yield failed(refusal.body())

@@ -20,7 +20,7 @@ class Limits:
 
     upload_bytes: int = 200 * 2**20
     seconds: float = 7200.0  # of audio
-    concurrency: int = 1  # requests whose windows take turns at the model
+    concurrency: int = 8  # requests at work: they take turns at the model, and share its batches
     queue: int = 16  # requests that wait beyond these
     timeout: float = 600.0  # seconds from the end of the upload to the answer
 

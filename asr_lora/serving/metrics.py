@@ -32,6 +32,7 @@ class Metrics:
         self.waiting = Gauge("asr_lora_queue_length", "Requests that wait.", registry=self.registry)
         self.working = Gauge("asr_lora_working", "Requests that are transcribed.", registry=self.registry)
         self.spooled = Gauge("asr_lora_upload_bytes", "Bytes of uploads that are here.", registry=self.registry)
+        self.connections = Gauge("asr_lora_connections", "Connections that are open.", registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -2,17 +2,18 @@
 
 from importlib.resources import files
 
+from asr_lora.audio.media import SUFFIXES, media_names, media_suffixes
 from asr_lora.scoring.page import environment
-from asr_lora.serving.engine import Engine
+from asr_lora.serving.models import Models
 
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 
 
-def load_page(engine: Engine, *, key: bool) -> dict[str, tuple[str, bytes]]:
+def load_page(models: Models, *, key: bool) -> dict[str, tuple[str, bytes]]:
     """What is served beside the API: address -> type and bytes.
 
     Args:
-        engine: the model that it asks.
+        models: the model that it asks.
         key: whether visitors need one.
     """
     folder = files("asr_lora.serving") / "page"
@@ -24,6 +25,10 @@ def load_page(engine: Engine, *, key: bool) -> dict[str, tuple[str, bytes]]:
         "/page.css": look + (folder / "page.css").read_text(encoding="utf-8"),
     }
     found = {name: (KINDS[name[name.rindex(".") :]], body.encode()) for name, body in bodies.items()}
-    adapters = {name: voice.language if voice else None for name, voice in engine.voices.items() if name != engine.base}
-    rendered = html.render(base=engine.base, adapters=adapters, key=key, seconds=int(engine.most_seconds))
+    adapters = {name: voice.language if voice else None for name, voice in models.voices.items() if name != models.base}
+    accept = sorted(media_suffixes() & (SUFFIXES | {".wav", ".flac", ".ogg", ".opus", ".mp3"}))
+    rendered = html.render(
+        base=models.base, adapters=adapters, key=key, seconds=int(models.most_seconds), formats=media_names(),
+        accept=accept,
+    )  # fmt: skip
     return {"/": ("text/html; charset=utf-8", rendered.encode()), **found}

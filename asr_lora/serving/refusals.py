@@ -2,15 +2,16 @@
 
 from typing import Any
 
+from asr_lora.audio.media import media_names
 from asr_lora.errors import AudioError
 
-READABLE = "send WAV, FLAC, OGG, Opus or MP3"
 UNHEARD = {  # why audio cannot be used -> code and sentence
-    "empty file": ("empty_file", f"the file is empty: {READABLE}"),
+    "empty file": ("empty_file", "the file is empty: {send}"),
     "no audio": ("no_audio", "the file decodes to no samples"),
     "too long": ("audio_too_long", "the audio is longer than this server takes"),
+    "no ffmpeg": ("unsupported_format", "the file is no audio, or of a format that this server does not read: {send}"),
 }
-NO_AUDIO = ("invalid_audio", f"the file is no audio that can be read: {READABLE}")
+NO_AUDIO = ("invalid_audio", "the file is no audio that can be read: {send}")
 
 
 class Refusal(Exception):
@@ -44,4 +45,5 @@ def busy(message: str, seconds: float) -> Refusal:
 def unheard(error: AudioError) -> Refusal:
     """Audio that cannot be decoded. The error's own words name the file on this machine."""
     code, message = UNHEARD.get(error.reason, NO_AUDIO)
-    return Refusal(400, code, message, param="file")
+    *most, last = media_names()
+    return Refusal(400, code, message.format(send=f"send {', '.join(most)} or {last}"), param="file")

@@ -1,5 +1,6 @@
 """The job: a loaded model behind OpenAI's API and one page, until it is told to stop."""
 
+import logging
 import os
 import signal
 import socket
@@ -11,11 +12,12 @@ from asr_lora.config import Context, Precision
 from asr_lora.errors import ConfigError
 from asr_lora.serving.app import make_app
 from asr_lora.serving.door import Door, is_loopback
-from asr_lora.serving.engine import load_engine
 from asr_lora.serving.limits import Limits
+from asr_lora.serving.models import load_models
 from asr_lora.serving.protocol import ImpatientProtocol
 from asr_lora.serving.work import Work
 from asr_lora.stages import say
+from asr_lora.transcription.loading import engine_named
 
 GRACE_SECONDS = 30  # that what is under way has to end in, after a signal
 CONNECTIONS = 2000
@@ -35,6 +37,7 @@ def serve(
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
     vad: bool = True,
+    engine: str = "torch",
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; what is under way then has 30 s to end.
 
@@ -47,6 +50,7 @@ def serve(
         no_key: whether others may come without one.
         limits: of requests.
         language: what a model without adapters, or the untouched base, is told; as heard when not given.
+        engine: "torch", or "ctranslate2".
 
     Raises:
         ConfigError: nothing to serve, no key where one is needed, or an address that cannot be listened on.
@@ -54,14 +58,15 @@ def serve(
     """
     door = Door(host, read_key(host, key_variable, no_key=no_key))
     with listen_on(host, port) as listener:
-        engine = load_engine(
+        models = load_models(
             model, adapters or {}, language=language, language_token=language_token, context=context,
-            precision=precision, most_seconds=limits.seconds, vad=vad,
+            precision=precision, most_seconds=limits.seconds, vad=vad, engine=engine_named(engine),
         )  # fmt: skip
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # hostile clients could fill the log
         listener.listen()  # who comes now waits for the little that is left to do
         where = f"[{host}]" if ":" in host else host
-        say(f"{', '.join(engine.voices)} at http://{where}:{listener.getsockname()[1]}")
-        Server(Work(engine, limits), door).run(sockets=[listener])
+        say(f"{', '.join(models.voices)} at http://{where}:{listener.getsockname()[1]}")
+        Server(Work(models, limits), door).run(sockets=[listener])
 
 
 def read_key(host: str, variable: str, *, no_key: bool) -> str | None:
@@ -110,13 +115,14 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 access_log=False,
-                log_level="warning",
+                log_level="error",  # warnings are of broken requests; how many are connected is among the metrics
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
+        work.metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal; it is no failure."""

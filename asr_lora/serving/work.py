@@ -1,34 +1,46 @@
-"""Requests at the one model: each waits in line, then takes turns, and is stopped when nobody wants it any longer."""
+"""Requests at work: each waits in line, is decoded and heard, and is stopped when nobody wants it any longer."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from asr_lora.errors import AudioError
-from asr_lora.serving.engine import Engine, Piece, Stop
 from asr_lora.serving.limits import UPLOADS_AT_ONCE, Limits, Line, Spool, late
 from asr_lora.serving.metrics import Metrics
+from asr_lora.serving.models import Models
 from asr_lora.serving.refusals import unheard
+from asr_lora.serving.sharing import Caller, Sharing
 from asr_lora.serving.uploads import Gone, wait_until_gone
 from asr_lora.serving.wishes import Wish
+from asr_lora.transcription.segments import Segment
 
 Result = TypeVar("Result")
 
 
-class Work:
-    """What all requests share. The model has one thread, which takes their steps in the order they are asked for."""
+@dataclass(frozen=True)
+class Piece:
+    """What is new of a request."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
-        self.engine = engine
+    done: float  # seconds of its audio that are decoded
+    segments: Sequence[Segment] = ()
+
+
+class Work:
+    """What all requests share."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        self.models = models
         self.limits = limits
         self.line = Line(limits)
         self.spool = Spool(UPLOADS_AT_ONCE * limits.upload_bytes)
+        self.sharing = Sharing(models)
         self.metrics = Metrics()
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.stopping = False
         self.metrics.waiting.set_function(lambda: self.line.waiting)
         self.metrics.working.set_function(lambda: self.line.working)
@@ -44,21 +56,23 @@ class Work:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await watch.unless_gone(stack.enter_async_context(self.line.turn()))
-            stop, begun = Stop(), time.monotonic()
-            steps = self.engine.transcribe(source, wish, stop)
-            piece: Piece | None = Piece(0.0)
-            seconds = 0.0
+            caller = Caller(self.models.options(wish), self.models.voice(wish), threading.Event())
+            steps = self.models.windows(source, caller.gone, one=wish.stream)
+            hand = ThreadPoolExecutor(1, thread_name_prefix="decoding")
+            stack.callback(hand.shutdown, wait=False)
+            begun, seconds = time.monotonic(), 0.0
             try:
-                while piece is not None:
-                    seconds = piece.done
-                    piece = await watch.unless_gone(loop.run_in_executor(self.thread, next, steps, None))
-                    if piece is not None:
-                        yield piece
+                while step := await watch.unless_gone(loop.run_in_executor(hand, next, steps, None)):
+                    seconds, windows = step
+                    segments: list[Segment] = []
+                    if windows:
+                        segments = await watch.unless_gone(asyncio.wrap_future(self.sharing.hear(caller, windows)))
+                    yield Piece(seconds, segments)
             except AudioError as error:
                 raise unheard(error) from error
             finally:
-                stop.wanted.set()  # a step that is under way ends at its next token
-                await asyncio.shield(loop.run_in_executor(self.thread, steps.close))  # before its file is let go
+                caller.gone.set()  # what is under way ends at its next token or block
+                await asyncio.shield(loop.run_in_executor(hand, steps.close))  # before its file is let go
             self._count(wish, seconds, time.monotonic() - begun, watch)
 
     def _count(self, wish: Wish, seconds: float, worked: float, watch: "Watch") -> None:

@@ -49,6 +49,7 @@ class CTranslate2Engine:
     whisper: Whisper  # without weights
     models: Mapping[str | None, Any]  # by adapter, as windows name it
     device: torch.device
+    takes_processors = False
 
     @property
     def batch_seconds(self) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +15,6 @@ from asr_lora.transcription.decode import Processor, default_batch_seconds, enco
 from asr_lora.transcription.words import token_times
 
 Adapters = Sequence[str | None]  # whose voice each window is heard with, see `model.adapters.multi_lora.speaking`
-
-
-class EngineName(StrEnum):
-    TORCH = "torch"
-    CTRANSLATE2 = "ctranslate2"
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,10 @@ class Engine(Protocol):
     @property
     def batch_seconds(self) -> float:
         """Audio that is best decoded at once."""
+
+    @property
+    def takes_processors(self) -> bool:
+        """Whether others may look at scores, and change them, at every token."""
 
     def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
         """States of clips, each of shape (samples,), of which the encoder sees so many frames."""
@@ -78,6 +76,7 @@ class TorchEngine:
     """A Whisper in PyTorch, perhaps with adapters side by side."""
 
     whisper: Whisper
+    takes_processors = True
 
     @property
     def batch_seconds(self) -> float:

@@ -12,8 +12,8 @@ from asr_lora.artifacts.atomic import write_text
 from asr_lora.audio.media import media_seconds
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.transcription.engine import EngineName
 from asr_lora.transcription.inputs import Input, find_inputs
+from asr_lora.transcription.loading import engine_named
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.subtitles import Rules
 from asr_lora.transcription.transcriber import Heard, open_transcriber
@@ -87,8 +87,6 @@ def transcribe(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
-    if engine not in list(EngineName):
-        raise ConfigError(f"--engine: {engine} is not one of {', '.join(EngineName)}")
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
@@ -102,7 +100,7 @@ def transcribe(
         model, language=language, language_token=language_token, task=task, context=context, precision=precision,
         adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
         subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
-        engine=EngineName(engine),
+        engine=engine_named(engine),
     )  # fmt: skip
     transcriber.routes.check(fresh)
     return _each(made, fresh, kept, transcriber.heard(fresh))

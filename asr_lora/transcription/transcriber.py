@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,13 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.media import media_blocks
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import Voice, open_system, open_voices, voice_of
+from asr_lora.model.system import voice_of
 from asr_lora.transcription.bias import term_bias
-from asr_lora.transcription.engine import Engine, EngineName, TorchEngine
+from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.fallback import TEMPERATURES
 from asr_lora.transcription.inputs import Input, opened
 from asr_lora.transcription.listen import Options, Said, listen
+from asr_lora.transcription.loading import EngineName, open_engine, open_voiced_engine
 from asr_lora.transcription.longform import speech_windows, windows
 from asr_lora.transcription.routes import LANGUAGE, Routes
 from asr_lora.transcription.segments import Segment
@@ -136,12 +136,12 @@ def open_transcriber(
     if terms and engine is EngineName.CTRANSLATE2:
         raise ConfigError("--terms changes scores of tokens, for which CTranslate2 has no place: take --engine torch")
     if adapters:
-        runner, voices = _several(engine, model, adapters, task=task, context=context, precision=precision)
+        runner, voices = open_voiced_engine(engine, model, adapters, task=task, context=context, precision=precision)
         only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
         routes = Routes(voices, route or only, context or Context.FULL)
     else:
         auto = language == AUTO
-        runner = _one(
+        runner = open_engine(
             engine, model, language="en" if auto else language, language_token=language_token, task=task,
             context=context, precision=precision,
         )  # fmt: skip
@@ -152,25 +152,6 @@ def open_transcriber(
     biases = [term_bias(runner.whisper, terms)] if terms else []
     options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
     return Transcriber(runner, routes, options, vad, sequential)
-
-
-def _one(engine: EngineName, model: str, **told: Any) -> Engine:
-    if engine is EngineName.TORCH:
-        return TorchEngine(open_system(model, **told).whisper)
-    from asr_lora.transcription.ctranslate2_engine import open_ctranslate2
-
-    return open_ctranslate2(model, **told)
-
-
-def _several(
-    engine: EngineName, base: str, adapters: Mapping[str, str], **told: Any
-) -> tuple[Engine, dict[str, Voice]]:
-    if engine is EngineName.TORCH:
-        whisper, voices = open_voices(base, adapters, **told)
-        return TorchEngine(whisper), voices
-    from asr_lora.transcription.ctranslate2_engine import open_ctranslate2_voices
-
-    return open_ctranslate2_voices(base, adapters, **told)
 
 
 class _Counted:

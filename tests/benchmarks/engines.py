@@ -41,8 +41,8 @@ RATE = 16_000
 
 def ours(engine: str, **options: Any) -> Callable[[argparse.Namespace], Ears]:
     def load(given: argparse.Namespace) -> Ears:
-        from asr_lora.transcription.engine import EngineName
         from asr_lora.transcription.inputs import find_inputs
+        from asr_lora.transcription.loading import EngineName
         from asr_lora.transcription.transcriber import open_transcriber
 
         held = open_transcriber(given.run, engine=EngineName(engine), **options)

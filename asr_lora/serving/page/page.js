@@ -143,7 +143,7 @@ function alignment(one, other) {
 const LONGEST = 6000; // words of a text beyond which nothing is marked: the table would take too much memory
 
 function words(panel) {
-  return panel.querySelector(".said").textContent.split(/\s+/).filter(Boolean);
+  return panel.querySelector(".heard").textContent.split(/\s+/).filter(Boolean);
 }
 
 function mark() {
@@ -152,7 +152,7 @@ function mark() {
   if (texts.some((text) => text.length > LONGEST)) return;
   const kinds = alignment(...texts);
   panels.forEach((panel, side) => {
-    const said = panel.querySelector(".said");
+    const said = panel.querySelector(".heard");
     said.replaceChildren(...texts[side].flatMap((word, place) => {
       const kind = kinds[side][place];
       const node = kind ? document.createElement(kind) : document.createTextNode(word);
@@ -179,7 +179,7 @@ async function ask(model, panel, signal) {
     const body = await answer.json().catch(() => null);
     throw new Error(body ? body.error.message : `The server answers ${answer.status}.`);
   }
-  const said = panel.querySelector(".said");
+  const said = panel.querySelector(".heard");
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", final = null;
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
@@ -220,7 +220,7 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   say("Transcribing …");
   const asked = [[document.body.dataset.base, $("untouched")]];
   if ($("adapter")) asked.push([$("adapter").value, $("adapted")]);
-  asked.forEach(([, panel]) => { panel.querySelector(".said").textContent = ""; offer(panel, null); });
+  asked.forEach(([, panel]) => { panel.querySelector(".heard").textContent = ""; offer(panel, null); });
   try {
     // One after another: the server has one model, and two requests of one visitor would only wait for each other.
     for (const [model, panel] of asked) await ask(model, panel, running.signal);

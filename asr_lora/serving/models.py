@@ -1,77 +1,52 @@
-"""One base in memory with all its adapters: audio -> segments, a batch of windows at a time."""
+"""One base in memory with all its adapters: which voice a request is heard by, and the windows of its audio."""
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from asr_lora.audio.decode import SAMPLE_RATE, decode_blocks
+from asr_lora.audio.decode import SAMPLE_RATE
+from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.audio.media import media_blocks
 from asr_lora.config import Context, Precision
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.system import Voice, language_to_tell, locate, open_system, open_voices, voice_of
+from asr_lora.model.system import Voice, language_to_tell, locate, voice_of
 from asr_lora.model.whisper import Whisper
 from asr_lora.serving.refusals import invalid
 from asr_lora.serving.wishes import Wish
-from asr_lora.transcription.decode import default_batch_seconds
-from asr_lora.transcription.engine import TorchEngine
+from asr_lora.transcription.engine import Engine
 from asr_lora.transcription.fallback import TEMPERATURES
-from asr_lora.transcription.listen import Options, Said, transcribe_windows
+from asr_lora.transcription.listen import Options
+from asr_lora.transcription.loading import EngineName, open_engine, open_voiced_engine
 from asr_lora.transcription.longform import Window, speech_windows, windows
 from asr_lora.transcription.routes import hear_language
-from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.words import alignment_heads
-
-WINDOW = 30.0  # seconds that the encoder sees of one, at most
 
 
 class Stopped(Exception):
     """Nobody wants the rest."""
 
 
-class Stop:
-    """What a client that leaves sets, and what is looked at between blocks, windows and tokens."""
-
-    def __init__(self) -> None:
-        self.wanted = threading.Event()
-
-    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Let the scores of a token pass, shape (rows, vocabulary)."""
-        self.look()
-        return scores
-
-    def look(self) -> None:
-        """Go on, or not.
-
-        Raises:
-            Stopped: it is set.
-        """
-        if self.wanted.is_set():
-            raise Stopped
-
-
 @dataclass(frozen=True)
-class Piece:
-    """What is new of a request."""
-
-    done: float  # seconds of its audio that are decoded
-    segments: tuple[Segment, ...] = ()
-
-
-@dataclass(frozen=True)
-class Engine:
+class Models:
     """A loaded model, and the names by which clients call what it can be."""
 
-    whisper: Whisper
+    engine: Engine
     voices: Mapping[str, Voice | None]  # of each name; None: what Whisper hears is what it is told
     base: str  # name of the untouched model, or of the only one
     most_seconds: float  # of audio
     vad: bool = True
+
+    @property
+    def whisper(self) -> Whisper:
+        """Its prompts, tokens and settings."""
+        return self.engine.whisper
 
     @property
     def adapted(self) -> bool:
@@ -110,46 +85,45 @@ class Engine:
             raise invalid("language", f"this model cannot be told {code!r}")
         return replace(own, language=code, told=code) if own else self._untouched(code)
 
-    def transcribe(self, source: Path, wish: Wish, stop: Stop) -> Generator[Piece]:
-        """Transcribe a file. Every step may take seconds; no two may be taken at once, of whatever requests.
+    def options(self, wish: Wish) -> Options:
+        """How the windows of a request are transcribed."""
+        return Options(
+            timestamps=True, words=wish.timed and bool(alignment_heads(self.whisper)),
+            temperatures=(wish.temperature,) if wish.temperature else TEMPERATURES,
+            previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
+        )  # fmt: skip
+
+    def windows(self, source: Path, gone: threading.Event, *, one: bool) -> Generator[tuple[float, list[Window]]]:
+        """Decode a file: the windows that are transcribed at once, one alone for a client that reads along.
+
+        Yields:
+            Seconds that are decoded and some windows with sound; in the end all seconds and none.
 
         Raises:
             AudioError: it cannot be decoded, or is longer than is taken here.
-            Refusal: the model cannot be told the language.
-            Stopped: `stop` was set.
+            Stopped: nobody wants the rest.
         """
-        options = Options(
-            timestamps=True, words=wish.timed and bool(alignment_heads(self.whisper)),
-            temperatures=(wish.temperature,) if wish.temperature else TEMPERATURES,
-            processors=(stop,), previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
-        )  # fmt: skip
-        voice = self.voice(wish)
-        with closing(decode_blocks(source)) as decoded:  # and with them the file, which an error would keep open
-            blocks = _Counted(decoded, self.most_seconds, stop)
-            for some in self._batches((speech_windows if self.vad else windows)(blocks), one=wish.stream):
-                stop.look()
-                voice = voice or self._untouched(hear_language(TorchEngine(self.whisper), some[0], base=self.adapted))
-                heard = transcribe_windows(TorchEngine(self.whisper), [Said(window, voice) for window in some], options)
-                yield Piece(blocks.seconds, tuple(segment for segments in heard for segment in segments))
+
+        def look() -> None:
+            if gone.is_set():
+                raise Stopped
+
+        most = 1 if one else max(1, int(self.engine.batch_seconds / FULL_SECONDS))
+        with closing(media_blocks(source, look=look)) as decoded:  # and with them the file, which errors keep open
+            blocks = _Counted(decoded, self.most_seconds, look)
+            found = (window for window in (speech_windows if self.vad else windows)(blocks) if not window.silent)
+            while some := list(islice(found, most)):
+                yield blocks.seconds, some
         if not blocks.seconds:
             raise AudioError("no audio")
-        yield Piece(blocks.seconds)
+        yield blocks.seconds, []
+
+    def listen_for_voice(self, window: Window) -> Voice:
+        """The untouched model, told the language that it hears."""
+        return self._untouched(hear_language(self.engine, window, base=self.adapted))
 
     def _untouched(self, language: str | None) -> Voice:
         return Voice(language, language, self.whisper.context, BASE if self.adapted else None)
-
-    def _batches(self, found: Iterable[Window], *, one: bool) -> Iterator[list[Window]]:
-        """Windows that are decoded together; one alone for a client that reads along."""
-        most = 1 if one else max(1, int(default_batch_seconds(self.whisper) / WINDOW))
-        batch: list[Window] = []
-        for window in found:
-            if not window.silent:
-                batch.append(window)
-            if len(batch) == most:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
 
 
 class _Counted:
@@ -159,22 +133,22 @@ class _Counted:
         AudioError: there is more.
     """
 
-    def __init__(self, blocks: Iterable[np.ndarray], most: float, stop: Stop) -> None:
+    def __init__(self, blocks: Iterable[np.ndarray], most: float, look: Callable[[], None]) -> None:
         self.blocks = blocks
         self.most = most
-        self.stop = stop
+        self.look = look
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for block in self.blocks:
-            self.stop.look()
+            self.look()
             self.seconds += len(block) / SAMPLE_RATE
             if self.seconds > self.most:
                 raise AudioError("too long")
             yield block
 
 
-def load_engine(
+def load_models(
     model: str | None,
     adapters: Mapping[str, str],
     *,
@@ -184,7 +158,8 @@ def load_engine(
     precision: Precision = Precision.AUTO,
     most_seconds: float,
     vad: bool = True,
-) -> Engine:
+    engine: EngineName = EngineName.TORCH,
+) -> Models:
     """Load a base once, with its adapters.
 
     Args:
@@ -204,18 +179,18 @@ def load_engine(
         raise ConfigError(f"--adapter {name}: this is the name of the base; give the adapter another")
     known: Voice | None = None
     if adapters:
-        whisper, voices = open_voices(source, adapters, context=context, precision=precision)
+        runner, voices = open_voiced_engine(engine, source, adapters, context=context, precision=precision)
         if language:
             code = spoken_language(language)
             known = Voice(code, borrowed_token(code, language_token) or code, context or Context.FULL, BASE)
-        return Engine(whisper, {name: known, **voices}, name, most_seconds, vad)
+        return Models(runner, {name: known, **voices}, name, most_seconds, vad)
     told = language_to_tell(source, language, language_token)
-    whisper = open_system(
-        source, language=language or (None if told else "en"), language_token=language_token, context=context,
+    runner = open_engine(
+        engine, source, language=language or (None if told else "en"), language_token=language_token, context=context,
         precision=precision,
-    ).whisper  # fmt: skip
-    known = voice_of(whisper) if told or whisper.told_language is None else None
-    return Engine(whisper, {name: known}, name, most_seconds, vad)
+    )  # fmt: skip
+    known = voice_of(runner.whisper) if told or runner.whisper.told_language is None else None
+    return Models(runner, {name: known}, name, most_seconds, vad)
 
 
 def public_name(source: str) -> str:
