@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -635,15 +636,19 @@ def folder_bytes(folder: Path) -> int:
 
 def provenance() -> dict[str, Any]:
     """Library versions, git commit where there is one, machine and time (UTC)."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"libraries": versions, "commit": git_commit(), "machine": machine, "time": now}
+    return {"libraries": dict(_library_versions()), "commit": git_commit(), "machine": machine, "time": now}
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    """Versions of the libraries that are installed; looked up once, since each takes some milliseconds."""
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def git_commit() -> str | None:
