@@ -277,51 +277,49 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 OUT_OF_MEMORY = """
-import resource, sys
+import os, resource, sys
 import torch
 import asr_lora.training.train as job
 from asr_lora.cli import main
-limit, real = int(sys.argv[2]), job.build_schedule
-def build_schedule(*words):
-    # When all is loaded, the system is told to give this process little more.
-    used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
-    return real(*words)
-job.build_schedule = build_schedule
+config, real = sys.argv[1], job.build_schedule
 torch.set_num_threads(1)
-sys.argv = ["asr-lora", "train", sys.argv[1]]
-main()
+for limit, out in zip(sys.argv[2::2], sys.argv[3::2]):
+    def build_schedule(*words):
+        # When all is loaded, the system is told to give this process little more.
+        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(limit), resource.RLIM_INFINITY))
+        return real(*words)
+    child = os.fork()
+    if child == 0:
+        job.build_schedule = build_schedule
+        sys.argv = ["asr-lora", "train", config, "--set", "out=" + out]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 def test_where_memory_does_not_suffice_micro_batches_shrink_and_the_step_stays(run_config, tmp_path):
     """The system refuses memory in the middle of a step: half as much at once is tried, and so on."""
     settings = dict(
-        method="full", training__steps=3, training__batch_seconds=480, data__subset="all", model__precision="fp32"
+        method="full", training__steps=2, training__batch_seconds=480, data__subset="all", model__precision="fp32"
     )
     whole = train(run_config(out=tmp_path / "whole", **settings))
-    config = run_config(out=tmp_path / "short", **settings)
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
-
-    def run_with(more_bytes: int):
-        return subprocess.run(
-            [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "config.yaml"), str(more_bytes)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    hopeless = run_with(20_000_000)
-    assert hopeless.returncode == 1
-    assert "there is not enough memory" in hopeless.stderr
-    assert "Traceback" not in hopeless.stderr
-    shutil.rmtree(config.out)
-    done = run_with(700_000_000)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "config.yaml").write_text(run_config(**settings).to_yaml())
+    hopeless, short = tmp_path / "hopeless", tmp_path / "short"
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, tmp_path / "config.yaml", "20000000", hopeless, "700000000", short],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "1"
+    assert "there is not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split()[-1] == "0", done.stderr
     assert "not enough memory for 480 s of audio at once: 240 s from here on" in done.stderr
-    body = json.loads((config.out / "run.json").read_text())
+    body = json.loads((short / "run.json").read_text())
     assert body["train"]["micro_batch_seconds"] <= 240
     losses = [[row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row] for run in
-              (whole.root, config.out)]  # fmt: skip
+              (whole.root, short)]  # fmt: skip
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
