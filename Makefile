@@ -3,12 +3,16 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test pytest lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/asr-lora demo
 
-test: $(VENV)/.test lint
+# Both at once: mypy takes a core for a minute where nothing is cached.
+test: $(VENV)/.test
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test

@@ -17,9 +17,15 @@ DEMO = ROOT / "data" / "demo"
 BASE = "pypi:whisper-base"
 
 
+# By the time that they take, so that no worker is left alone with a long one at the end.
+LONGEST_FIRST = [
+    f"test_{name}.py" for name in ("end_to_end", "check", "adapters", "training", "killing", "export", "promotion")
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,8 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
+import apart
 import pytest
 import torch
 from conftest import BASE, ROOT, attach, changed
@@ -154,9 +153,7 @@ def test_gradients_of_an_earlier_micro_batch_are_there_already(base_config):
 
 
 def run(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "asr_lora", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    done = apart.run(*words)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

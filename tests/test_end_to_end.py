@@ -8,29 +8,30 @@ import sys
 import time
 from pathlib import Path
 
+import apart
 import pytest
 from conftest import DEMO, ROOT
+from test_promotion import small_release
 
-from asr_lora import evaluate, transcribe
+from asr_lora import evaluate, prepare, transcribe
 from asr_lora.artifacts.atomic import read_jsonl
 from asr_lora.config import Context, Precision, load_config
 from asr_lora.scoring.normalize import basic
 
 
-def demo(out: Path) -> subprocess.CompletedProcess:
+def words(out: Path) -> list[str]:
     # Less than half of the ten epochs that it takes by itself: enough to be told from the untouched model.
-    command = [sys.executable, "-m", "asr_lora", "demo", "--source", str(DEMO), "--out", str(out), "--epochs", "4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    return done
+    return ["demo", "--source", str(DEMO), "--out", str(out), "--epochs", "4"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(folder, standard output, standard error) of one demo."""
     out = tmp_path_factory.mktemp("demo") / "made"
-    done = demo(out)
+    command = [sys.executable, "-m", "asr_lora", *words(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
     return out, done.stdout, done.stderr
 
 
@@ -68,7 +69,9 @@ def test_running_again_reuses_everything(made):
     before = {path: path.stat().st_mtime_ns for path in manifests}
     assert len(before) == 6
     started = time.perf_counter()
-    assert demo(out).stdout == made[1]
+    again = apart.run(*words(out))
+    assert (again.returncode, again.stdout) == (0, made[1]), again.stderr
+    assert "Traceback" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in manifests} == before
     assert time.perf_counter() - started < 120
 
@@ -140,7 +143,8 @@ def test_beside_a_base_an_adapter_says_what_it_says_merged(made):
 
 
 def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):
-    run, data = str(made[0] / "runs" / "lora"), made[0] / "data"
+    run = str(made[0] / "runs" / "lora")
+    data = prepare(small_release(tmp_path / "release"), language="it", out=tmp_path / "data").root
     own = evaluate(run, data, split="dev", out=tmp_path / "own").read()
     full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read()
     assert (own["system"]["context"], full["system"]["context"]) == ("true_length", "full")

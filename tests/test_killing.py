@@ -1,53 +1,40 @@
 """kill -9 at any moment: what is resumed ends as if it had never been stopped, bit for bit."""
 
 import json
-import os
 import random
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
+import apart
 import pytest
-import torch
 from conftest import write_wav
 
 from asr_lora import train
 from asr_lora.artifacts.atomic import read_jsonl
 
 KILLS = 10
-# Forks of a process that has imported everything and started no thread: a real process to kill, ready at once.
-FORKER = """
-import os, sys, random, signal, time
-from pathlib import Path
-import bitsandbytes, datasets, numpy, peft, transformers.models.whisper.modeling_whisper
-import asr_lora.scoring.wer, asr_lora.training.train as job
-from asr_lora.config import load_config
-config, kills, chance = load_config(Path(sys.argv[1])), int(sys.argv[2]), random.Random(int(sys.argv[3]))
-killed = []
-while True:
-    child = os.fork()
-    if child == 0:
-        sys.stderr = open(os.devnull, "w")
-        job.train(config, resume=True)
-        os._exit(0)
-    if len(killed) == kills:
-        print(killed, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        break
-    # At a random moment after the loop took one more step than before, or of what comes before the loop.
-    metrics = config.out / "metrics.jsonl"
-    rows = lambda: metrics.read_bytes().count(b"loss") if metrics.exists() else 0
-    begun, patience = rows(), time.monotonic() + chance.uniform(0.05, 20.0)
-    wanted = begun + chance.randrange(1, 4)
-    while rows() < wanted and time.monotonic() < patience and not os.waitpid(child, os.WNOHANG)[0]:
-        time.sleep(0.002)
-    time.sleep(chance.uniform(0.0, 0.1))
-    try:
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-    except (ProcessLookupError, ChildProcessError):
-        sys.exit(f"the run ended by itself after {len(killed)} kills")
-    killed.append(rows())
-"""
+
+
+def kill_again_and_again(file: Path, metrics: Path, kills: int) -> None:
+    """Begin or resume a run and kill it, so many times, and let it end then."""
+    chance = random.Random(7)
+
+    def losses() -> int:
+        return metrics.read_bytes().count(b"loss") if metrics.exists() else 0
+
+    for kill in range(kills):
+        # At a random moment after the loop took one more step than before, or of what comes before the loop.
+        process = apart.start("train", file, "--resume")
+        wanted, patience = losses() + chance.randrange(1, 4), time.monotonic() + chance.uniform(0.05, 20.0)
+        while losses() < wanted and time.monotonic() < patience and not process.ended:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.1))
+        assert not process.ended, f"the run ended by itself after {kill} kills"
+        process.send(signal.SIGKILL)
+        assert process.wait().returncode == -signal.SIGKILL
+    done = apart.run("train", file, "--resume")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -63,13 +50,7 @@ def test_a_run_killed_ten_times_is_the_run_never_killed(run_config, tmp_path, me
     whole = train(run_config(out=tmp_path / "whole", **settings))
     config = run_config(out=tmp_path / "killed", **settings)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-c", FORKER, str(tmp_path / "config.yaml"), str(kills), "7"],
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith(" 0"), done.stdout + done.stderr
+    kill_again_and_again(tmp_path / "config.yaml", config.out / "metrics.jsonl", kills)
 
     def facts(run: Path):
         numbers = ("step", "epoch", "loss", "lr", "grad_norm", "padding", "dev_wer", "dev_cer", "dev_raw_wer")

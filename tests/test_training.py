@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from contextlib import suppress
 from itertools import pairwise
 
+import apart
 import pytest
 import torch
 from conftest import DEMO
@@ -163,27 +163,27 @@ def test_interrupted_in_another_process_and_resumed_it_ends_as_if_never_stopped(
     config = run_config(out=tmp_path / "stopped", **settings)
     file = tmp_path / "config.yaml"
     file.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "asr_lora", "train", str(file)]
     metrics = tmp_path / "stopped" / "metrics.jsonl"
 
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("loss") >= 4):
+    process = apart.start("train", file)
+    while not process.ended and not (metrics.is_file() and metrics.read_text().count("loss") >= 4):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "of 12. Go on with: asr-lora train" in errors
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    process.send(signal.SIGINT)
+    stopped = process.wait()
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "of 12. Go on with: asr-lora train" in stopped.stderr
+    refused = apart.run("train", file)
     assert refused.returncode == 2
     assert "unfinished run. Go on with: asr-lora train" in refused.stderr
     # A crash that leaves no time for anything, between two checkpoints.
-    process = subprocess.Popen([*command, "--resume"], stderr=subprocess.DEVNULL)
-    while process.poll() is None and metrics.read_text().count("loss") < 8:
+    process = apart.start("train", file, "--resume")
+    while not process.ended and metrics.read_text().count("loss") < 8:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process.send(signal.SIGKILL)
     process.wait()
-    done = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=True)
+    done = apart.run("train", file, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
 
     body = json.loads(done.stdout)
     assert body["best"] == whole.read()["best"]
@@ -219,13 +219,12 @@ def test_no_dataset(run_config, tmp_path):
 def stopped_run(config, tmp_path):
     """A run that a signal stopped after a few steps, in another process."""
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    command = [sys.executable, "-m", "asr_lora", "train", str(tmp_path / "config.yaml")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = apart.start("train", tmp_path / "config.yaml")
     metrics = config.out / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and "loss" in metrics.read_text()):
+    while not process.ended and not (metrics.is_file() and "loss" in metrics.read_text()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 130
+    process.send(signal.SIGTERM)
+    assert process.wait().returncode == 130
     return find_checkpoint(config.out / "checkpoint")
 
 
@@ -258,11 +257,7 @@ def test_a_disk_that_fills_while_training_is_one_sentence(run_config, tmp_path, 
     """The kernel refuses to let a file grow, as a full disk does; what was saved before stays."""
     config = run_config(method="full")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-m", "asr_lora", "train", str(tmp_path / "config.yaml")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = apart.run("train", tmp_path / "config.yaml", largest_file=limit)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "could not be written" in done.stderr or "File too large" in done.stderr
@@ -282,51 +277,49 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 OUT_OF_MEMORY = """
-import resource, sys
+import os, resource, sys
 import torch
 import asr_lora.training.train as job
 from asr_lora.cli import main
-limit, real = int(sys.argv[2]), job.build_schedule
-def build_schedule(*words):
-    # When all is loaded, the system is told to give this process little more.
-    used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
-    return real(*words)
-job.build_schedule = build_schedule
+config, real = sys.argv[1], job.build_schedule
 torch.set_num_threads(1)
-sys.argv = ["asr-lora", "train", sys.argv[1]]
-main()
+for limit, out in zip(sys.argv[2::2], sys.argv[3::2]):
+    def build_schedule(*words):
+        # When all is loaded, the system is told to give this process little more.
+        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(limit), resource.RLIM_INFINITY))
+        return real(*words)
+    child = os.fork()
+    if child == 0:
+        job.build_schedule = build_schedule
+        sys.argv = ["asr-lora", "train", config, "--set", "out=" + out]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 def test_where_memory_does_not_suffice_micro_batches_shrink_and_the_step_stays(run_config, tmp_path):
     """The system refuses memory in the middle of a step: half as much at once is tried, and so on."""
     settings = dict(
-        method="full", training__steps=3, training__batch_seconds=480, data__subset="all", model__precision="fp32"
+        method="full", training__steps=2, training__batch_seconds=480, data__subset="all", model__precision="fp32"
     )
     whole = train(run_config(out=tmp_path / "whole", **settings))
-    config = run_config(out=tmp_path / "short", **settings)
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
-
-    def run_with(more_bytes: int):
-        return subprocess.run(
-            [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "config.yaml"), str(more_bytes)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    hopeless = run_with(20_000_000)
-    assert hopeless.returncode == 1
-    assert "there is not enough memory" in hopeless.stderr
-    assert "Traceback" not in hopeless.stderr
-    shutil.rmtree(config.out)
-    done = run_with(700_000_000)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "config.yaml").write_text(run_config(**settings).to_yaml())
+    hopeless, short = tmp_path / "hopeless", tmp_path / "short"
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, tmp_path / "config.yaml", "20000000", hopeless, "700000000", short],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "1"
+    assert "there is not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split()[-1] == "0", done.stderr
     assert "not enough memory for 480 s of audio at once: 240 s from here on" in done.stderr
-    body = json.loads((config.out / "run.json").read_text())
+    body = json.loads((short / "run.json").read_text())
     assert body["train"]["micro_batch_seconds"] <= 240
     losses = [[row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row] for run in
-              (whole.root, config.out)]  # fmt: skip
+              (whole.root, short)]  # fmt: skip
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 

@@ -5,7 +5,9 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,15 +107,19 @@ class Folder:
 
 def provenance() -> dict[str, Any]:
     """Library versions, git commit where there is one, machine and time (UTC)."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"libraries": versions, "commit": git_commit(), "machine": machine, "time": now}
+    return {"libraries": dict(_library_versions()), "commit": git_commit(), "machine": machine, "time": now}
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    """Versions of the libraries that are installed; looked up once, since each takes some milliseconds."""
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def git_commit() -> str | None:

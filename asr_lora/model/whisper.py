@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.decode import first_line
 from asr_lora.config import Context, Precision, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
@@ -31,6 +32,12 @@ from asr_lora.model.cpu import ATTENTION
 
 CPU = torch.device("cpu")
 MAX_TARGET_TOKENS = 448  # prompt and end included
+# What transformers builds a tokenizer from, in folders of today and of earlier versions.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json",
+    "special_tokens_map.json",
+)  # fmt: skip
+_TOKENIZERS: dict[str, WhisperTokenizer] = {}  # that this process has built, by digest; nothing here changes one
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def load_whisper(
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
     try:
-        tokenizer = WhisperTokenizer.from_pretrained(path)
+        tokenizer = _load_tokenizer(path)
         model = WhisperForConditionalGeneration.from_pretrained(path, **options)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own kinds
         raise _unloadable(source, error) from error
@@ -164,7 +171,7 @@ def sketch_whisper(
     token = borrowed_token(code, language_token)
     path = resolve_source(source, weights=False)
     try:
-        tokenizer = WhisperTokenizer.from_pretrained(path)
+        tokenizer = _load_tokenizer(path)
         with torch.device("meta"):
             model = AutoModelForSpeechSeq2Seq.from_config(
                 WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation=ATTENTION
@@ -174,6 +181,17 @@ def sketch_whisper(
     except Exception as error:  # transformers and tokenizers each raise their own kinds
         raise _unloadable(source, error) from error
     return _as_told(model, tokenizer, source, (code, token), task, context)
+
+
+def _load_tokenizer(path: str) -> WhisperTokenizer:
+    """The tokenizer of a folder or hub id; of equal files it is built once, as it takes half a second."""
+    files = [file for name in TOKENIZER_FILES if (file := Path(path) / name).is_file()]
+    if not files:
+        return WhisperTokenizer.from_pretrained(path)
+    digest = fingerprint([(file.name, sha256_file(file)) for file in files])
+    if digest not in _TOKENIZERS:
+        _TOKENIZERS[digest] = WhisperTokenizer.from_pretrained(path)
+    return _TOKENIZERS[digest]
 
 
 def _as_told(
