@@ -72,6 +72,16 @@ def test_both_engines_say_the_same_at_the_same_times(floats, said, ours):
             assert b.no_speech == pytest.approx(a.no_speech, abs=0.02)
 
 
+def test_times_where_there_are_no_tokens_and_hardly_any_sound(floats, base):
+    states, prompts = floats.encode([speech(3.0), speech(3.0)], 350, [None] * 2), [base.prompt] * 2
+    tokens = base.text_tokens("pronto")
+    for written, seconds in ([[], []], [3.0, 3.0]), ([tokens, []], [3.0, 0.001]), ([tokens, tokens], [0.001, 3.0]):
+        found = floats.token_times(states, prompts, written, seconds, [None] * 2)
+        ours = TorchEngine(base).token_times(states, prompts, written, seconds, [None] * 2)
+        assert [len(times) for times in found] == [len(one) + 1 for one in written] == [len(times) for times in ours]
+        assert all(0 <= time <= length + 0.02 for times, length in zip(found, seconds, strict=True) for time in times)
+
+
 def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said, monkeypatch):
     """What is not finished within the tokens of the first try is written anew, to the same text."""
     together = texts(transcribe_windows(floats, said[:2], TIMED))

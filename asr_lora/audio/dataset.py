@@ -64,6 +64,12 @@ class Split:
     def select(self, indices: Sequence[int]) -> "Split":
         return Split(self.rows.select(indices))
 
+    def evenly(self, count: int) -> "Split":
+        """So many utterances evenly over the split; all where it has fewer."""
+        if count >= len(self):
+            return self
+        return self.select([place * len(self) // count for place in range(count)])
+
 
 def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
     """Open a split of a prepared dataset, or a low-data subset of train.

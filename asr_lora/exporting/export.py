@@ -70,7 +70,7 @@ def export(
     if recipe.format is Format.ADAPTER and place.strength is None:
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = dataset_of(place, dataset)
-    manifest, split = DatasetFolder(home).read(), _evenly(read_split(home, SPLIT), clips)
+    manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
     digest = manifest["splits"][SPLIT]["sha256"]
@@ -115,13 +115,6 @@ def dataset_of(place: Place, dataset: Path | None) -> Path:
     if dataset is None and place.run is None:
         raise ConfigError(f"{place.name} was trained elsewhere: name a dataset of its language with --dataset")
     return dataset or Path(place.run["config"]["data"]["dataset"])  # type: ignore[index]
-
-
-def _evenly(split: Split, clips: int) -> Split:
-    """So many utterances evenly over a split; all where it has fewer."""
-    if clips >= len(split):
-        return split
-    return split.select([place * len(split) // clips for place in range(clips)])
 
 
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:

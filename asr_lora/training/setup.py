@@ -201,10 +201,7 @@ def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, recipe: Recipe) 
 def dev_split(config: RunConfig) -> Split:
     """The dev utterances that are decoded at each evaluation, evenly over the split."""
     dev = read_split(config.data.dataset, "dev")
-    wanted = config.data.dev_utterances
-    if not wanted or wanted >= len(dev):
-        return dev
-    return dev.select([place * len(dev) // wanted for place in range(wanted)])
+    return dev.evenly(config.data.dev_utterances or len(dev))
 
 
 def _counts(left_out: dict[str, list[str]]) -> str:

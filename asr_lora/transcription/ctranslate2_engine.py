@@ -132,15 +132,18 @@ class CTranslate2Engine:
             adapter, prompt = key
             results = self.models[adapter].align(
                 _view(states[rows]), list(prompt[:-1]), [list(tokens[row]) for row in rows],
-                [int(seconds[row] * FRAMES_PER_SECOND) for row in rows],
+                [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in rows],
             )  # fmt: skip
-            paths = [np.array(result.alignments) for result in results]  # (steps, token and frame)
+            # (steps, token and frame); where there is no token, the end begins at once.
+            paths = [np.array(result.alignments or [(0, 0)]) for result in results]
             return [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
 
         return _by_key(list(zip(adapters, map(tuple, prompts), strict=True)), times)
 
     def _tensor(self, view: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(view)) if self.device.type == "cpu" else torch.as_tensor(view)
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.array(view))
+        return torch.as_tensor(view, device=self.device)
 
 
 def _view(tensor: torch.Tensor) -> Any:

@@ -16,7 +16,7 @@ from asr_lora.artifacts.run import ExportFolder
 from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context, Precision
 from asr_lora.exporting.engines import open_engine, require_engine
-from asr_lora.exporting.export import SPLIT, _evenly, _transcribe
+from asr_lora.exporting.export import SPLIT, _transcribe
 from asr_lora.exporting.formats import write_export
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Format, find_recipe
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--scratch", type=Path, required=True)
     options = parser.parse_args()
-    split = _evenly(read_split(options.dataset, SPLIT), options.clips)
+    split = read_split(options.dataset, SPLIT).evenly(options.clips)
     place = locate(options.run)
     system = open_system(place, context=Context.FULL, precision=Precision.FP32)
     whisper, kept = system.whisper, options.scratch / "ours.jsonl"
