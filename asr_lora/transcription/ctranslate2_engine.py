@@ -4,7 +4,7 @@ Batched, and on as much of 30 s as there is of speech, where the model was train
 of any length, though faster-whisper gives it 30 s always.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -32,6 +32,7 @@ from asr_lora.transcription.engine import Adapters, Candidate
 from asr_lora.transcription.words import STEP_SECONDS, require_alignment_heads
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
+ALIGNED_SECONDS = 60.0  # aligned at once: it keeps what every head of every layer looks at
 TOKENS, TOKENS_A_SECOND = 20, 8  # that a window is given at first; what has not ended by then is written anew
 KEPT = {  # type of computing -> how weights are kept on disk
     "int8": Recipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
@@ -61,7 +62,7 @@ class CTranslate2Engine:
 
         def states(adapter: str | None, rows: list[int]) -> list[torch.Tensor]:
             found: list[torch.Tensor] = []
-            for some in (rows[first : first + at_once] for first in range(0, len(rows), at_once)):
+            for some in _few(rows, at_once):
                 features = torch.stack([log_mel(waveforms[row], self.whisper.mel_bins, frames) for row in some])
                 found += self._tensor(self.models[adapter].encode(_view(features)))
             return found
@@ -128,15 +129,20 @@ class CTranslate2Engine:
     ) -> list[np.ndarray]:
         require_alignment_heads(self.whisper)
 
+        at_once = max(1, int(ALIGNED_SECONDS / (states.shape[1] * STEP_SECONDS)))
+
         def times(key: tuple[str | None, tuple[int, ...]], rows: list[int]) -> list[np.ndarray]:
             adapter, prompt = key
-            results = self.models[adapter].align(
-                _view(states[rows]), list(prompt[:-1]), [list(tokens[row]) for row in rows],
-                [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in rows],
-            )  # fmt: skip
-            # (steps, token and frame); where there is no token, the end begins at once.
-            paths = [np.array(result.alignments or [(0, 0)]) for result in results]
-            return [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
+            found: list[np.ndarray] = []
+            for some in _few(rows, at_once):
+                results = self.models[adapter].align(
+                    _view(states[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
+                    [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in some],
+                )  # fmt: skip
+                # (steps, token and frame); where there is no token, the end begins at once.
+                paths = [np.array(result.alignments or [(0, 0)]) for result in results]
+                found += [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
+            return found
 
         return _by_key(list(zip(adapters, map(tuple, prompts), strict=True)), times)
 
@@ -144,6 +150,10 @@ class CTranslate2Engine:
         if self.device.type == "cpu":
             return torch.from_numpy(np.array(view))
         return torch.as_tensor(view, device=self.device)
+
+
+def _few(rows: list[int], at_once: int) -> Iterator[list[int]]:
+    return (rows[first : first + at_once] for first in range(0, len(rows), at_once))
 
 
 def _view(tensor: torch.Tensor) -> Any:
