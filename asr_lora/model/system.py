@@ -195,13 +195,14 @@ def find_voices(
     base: str, adapters: Mapping[str, str], *, context: Context | None = None
 ) -> tuple[dict[str, Place], dict[str, Voice]]:
     """Find the adapters of a base by name, and how each speaks, without loading any; see `open_voices`."""
+    own = resolve_source(base)
     places: dict[str, Place] = {}
     voices: dict[str, Voice] = {}
     for name, given in adapters.items():
         place = locate(given)
         if place.weights is None or place.strength is None:
             raise ConfigError(f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone")
-        if resolve_source(place.base) != resolve_source(base):
+        if resolve_source(place.base) != own:
             raise ConfigError(f"--adapter {name}={given} was trained from {place.base}: name that as MODEL, not {base}")
         told = _told(place, None if place.recorded else name, None)
         assert told is not None  # a run says its language, and the name stands for it otherwise
