@@ -19,7 +19,7 @@ from asr_lora.model.whisper import Whisper, evaluating
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # tokens and scores -> scores, as transformers has it
 
 MAX_BATCH = 32  # clips decoded together: one that loops keeps all of them waiting
-LOOP_TOKENS, LOOP_REPEATS, LOOP_LENGTH = 8, 5, 15  # see EndLoops
+LOOPS = [(period, max(5, math.ceil(15 / period))) for period in range(1, 9)]  # tokens, and how often: see EndLoops
 MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
 
 
@@ -38,8 +38,7 @@ class EndLoops:
         """Leave only the end token to rows that loop: (rows, tokens), (rows, vocabulary) -> (rows, vocabulary)."""
         written = input_ids[:, self.prompt_tokens :]
         looping = torch.zeros(len(written), dtype=torch.bool, device=written.device)
-        for period in range(1, LOOP_TOKENS + 1):
-            repeats = max(LOOP_REPEATS, math.ceil(LOOP_LENGTH / period))
+        for period, repeats in LOOPS:
             if written.shape[1] >= repeats * period:
                 tail = written[:, -repeats * period :].reshape(len(written), repeats, period)
                 looping |= (tail == tail[:, :1]).flatten(1).all(dim=1)
@@ -50,9 +49,8 @@ class EndLoops:
 
 def loop_end(tokens: Sequence[int]) -> int | None:
     """After how many tokens `EndLoops` ends a hypothesis; None: it does not loop."""
-    for count in range(LOOP_LENGTH, len(tokens) + 1):
-        for period in range(1, LOOP_TOKENS + 1):
-            repeats = max(LOOP_REPEATS, math.ceil(LOOP_LENGTH / period))
+    for count in range(1, len(tokens) + 1):
+        for period, repeats in LOOPS:
             tail = list(tokens[max(0, count - repeats * period) : count])
             if tail == tail[:period] * repeats:
                 return count
