@@ -22,7 +22,7 @@ from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.transcription import ctranslate2_engine
 from asr_lora.transcription.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
 from asr_lora.transcription.decode import EndLoops, loop_end
-from asr_lora.transcription.engine import TorchEngine
+from asr_lora.transcription.engine import Decoding, TorchEngine
 from asr_lora.transcription.listen import Options, Said, transcribe_windows
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.routes import hear_language
@@ -116,7 +116,7 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     assert torch.allclose(ours, theirs, atol=1e-3)
     assert (ours[0] - engine.encode(sounds[:1], 320, ["it"])[0]).abs().max() > 0.1  # another adapter says another thing
     prompts = [whisper.prompt] * 4
-    found = engine.search(theirs, prompts, rows, beams=1, temperature=0.0, max_new_tokens=8)
+    found = engine.search(theirs, prompts, rows, Decoding(beams=1, temperature=0.0, max_new_tokens=8))
     assert [len(one.tokens) for one in found] == [8] * 4
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
     open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)

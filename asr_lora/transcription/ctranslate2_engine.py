@@ -27,8 +27,8 @@ from asr_lora.model.ctranslate2_import import WEIGHTS, cache_folder
 from asr_lora.model.system import Place, Told, Voice, find_voices, locate, open_system, require_told, system_digest
 from asr_lora.model.whisper import Whisper, default_device, sketch_whisper
 from asr_lora.stages import say
-from asr_lora.transcription.decode import Processor, default_batch_seconds, loop_end
-from asr_lora.transcription.engine import Adapters, Candidate
+from asr_lora.transcription.decode import default_batch_seconds, loop_end
+from asr_lora.transcription.engine import Adapters, Candidate, Decoding
 from asr_lora.transcription.words import STEP_SECONDS, require_alignment_heads
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
@@ -70,15 +70,7 @@ class CTranslate2Engine:
         return torch.stack(_by_key(adapters, states))
 
     def search(
-        self,
-        states: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        *,
-        beams: int,
-        temperature: float,
-        max_new_tokens: int,
-        processors: Sequence[Processor] = (),
+        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
     ) -> list[Candidate]:
         """Write what follows prompts, see `Engine.search`.
 
@@ -88,24 +80,26 @@ class CTranslate2Engine:
         Raises:
             ConfigError: there are processors, which CTranslate2 has no place for.
         """
-        if processors:
+        if how.processors:
             raise ConfigError("CTranslate2 has no place for what changes scores of tokens: take --engine torch")
-        likely = min(max_new_tokens, int(TOKENS + TOKENS_A_SECOND * states.shape[1] * STEP_SECONDS))
-        tries = (likely, max_new_tokens) if beams == 1 else (max_new_tokens,)  # a beam cut short may choose another
+        likely = min(how.max_new_tokens, int(TOKENS + TOKENS_A_SECOND * states.shape[1] * STEP_SECONDS))
+        tries = (
+            (likely, how.max_new_tokens) if how.beams == 1 else (how.max_new_tokens,)
+        )  # a beam cut short may choose another
 
         def written(adapter: str | None, rows: list[int]) -> list[Candidate]:
             found: dict[int, Candidate] = {}
             for most in tries:
                 left = [row for row in rows if row not in found]
                 results = left and self.models[adapter].generate(
-                    _view(states[left]), [list(prompts[row]) for row in left], beam_size=beams,
-                    sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
+                    _view(states[left]), [list(prompts[row]) for row in left], beam_size=how.beams,
+                    sampling_topk=0 if how.temperature else 1, sampling_temperature=how.temperature or 1.0,
                     max_length=_most_tokens(most, len(prompts[0])), return_scores=True, return_no_speech_prob=True,
                 )  # fmt: skip
                 for row, result in zip(left, results, strict=True):
                     tokens = result.sequences_ids[0]
                     end, count = loop_end(tokens), max(1, len(tokens))
-                    if end is not None or len(tokens) < most or most == max_new_tokens:
+                    if end is not None or len(tokens) < most or most == how.max_new_tokens:
                         mean = result.scores[0] * count / (count + 1)  # its own does not count the end
                         found[row] = Candidate(tokens[:end], mean, result.no_speech_prob)
             return [found[row] for row in rows]

@@ -26,6 +26,16 @@ class Candidate:
     no_speech: float  # chance that nobody speaks
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen."""
+
+    beams: int  # 1 is greedy
+    temperature: float  # 0 takes the likeliest token, above it one is drawn by chance
+    max_new_tokens: int
+    processors: Sequence[Processor] = ()  # what else changes scores, before tokens are chosen
+
+
 class Engine(Protocol):
     """What transcribing asks of an engine. States are what its encoder says: (windows, frames / 2, width)."""
 
@@ -45,15 +55,7 @@ class Engine(Protocol):
         """States of clips, each of shape (samples,), of which the encoder sees so many frames."""
 
     def search(
-        self,
-        states: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        *,
-        beams: int,
-        temperature: float,
-        max_new_tokens: int,
-        processors: Sequence[Processor] = (),
+        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
     ) -> list[Candidate]:
         """Write what follows prompts of equal length, with timestamps where these do not forbid them."""
 
@@ -87,29 +89,21 @@ class TorchEngine:
             return encode_batch(self.whisper, waveforms, frames)
 
     def search(
-        self,
-        states: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        *,
-        beams: int,
-        temperature: float,
-        max_new_tokens: int,
-        processors: Sequence[Processor] = (),
+        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
     ) -> list[Candidate]:
         with speaking(self.whisper, adapters):
             no_speech = self._first_look(states)[:, self.whisper.no_speech_token].tolist()
-        chosen = list(processors)
+        processors = list(how.processors)
         if prompts[0][-1] != self.whisper.no_timestamps_token:
             settings = self.whisper.core.generation_config
-            chosen.append(WhisperTimeStampLogitsProcessor(settings, len(prompts[0])))
-        rows = [adapter for adapter in adapters for _ in range(beams)]
+            processors.append(WhisperTimeStampLogitsProcessor(settings, len(prompts[0])))
+        rows = [adapter for adapter in adapters for _ in range(how.beams)]
         devices = [states.device] if states.device.type == "cuda" else []
         with speaking(self.whisper, rows), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             written = search(
-                self.whisper, states, torch.tensor(prompts, device=states.device), beams=beams, temperature=temperature,
-                processors=chosen, max_new_tokens=max_new_tokens, confidence=True,
+                self.whisper, states, torch.tensor(prompts, device=states.device), beams=how.beams,
+                temperature=how.temperature, processors=processors, max_new_tokens=how.max_new_tokens, confidence=True,
             )  # fmt: skip
         return list(map(Candidate, written.tokens, written.log_probabilities, no_speech))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from asr_lora.transcription.decode import Processor, plain_text
-from asr_lora.transcription.engine import Engine
+from asr_lora.transcription.engine import Decoding, Engine
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MOST_COMPRESSION = 2.4  # beyond, it repeats itself
@@ -80,8 +80,7 @@ def hear(
     for temperature in temperatures:
         found = engine.search(
             states[left], [prompts[row] for row in left], [adapters[row] for row in left],
-            beams=1 if temperature else beams, temperature=temperature, max_new_tokens=max_new_tokens,
-            processors=processors,
+            Decoding(1 if temperature else beams, temperature, max_new_tokens, processors),
         )  # fmt: skip
         for row, heard in zip(left, found, strict=True):
             text = plain_text(engine.whisper, heard.tokens)
