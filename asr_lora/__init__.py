@@ -11,21 +11,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "prepare": "asr_lora.audio.prepare",
-    "check": "asr_lora.training.check",
-    "doctor": "asr_lora.audio.doctor",
+    "prepare": "asr_lora.dataset.prepare",
+    "check": "asr_lora.forecast.check",
+    "doctor": "asr_lora.workflows.check_labels",
     "train": "asr_lora.training.train",
-    "evaluate": "asr_lora.scoring.evaluate",
-    "compare": "asr_lora.scoring.compare",
+    "evaluate": "asr_lora.evaluation.evaluate",
+    "compare": "asr_lora.evaluation.compare",
     "transcribe": "asr_lora.transcription.transcribe",
-    "promote": "asr_lora.promotion",
-    "sweep_strengths": "asr_lora.promotion",
+    "promote": "asr_lora.workflows.promote",
+    "sweep_strengths": "asr_lora.workflows.promote",
     "export": "asr_lora.exporting.export",
-    "push": "asr_lora.publishing",
-    "adapt": "asr_lora.adaptation",
+    "push": "asr_lora.workflows.publish",
+    "adapt": "asr_lora.workflows.adapt",
     "serve": "asr_lora.serving.serve",
-    "analyze": "asr_lora.analysis",
-    "sweep_settings": "asr_lora.sweep",
+    "analyze": "asr_lora.workflows.analyze",
+    "sweep_settings": "asr_lora.workflows.sweep",
     "load_config": "asr_lora.config",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

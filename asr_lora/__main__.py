@@ -1,5 +1,5 @@
 """`python -m asr_lora` is `asr-lora`."""
 
-from asr_lora.cli import main
+from asr_lora.cli.verbs import main
 
 main()

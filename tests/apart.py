@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["bitsandbytes", "datasets", "asr_lora.cli", "asr_lora.training.check", "asr_lora.training.train"]
+    ["bitsandbytes", "datasets", "asr_lora.cli.verbs", "asr_lora.forecast.check", "asr_lora.training.train"]
 )
 
 
@@ -62,7 +62,7 @@ def _main(words: list[str], folder: Path, largest_file: int | None, environment:
     os.environ.update(environment)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    from asr_lora.cli import main
+    from asr_lora.cli.verbs import main
 
     sys.argv = ["asr-lora", *words]
     main()

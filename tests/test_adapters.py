@@ -10,10 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.features import log_mel
 from asr_lora.config import AdapterSettings, Method, Optimiser, OptimiserSettings, Part, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.adalora import allocate_rank, extra_state, load_extra_state, regularisation
 from asr_lora.model.adapters.files import adapter_base, save_weights
 from asr_lora.model.adapters.merging import load_adapter, load_merged, merge_adapter

@@ -18,11 +18,10 @@ from test_cli import invoke
 from test_rerun import report
 
 from asr_lora import analyze, compare
-from asr_lora.analysis import describe
-from asr_lora.artifacts.report import AnalysisFolder
-from asr_lora.artifacts.run import RunFolder
 from asr_lora.config import AdapterSettings, Method
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.report_folder import AnalysisFolder
+from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, merge_adapter
 from asr_lora.model.adapters.updates import updates
@@ -37,6 +36,7 @@ from asr_lora.model.spectra import (
     stable_rank,
 )
 from asr_lora.model.whisper import load_whisper
+from asr_lora.workflows.analyze import describe
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj"
 

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.scoring.breakdown import Counts, find_groups, group_columns, group_facts, speaker_facts
-from asr_lora.scoring.combine import combine, families
-from asr_lora.scoring.confusions import changed_words, confusions
-from asr_lora.scoring.hallucination import hallucination, loops
-from asr_lora.scoring.intervals import _weights, rate_interval, resamples
-from asr_lora.scoring.normalize import find_normaliser
-from asr_lora.scoring.terms import count_terms, occurrences, read_terms
-from asr_lora.scoring.wer import align_words, score
+from asr_lora.metrics.breakdown import Counts, find_groups, group_columns, group_facts, speaker_facts
+from asr_lora.metrics.combine import combine, families
+from asr_lora.metrics.confusions import changed_words, confusions
+from asr_lora.metrics.hallucination import hallucination, loops
+from asr_lora.metrics.hotword_recall import count_terms, occurrences, read_terms
+from asr_lora.metrics.intervals import _weights, rate_interval, resamples
+from asr_lora.metrics.normalize import find_normaliser
+from asr_lora.metrics.wer import align_words, score
 
 BASIC = find_normaliser("basic", "nl")
 

@@ -11,19 +11,12 @@ from conftest import BASE, ROOT, attach, changed
 from typer.testing import CliRunner
 
 from asr_lora import check, load_config
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
 from asr_lora.config import Method, Quantise
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.model.adapters.adalora import extra_state
-from asr_lora.model.sketch import weights_bytes
-from asr_lora.model.trainable import count_parameters
-from asr_lora.model.whisper import compute_dtype
-from asr_lora.processes import Team
-from asr_lora.training.examples import Example, padding
-from asr_lora.training.footprint import Meter, _saved_bytes, decoding_footprint, step_footprint
-from asr_lora.training.forecast import (
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.forecast.estimate import (
     Forecast,
     Memory,
     Plan,
@@ -37,6 +30,13 @@ from asr_lora.training.forecast import (
     step_work,
     table,
 )
+from asr_lora.forecast.footprint import Meter, _saved_bytes, decoding_footprint, step_footprint
+from asr_lora.model.adapters.adalora import extra_state
+from asr_lora.model.meta_model import weights_bytes
+from asr_lora.model.trainable import count_parameters
+from asr_lora.model.whisper import compute_dtype
+from asr_lora.system.processes import Team
+from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
 from asr_lora.training.setup import load_for_training, load_training_set, make_learner, sketch_for_training
 
@@ -225,7 +225,7 @@ def test_speakers_shared_with_dev_are_warned_of(run_config, demo_dataset, tmp_pa
 
 
 def test_too_little_memory_is_warned_of_and_not_tried(run_config, monkeypatch):
-    monkeypatch.setattr("asr_lora.training.check.available_memory_bytes", lambda _: 10**6)
+    monkeypatch.setattr("asr_lora.forecast.check.available_memory_bytes", lambda _: 10**6)
     said = check(run_config())
     assert said.time is None
     assert "0.0 GB are available, so it was not timed" in said.warnings[0]

@@ -9,9 +9,9 @@ from conftest import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.checks import RULES, Label, Sound, find, measure, norms_of
-from asr_lora.audio.scripts import scripts_of
-from asr_lora.audio.texts import TEXT_RULES
+from asr_lora.labels.rules import RULES, Label, Sound, find, measure, norms_of
+from asr_lora.labels.scripts import scripts_of
+from asr_lora.labels.text_rules import TEXT_RULES
 
 HONEST = {
     "nl": ["Foto's van 's ochtends, zo'n één à twee meter.", "De café’s in de Alpen: ‘mooi’!", "coördinatie, reünie"],

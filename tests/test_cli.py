@@ -12,7 +12,7 @@ import pytest
 from conftest import BASE, DEMO, speech, write_wav
 from typer.testing import CliRunner
 
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
 
 
 def invoke(*words: object):

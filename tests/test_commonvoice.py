@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.commonvoice import BadRow, Utterance, find_locale, read_table
 from asr_lora.errors import DataError
+from asr_lora.sources.commonvoice import BadRow, Utterance, find_locale, read_table
 
 HEADERS = {
     "1-4": "client_id path sentence up_votes down_votes age gender accent",

@@ -12,13 +12,13 @@ import pytest
 from test_cli import invoke
 
 from asr_lora import doctor, prepare
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.artifacts.digests import sha256_file
-from asr_lora.audio.dataset import read_split
-from asr_lora.audio.diagnosis import MEASURED
-from asr_lora.audio.opinions import Opinion, doubt, judged
+from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import sha256_file
+from asr_lora.labels.diagnosis import MEASURED
+from asr_lora.labels.model_scores import Opinion, doubt, judged
 
 FAULTS = {"perchÃ© no": "mojibake", "premere <b>uno</b>": "markup", "премере уно": "wrong-script"}
 
@@ -288,7 +288,7 @@ def unlike(texts):
 
 
 def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
-    from asr_lora.training.suspicion import opinions
+    from asr_lora.evaluation.teacher_forced import opinions
 
     split = read_split(demo_dataset, "test")
     honest = split.select(unlike(split.texts)[:5])

@@ -23,11 +23,11 @@ from test_promotion import small_release
 from typer.testing import CliRunner
 
 from asr_lora import evaluate, load_config, prepare, train
-from asr_lora.artifacts.atomic import write_text
-from asr_lora.artifacts.workflows import VariantsFolder
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
+from asr_lora.folders.atomic import write_text
+from asr_lora.folders.workflow_folder import VariantsFolder
 from asr_lora.serving.serve import listen_on
-from asr_lora.sweep import plan_sweep
+from asr_lora.workflows.sweep import plan_sweep
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [path for name in ("configs", "data") for path in sorted((ROOT / name).rglob("README.md"))]

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from asr_lora.artifacts.sources import DownloadFolder
-from asr_lora.audio import download
-from asr_lora.audio.download import dataset_of, fetch
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
 from asr_lora.errors import AsrLoraError, ConfigError, DataError
-from asr_lora.locks import alone
+from asr_lora.folders.source_folder import DownloadFolder
+from asr_lora.sources import download
+from asr_lora.sources.download import dataset_of, fetch
+from asr_lora.system.locks import alone
 
 KEY = "key-that-nobody-may-see"
 CONTENT = os.urandom(300_000)

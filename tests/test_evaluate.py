@@ -7,13 +7,13 @@ import pytest
 from conftest import DEMO
 
 from asr_lora import compare, evaluate, prepare, train
-from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
-from asr_lora.artifacts.report import ReportFolder
-from asr_lora.artifacts.run import RunFolder
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.atomic import read_jsonl, write_jsonl
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.files import save_weights
-from asr_lora.model.system import Told, language_to_tell, open_system
+from asr_lora.model.locate import Told, language_to_tell, open_system
 from asr_lora.model.whisper import load_whisper
 
 
@@ -56,7 +56,7 @@ def test_a_report_is_reused_and_renamed(dev):
 def test_another_normaliser_or_terms_score_again_and_transcribe_nothing(dev, tmp_path, monkeypatch):
     whole = dev()
     before, hypotheses = whole.read(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
-    monkeypatch.setattr("asr_lora.scoring.evaluate.open_system", None)  # a model that is opened fails the test
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_system", None)  # a model that is opened fails the test
     raw = dev(normaliser="none").read()
     assert (raw["normaliser"], raw["scores"]["wer"]) == ("none-1", before["scores"]["raw_wer"])
     assert raw["transcribed_with"] == before["made_with"]
@@ -77,7 +77,7 @@ def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
     whole.write(old)
     rows = read_jsonl(whole.hypotheses)
     write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
-    monkeypatch.setattr("asr_lora.scoring.evaluate.open_system", None)
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_system", None)
     assert dev().read()["analysis"] == body["analysis"]
     assert read_jsonl(whole.hypotheses) == rows
 

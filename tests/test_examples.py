@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import FULL_SECONDS, MIN_CONTEXT_SECONDS, context_seconds, frames_of
 from asr_lora.config import AugmentationSettings, Context, ExampleSettings
+from asr_lora.dataset.reading import read_split
 from asr_lora.training.batches import IGNORED, TrainingSet
-from asr_lora.training.cache import TensorCache
 from asr_lora.training.examples import Example, Recipe, micro_batches, plain_examples, schedule
+from asr_lora.training.tensor_cache import TensorCache
 
 SECONDS = st.lists(st.floats(0.2, 30.0), min_size=1, max_size=80)
 SHARES = st.builds(
@@ -171,7 +171,7 @@ def test_log_mels_from_the_cache_are_those_computed_to_half_precision(base, spli
 
 
 def test_a_frozen_encoder_is_heard_from_the_cache_as_it_would_be_run(base, split, tmp_path, monkeypatch):
-    from asr_lora.processes import Team
+    from asr_lora.system.processes import Team
     from asr_lora.training.learner import Learner, keep_encoder_outputs
 
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))

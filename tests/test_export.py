@@ -26,20 +26,20 @@ from test_promotion import save_run, small_release
 from transformers import GenerationConfig, WhisperProcessor
 
 from asr_lora import export, prepare, push
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.artifacts.digests import sha256_file
-from asr_lora.artifacts.report import ReportFolder
-from asr_lora.artifacts.run import ExportFolder, RunFolder
-from asr_lora.audio.dataset import read_split
+from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.evaluation.report import report_facts
 from asr_lora.exporting.ggml import ggml_name, write_ggml
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Packing
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import sha256_file
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.run_folder import ExportFolder, RunFolder
+from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
 from asr_lora.model.whisper import load_whisper
-from asr_lora.scoring.normalize import find_normaliser
-from asr_lora.scoring.report import report_facts
 
 ASKED = {
     "adapter": {},
@@ -175,7 +175,7 @@ def test_an_adapter_at_half_strength_has_half_of_its_update(run, tmp_path):
 
 
 def test_what_another_engine_hears_otherwise_is_refused(tiny_folder, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("asr_lora.exporting.engines.MAX_NEW_TOKENS", 2)  # an engine that breaks off
+    monkeypatch.setattr("asr_lora.exporting.other_engines.MAX_NEW_TOKENS", 2)  # an engine that breaks off
     out = tmp_path / "broken"
     asked = {"--format": "transformers", "--dataset": dataset, "--clips": 1, "--out": out}
     done = invoke("export", tiny_folder, *(word for pair in asked.items() for word in pair))

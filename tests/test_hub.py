@@ -17,7 +17,7 @@ from test_sources import sound
 # Runs the command line as often as it is told to; waits between tries are counted and not waited for.
 CHILD = """
 import contextlib, io, json, sys, time, traceback
-from asr_lora.cli import main
+from asr_lora.cli.verbs import main
 
 waits = []
 time.sleep = waits.append

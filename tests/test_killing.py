@@ -11,7 +11,7 @@ import pytest
 from conftest import write_wav
 
 from asr_lora import train
-from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.folders.atomic import read_jsonl
 
 KILLS = 10
 

@@ -14,26 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora.audio.decode import decode
-from asr_lora.audio.media import media_blocks
+from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import AdapterSettings, Context
+from asr_lora.decoding import fallback
+from asr_lora.decoding.engine import TorchEngine
+from asr_lora.decoding.fallback import Hypothesis, hear
+from asr_lora.decoding.hotwords import Bias
+from asr_lora.decoding.search import encode_batch, search
+from asr_lora.decoding.word_times import path_times, split_words
 from asr_lora.errors import AudioError, ConfigError
+from asr_lora.metrics.normalize import basic
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.adapters.multi_lora import load_adapters, speaking
-from asr_lora.model.system import Voice, voice_of
+from asr_lora.model.locate import Voice, voice_of
 from asr_lora.model.whisper import evaluating, load_whisper
-from asr_lora.scoring.normalize import basic
-from asr_lora.transcription import fallback, listen
-from asr_lora.transcription.bias import Bias
-from asr_lora.transcription.decode import encode_batch, search
-from asr_lora.transcription.engine import TorchEngine
-from asr_lora.transcription.fallback import Hypothesis, hear
+from asr_lora.transcription import recognise as listen
 from asr_lora.transcription.inputs import find_inputs, opened
-from asr_lora.transcription.listen import Options, Said, transcribe_windows
 from asr_lora.transcription.longform import Window
+from asr_lora.transcription.recognise import Options, Said, transcribe_windows
 from asr_lora.transcription.routes import FOLDER, LANGUAGE, Routes
 from asr_lora.transcription.sequential import transcribe_in_sequence
-from asr_lora.transcription.words import path_times, split_words
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.scoring.mapsswe import matched_pairs, segments
-from asr_lora.scoring.wer import Step, align_words
+from asr_lora.metrics.mapsswe import matched_pairs, segments
+from asr_lora.metrics.wer import Step, align_words
 
 # The alignments of SCTK's own test of sc_stats (src/sclite/testdata, tests 1a and 1b), an operation a letter.
 PUBLISHED = {"itmono_8": ["I", "CDSCSSSCCDCII"], "itword_20": ["", "CDSCSSSCCSS"]}

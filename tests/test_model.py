@@ -46,7 +46,7 @@ def test_it_says_what_ctranslate2_itself_says(ctranslate2_folder, base):
     tokens = engine.generate(
         ctranslate2.StorageView.from_array(features), [base.prompt], beam_size=1, max_length=100
     )[0].sequences_ids[0]  # fmt: skip
-    from asr_lora.transcription.decode import decode_batch
+    from asr_lora.decoding.search import decode_batch
 
     assert base.tokenizer.decode(tokens, skip_special_tokens=True).strip() == decode_batch(base, [speech()])[0]
 
@@ -169,7 +169,7 @@ def test_a_token_that_this_whisper_lacks(tiny_folder, tmp_path):
 def test_a_pipeline_elsewhere_is_told_the_borrowed_token(base, tmp_path):
     from transformers import pipeline
 
-    from asr_lora.transcription.decode import decode_batch
+    from asr_lora.decoding.search import decode_batch
 
     whisper = load_whisper(BASE, "fy", language_token="es")
     save_weights(whisper, tmp_path / "model")

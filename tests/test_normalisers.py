@@ -10,9 +10,9 @@ from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from asr_lora.errors import ConfigError
-from asr_lora.scoring import normalize
-from asr_lora.scoring.normalize import LABELS, characters_lead, find_normaliser, join_compounds
-from asr_lora.scoring.wer import align_words, character_errors, score, total, word_errors
+from asr_lora.metrics import normalize
+from asr_lora.metrics.normalize import LABELS, characters_lead, find_normaliser, join_compounds
+from asr_lora.metrics.wer import align_words, character_errors, score, total, word_errors
 
 # Text, and what the Open ASR Leaderboard's ml_normalizer made of it (August 2026, num2words 0.5.14).
 LEADERBOARD = {

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from test_rerun import report as invented_report
 
 from asr_lora import compare
-from asr_lora.artifacts.atomic import write_jsonl
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.artifacts.report import ReportFolder
-from asr_lora.audio.dataset import read_split
+from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.scoring.compare import read_comparison
-from asr_lora.scoring.normalize import find_normaliser
-from asr_lora.scoring.report import report_facts
-from asr_lora.scoring.utterances import direction, shown_utterances
-from asr_lora.scoring.wer import align_words
+from asr_lora.evaluation.compare import read_comparison
+from asr_lora.evaluation.report import report_facts
+from asr_lora.folders.atomic import write_jsonl
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.metrics.normalize import find_normaliser
+from asr_lora.metrics.wer import align_words
+from asr_lora.pages.utterances import direction, shown_utterances
 
 NAMES = {"untouched": (0.5, None), "lora#1": (0.2, 0.03), "lora#2": (0.25, 0.05), "full, $x_1$ <b>": (0.15, 0.05)}
 
@@ -193,7 +193,7 @@ def test_without_transcripts_no_words_are_on_the_page(made, demo_dataset, tmp_pa
 def test_a_page_shows_no_more_words_than_it_may(made, monkeypatch):
     comparison = read_comparison([Path(path) for path in made.read()["reports"]])
     every = len(shown_utterances(comparison))
-    monkeypatch.setattr("asr_lora.scoring.utterances.UNITS_SHOWN", 400)
+    monkeypatch.setattr("asr_lora.pages.utterances.UNITS_SHOWN", 400)
     shown = shown_utterances(comparison)
     assert 0 < len(shown) < every
     assert sum(step is not None for one in shown for line in one.blocks[0][1:] for step in line.cells) <= 400
@@ -205,7 +205,7 @@ WORDS = st.lists(st.sampled_from("abc"), max_size=6).map(" ".join)
 @settings(deadline=None, max_examples=50)
 @given(reference=WORDS, hypotheses=st.lists(WORDS, min_size=1, max_size=4))
 def test_lines_of_an_alignment_hold_every_word_in_columns(reference, hypotheses):
-    from asr_lora.scoring.utterances import _blocks
+    from asr_lora.pages.utterances import _blocks
 
     alignments = align_words([reference] * len(hypotheses), hypotheses)
     (block,) = _blocks([f"s{n}" for n in range(len(hypotheses))], [0] * len(hypotheses), alignments)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import prepare
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode, encode_flac
+from asr_lora.dataset.reading import read_split
 from asr_lora.errors import AudioError, ConfigError, DataError
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.dataset_folder import DatasetFolder
 
 
 def test_the_demo_is_prepared_whole(demo_dataset):
@@ -160,7 +160,7 @@ def test_a_stop_while_subsets_are_drawn_anew_costs_subsets_and_no_speech(demo_da
         prepare(DEMO, language="it", out=out.root, id_lists=[tmp_path / "none.txt"])
     same_dataset(out.root, demo_dataset)
     with monkeypatch.context() as patch:
-        patch.setattr("asr_lora.audio.subset_files.summarise", lambda _: 1 / 0)  # after the first list was written
+        patch.setattr("asr_lora.dataset.subset_files.summarise", lambda _: 1 / 0)  # after the first list was written
         with pytest.raises(ZeroDivisionError):
             prepare(DEMO, language="it", out=out.root, speaker_cap=15.0)
     assert len(read_split(out.root, "train")) == 59

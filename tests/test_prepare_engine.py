@@ -17,13 +17,13 @@ from test_sources import KALDI, SPLITS, crowd, pack, release_files, sound, write
 from typer.testing import CliRunner
 
 from asr_lora import prepare
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.audio.checks import LEAKED, measure
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
+from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.labels.rules import LEAKED, measure
 
 
 def run(*words: object, code: int = 0):
@@ -235,9 +235,9 @@ FORKER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import datasets, pyarrow.parquet
-import asr_lora.audio.parts as made
-import asr_lora.audio.prepare as job
-from asr_lora.artifacts.dataset import DatasetFolder
+import asr_lora.dataset.parts as made
+import asr_lora.dataset.prepare as job
+from asr_lora.folders.dataset_folder import DatasetFolder
 import asr_lora.language, transformers.models.whisper.tokenization_whisper
 made.PART_ROWS, made.ROWS_AT_ONCE, made.GROUP_ROWS = 8, 4, 8
 source, whole, out, kills, chance = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), 7, random.Random(7)
@@ -336,13 +336,13 @@ def interrupt(monkeypatch, source: Path, folder: DatasetFolder) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("asr_lora.audio.prepare.join_parts", stop)
+        patch.setattr("asr_lora.dataset.prepare.join_parts", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, language="it", out=folder.root)
 
 
 def test_what_was_interrupted_is_thrown_away_when_the_source_has_changed(tmp_path, monkeypatch):
-    monkeypatch.setattr("asr_lora.audio.parts.PART_ROWS", 2)
+    monkeypatch.setattr("asr_lora.dataset.parts.PART_ROWS", 2)
     source = write(tmp_path / "cv", release_files("cv/it", SPLITS))
     folder = DatasetFolder(tmp_path / "o")
 
@@ -356,7 +356,7 @@ def test_what_was_interrupted_is_thrown_away_when_the_source_has_changed(tmp_pat
 
 
 def test_a_part_that_cannot_be_read_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("asr_lora.audio.parts.PART_ROWS", 2)
+    monkeypatch.setattr("asr_lora.dataset.parts.PART_ROWS", 2)
     source = write(tmp_path / "cv", release_files("cv/it", SPLITS))
     whole, folder = prepare(source, language="it", out=tmp_path / "w"), DatasetFolder(tmp_path / "o")
 

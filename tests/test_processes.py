@@ -15,7 +15,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from asr_lora import evaluate, train
-from asr_lora.artifacts.atomic import read_jsonl
+from asr_lora.folders.atomic import read_jsonl
 
 LAUNCH = [
     sys.executable, "-m", "accelerate.commands.launch",

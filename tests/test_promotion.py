@@ -11,15 +11,15 @@ from peft import LoraConfig, get_peft_model
 from test_cli import invoke
 
 from asr_lora import evaluate, prepare, promote, sweep_strengths
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.digests import folder_bytes, folder_digest
-from asr_lora.artifacts.report import ReportFolder
-from asr_lora.artifacts.run import RunFolder
-from asr_lora.artifacts.workflows import PromotionFolder
 from asr_lora.errors import ConfigError, DataError, Refused
-from asr_lora.model.system import open_system, split_strength, system_digest
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.digests import folder_bytes, folder_digest
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.workflow_folder import PromotionFolder
+from asr_lora.model.locate import open_system, split_strength, system_digest
 from asr_lora.model.whisper import load_whisper
-from asr_lora.promotion import STRENGTHS
+from asr_lora.workflows.promote import STRENGTHS
 
 
 def small_release(place: Path, sentences: dict[str, str] | None = None) -> Path:

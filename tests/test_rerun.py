@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from asr_lora import compare
-from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
-from asr_lora.artifacts.report import ComparisonFolder, ReportFolder
-from asr_lora.cli import app
+from asr_lora.cli.verbs import app
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.scoring.compare import read_comparison, rerun
-from asr_lora.scoring.normalize import find_normaliser
-from asr_lora.scoring.report import report_facts
+from asr_lora.evaluation.compare import read_comparison, rerun
+from asr_lora.evaluation.report import report_facts
+from asr_lora.folders.atomic import read_jsonl, write_jsonl
+from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
+from asr_lora.metrics.normalize import find_normaliser
 
 VOCABULARY = {
     "nl": ["de", "kat", "loopt", "Jan", "Smit", "huis", "zegt", "mooi"],

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import compare
-from asr_lora.artifacts.atomic import write_jsonl
-from asr_lora.artifacts.report import ReportFolder
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.scoring.intervals import paired_difference, rate_interval, resamples
-from asr_lora.scoring.normalize import NORMALISER, basic
-from asr_lora.scoring.wer import Errors, align, character_errors, corpus_scores, total, word_errors
+from asr_lora.folders.atomic import write_jsonl
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.metrics.intervals import paired_difference, rate_interval, resamples
+from asr_lora.metrics.normalize import NORMALISER, basic
+from asr_lora.metrics.wer import Errors, align, character_errors, corpus_scores, total, word_errors
 
 WORDS = st.lists(st.sampled_from(["een", "twee", "drie", "vier"]), max_size=8).map(" ".join)
 

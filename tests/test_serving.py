@@ -31,28 +31,30 @@ from hypothesis import strategies as st
 from starlette.datastructures import FormData
 
 from asr_lora import transcribe
-from asr_lora.audio import media
-from asr_lora.audio.media import media_blocks
-from asr_lora.cli import app
+from asr_lora.audio import ffmpeg as media
+from asr_lora.audio.ffmpeg import media_blocks
+from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
+from asr_lora.decoding.loading import EngineName
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
+from asr_lora.serving import http_timeouts as protocol
 from asr_lora.serving import models as serving_models
-from asr_lora.serving import protocol, uploads
+from asr_lora.serving import uploads
+from asr_lora.serving.access import Door
 from asr_lora.serving.answers import full_text
-from asr_lora.serving.door import Door
+from asr_lora.serving.api_errors import Refusal
 from asr_lora.serving.limits import Limits, Line
 from asr_lora.serving.models import Stopped, load_models
-from asr_lora.serving.refusals import Refusal
+from asr_lora.serving.request_job import Watch, Work
+from asr_lora.serving.request_options import Wish, read_wish
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
-from asr_lora.serving.sharing import Caller, Sharing
-from asr_lora.serving.wishes import Wish, read_wish
-from asr_lora.serving.work import Watch, Work
-from asr_lora.transcription import listen, transcriber
-from asr_lora.transcription.listen import Options, Said, transcribe_windows
-from asr_lora.transcription.loading import EngineName
+from asr_lora.serving.shared_batches import Caller, Sharing
+from asr_lora.transcription import recognise as listen
+from asr_lora.transcription import transcriber
 from asr_lora.transcription.longform import Window
+from asr_lora.transcription.recognise import Options, Said, transcribe_windows
 from asr_lora.transcription.transcriber import open_transcriber
 
 MEGABYTE = 2**20

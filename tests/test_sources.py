@@ -14,18 +14,18 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.archive import members
-from asr_lora.audio.beside import AudioBesideText
-from asr_lora.audio.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
-from asr_lora.audio.kaldi import Kaldi, read_kaldi
-from asr_lora.audio.manifest import Manifest, read_manifest
-from asr_lora.audio.parquet import HubDataset, ParquetFiles
-from asr_lora.audio.plan import Plan
-from asr_lora.audio.planning import Rules, Share, make_plan
-from asr_lora.audio.source import BadRow, Utterance, safe_id, sampled_digest
-from asr_lora.audio.sources import open_shares, open_source, split_weight
-from asr_lora.audio.text import TextRules, sentence_key
+from asr_lora.dataset.plan import Rules, Share, make_plan
+from asr_lora.dataset.plan_database import Plan
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.sources.archive import members
+from asr_lora.sources.beside import AudioBesideText
+from asr_lora.sources.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
+from asr_lora.sources.interface import BadRow, Utterance, safe_id, sampled_digest
+from asr_lora.sources.kaldi import Kaldi, read_kaldi
+from asr_lora.sources.manifest import Manifest, read_manifest
+from asr_lora.sources.open import open_shares, open_source, split_weight
+from asr_lora.sources.parquet import HubDataset, ParquetFiles
+from asr_lora.text import TextRules, sentence_key
 
 HEADER = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale", "segment")
 SPOKEN_HEADER = (
@@ -161,7 +161,7 @@ def test_an_archive_that_means_harm_is_refused(tmp_path, kind, name, sentence):
 
 
 def test_a_bomb_is_cut_off_while_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("asr_lora.audio.archive.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("asr_lora.sources.archive.FREE_BYTES", 1 << 20)
     archive = pack(tmp_path / "bomb.tar.gz", {"cv/it/clips/a.mp3": b"\0" * (64 << 20)})
     assert archive.stat().st_size < 100_000
     with pytest.raises(DataError, match="expands to more than"):

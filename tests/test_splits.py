@@ -13,10 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import prepare
-from asr_lora.artifacts.digests import sha256_file
-from asr_lora.audio.subsets import Clip, IdList, find_listed, nested_subsets, read_id_list, subset_seconds, subset_seed
-from asr_lora.audio.summary import facts_table, gender_shortfall, subset_notices, summarise
+from asr_lora.dataset.subsets import (
+    Clip,
+    IdList,
+    find_listed,
+    nested_subsets,
+    read_id_list,
+    subset_seconds,
+    subset_seed,
+)
+from asr_lora.dataset.summary import facts_table, gender_shortfall, subset_notices, summarise
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.digests import sha256_file
 
 NAMES = ["5min", "10s", "2min", "1h", "2min@7", "10s@7"]
 LONGEST = 20.0
@@ -139,7 +147,7 @@ def test_other_seed_other_choice():
 
 def test_the_same_in_any_process():
     code = (
-        "from asr_lora.audio.subsets import *;"
+        "from asr_lora.dataset.subsets import *;"
         "genders = ('female', 'male', '');"
         "clips = [Clip(f'c{i}', f's{i % 9}', 2.0 + i % 5, genders[i % 3]) for i in range(400)];"
         "print(nested_subsets(clips, ['2min', '10min', '10min@4'], seed=3, speaker_cap=100).ids)"

@@ -15,15 +15,15 @@ from test_cli import invoke
 from test_promotion import small_release
 
 from asr_lora import prepare
-from asr_lora.artifacts.run import RunFolder
-from asr_lora.artifacts.workflows import VariantsFolder
 from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_config, load_sweep
 from asr_lora.errors import ConfigError
+from asr_lora.evaluation.compare import read_comparison
+from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.workflow_folder import VariantsFolder
 from asr_lora.model.adapters.attach import adapter_parameters, rank_within
 from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import load_whisper, sketch_whisper
-from asr_lora.scoring.compare import read_comparison
-from asr_lora.sweep import plan_sweep
+from asr_lora.workflows.sweep import plan_sweep
 
 SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 Q_AND_V_32 = 1_179_648  # trainable parameters of r=32 on q_proj and v_proj of whisper-base

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from asr_lora import prepare, train
-from asr_lora.artifacts.atomic import read_jsonl, replacing_folder
 from asr_lora.config import Decay, Optimiser, OptimiserSettings
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.atomic import read_jsonl, replacing_folder
 from asr_lora.training.checkpoint import find_checkpoint
 from asr_lora.training.optim import build_optimiser, share_of_peak, stochastic_bf16
 from asr_lora.training.setup import run_fingerprint
@@ -280,7 +280,7 @@ OUT_OF_MEMORY = """
 import os, resource, sys
 import torch
 import asr_lora.training.train as job
-from asr_lora.cli import main
+from asr_lora.cli.verbs import main
 config, real = sys.argv[1], job.build_schedule
 torch.set_num_threads(1)
 for limit, out in zip(sys.argv[2::2], sys.argv[3::2]):

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora import transcribe
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import decode, decode_blocks
+from asr_lora.audio.vad import CHUNK, Ear, load_detector
 from asr_lora.config import Context
+from asr_lora.dataset.reading import read_split
+from asr_lora.decoding.search import EndLoops, batches_by_length, decode_split
 from asr_lora.errors import ConfigError
-from asr_lora.scoring.normalize import basic
-from asr_lora.transcription.decode import EndLoops, batches_by_length, decode_split
+from asr_lora.metrics.normalize import basic
 from asr_lora.transcription.longform import WINDOW_SECONDS, Spans, quietest, speech_windows, windows
-from asr_lora.transcription.vad import CHUNK, Ear, load_detector
 
 CLIPS = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -243,8 +243,8 @@ def test_a_loop_ends_alone_and_nothing_else_does():
 
 
 def test_a_model_that_only_repeats_is_cut_short(tiny_folder, monkeypatch):
+    from asr_lora.decoding import search as decode
     from asr_lora.model.whisper import load_whisper
-    from asr_lora.transcription import decode
 
     whisper = load_whisper(str(tiny_folder), "it")
     (ended,) = decode.decode_batch(whisper, [speech(2.0)])

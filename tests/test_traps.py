@@ -6,17 +6,17 @@ import pytest
 import torch
 from conftest import attach, speech
 
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.features import context_frames, log_mel
 from asr_lora.config import AdapterSettings, Context, Quantise
+from asr_lora.dataset.reading import read_split
+from asr_lora.decoding.search import decode_batch
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, merge_adapter
 from asr_lora.model.trainable import require_gradients, train_everything, trainable_state
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, load_whisper
-from asr_lora.processes import Team
+from asr_lora.system.processes import Team
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet, collated
 from asr_lora.training.learner import Learner
-from asr_lora.transcription.decode import decode_batch
 
 CPU = torch.device("cpu")
 TEXTS = ["Prego, digitare la password seguita dal tasto cancelletto.", "Arrivederci."]

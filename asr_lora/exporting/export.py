@@ -6,20 +6,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.artifacts.atomic import replacing_folder
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.artifacts.digests import fingerprint
-from asr_lora.artifacts.run import ExportFolder
-from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Context, Precision, Task
+from asr_lora.dataset.reading import Split, read_split
+from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError, Refused
-from asr_lora.exporting.engines import open_engine, require_engine
 from asr_lora.exporting.formats import public_base, write_export
+from asr_lora.exporting.other_engines import open_engine, require_engine
 from asr_lora.exporting.parity import Parity, parity
 from asr_lora.exporting.recipe import Format, find_recipe
-from asr_lora.model.system import Place, language_to_tell, locate, open_system, system_digest
+from asr_lora.folders.atomic import replacing_folder
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.model.locate import Place, language_to_tell, locate, open_system, system_digest
 from asr_lora.model.whisper import Whisper
-from asr_lora.transcription.decode import decode_split, default_batch_seconds
 
 SPLIT = "dev"
 CLIPS = 50
@@ -48,7 +48,7 @@ def export(
     nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
 
     Args:
-        model: see `asr_lora.model.system`; perhaps with a strength, or found by `locate`.
+        model: see `asr_lora.model.locate`; perhaps with a strength, or found by `locate`.
         format: transformers, ctranslate2, ggml or adapter.
         dtype: float16 or float32, of what is not quantised; float16 when not given.
         quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.

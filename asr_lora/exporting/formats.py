@@ -4,14 +4,14 @@ import re
 import tempfile
 from pathlib import Path
 
-from asr_lora.artifacts.run import ExportFolder
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import write_ggml
 from asr_lora.exporting.recipe import Dtype, Format, Recipe
+from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import PACKAGED
-from asr_lora.model.system import Place
+from asr_lora.model.locate import Place
 from asr_lora.model.whisper import Whisper
 
 COPIED = ["tokenizer.json", "preprocessor_config.json"]  # what faster-whisper wants of a Transformers folder

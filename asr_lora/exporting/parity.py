@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asr_lora.scoring.normalize import characters_lead, find_normaliser
-from asr_lora.scoring.wer import score
+from asr_lora.metrics.normalize import characters_lead, find_normaliser
+from asr_lora.metrics.wer import score
 
 
 @dataclass(frozen=True)

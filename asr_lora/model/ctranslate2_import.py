@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.decode import first_line
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.digests import fingerprint, sha256_file
 
 WEIGHTS = "model.bin"
 IMPORT_VERSION = 2  # part of the cache's key: change it with what the import writes

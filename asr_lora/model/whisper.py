@@ -22,10 +22,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.artifacts.digests import fingerprint, sha256_file
 from asr_lora.audio.decode import first_line
 from asr_lora.config import Context, Precision, Quantise, Task
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from asr_lora.language import language_name
-from asr_lora.serving.wishes import Wish
+from asr_lora.serving.request_options import Wish
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.subtitles import Rules, plain
 from asr_lora.transcription.writers import FORMATS

@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from asr_lora.serving.access import HEADERS, Door
 from asr_lora.serving.answers import answer, delta, done, failed, full_text
-from asr_lora.serving.door import HEADERS, Door
-from asr_lora.serving.page import load_page
-from asr_lora.serving.refusals import Refusal
+from asr_lora.serving.api_errors import Refusal
+from asr_lora.serving.request_job import Piece, Watch, Work
+from asr_lora.serving.request_options import Wish, read_wish
 from asr_lora.serving.uploads import Gone, audio_of, receive_form
-from asr_lora.serving.wishes import Wish, read_wish
-from asr_lora.serving.work import Piece, Watch, Work
+from asr_lora.serving.web_page import load_page
 from asr_lora.transcription.segments import Segment
 
 LINGER_SECONDS = 2.0  # that the rest of a refused request is read and thrown away

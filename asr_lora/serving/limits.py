@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from asr_lora.serving.refusals import Refusal, busy
+from asr_lora.serving.api_errors import Refusal, busy
 
 UPLOADS_AT_ONCE = 8  # of the largest size: so much is on disk at most
 STALL_SECONDS = 10.0  # without a byte, after which an upload is given up

@@ -11,22 +11,22 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.audio.media import media_blocks
+from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.fallback import TEMPERATURES
+from asr_lora.decoding.loading import EngineName, open_engine, open_voiced_engine
+from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.system import Voice, language_to_tell, locate, voice_of
+from asr_lora.model.locate import Voice, language_to_tell, locate, voice_of
 from asr_lora.model.whisper import Whisper
-from asr_lora.serving.refusals import invalid
-from asr_lora.serving.wishes import Wish
-from asr_lora.transcription.engine import Engine
-from asr_lora.transcription.fallback import TEMPERATURES
-from asr_lora.transcription.listen import Options
-from asr_lora.transcription.loading import EngineName, open_engine, open_voiced_engine
+from asr_lora.serving.api_errors import invalid
+from asr_lora.serving.request_options import Wish
 from asr_lora.transcription.longform import Window, speech_windows, windows
+from asr_lora.transcription.recognise import Options
 from asr_lora.transcription.routes import hear_language
-from asr_lora.transcription.words import alignment_heads
 
 
 class Stopped(Exception):

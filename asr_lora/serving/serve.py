@@ -9,15 +9,15 @@ from collections.abc import Mapping
 import uvicorn
 
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import ConfigError
+from asr_lora.serving.access import Door, is_loopback
 from asr_lora.serving.app import make_app
-from asr_lora.serving.door import Door, is_loopback
+from asr_lora.serving.http_timeouts import ImpatientProtocol
 from asr_lora.serving.limits import Limits
 from asr_lora.serving.models import load_models
-from asr_lora.serving.protocol import ImpatientProtocol
-from asr_lora.serving.work import Work
-from asr_lora.stages import say
-from asr_lora.transcription.loading import engine_named
+from asr_lora.serving.request_job import Work
+from asr_lora.system.progress import say
 
 GRACE_SECONDS = 30  # that what is under way has to end in, after a signal
 CONNECTIONS = 2000

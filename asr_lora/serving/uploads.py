@@ -12,8 +12,8 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from asr_lora.serving.api_errors import Refusal, invalid
 from asr_lora.serving.limits import SLOWEST, STALL_SECONDS, Limits, Spool
-from asr_lora.serving.refusals import Refusal, invalid
 
 FIELDS = 32  # of a form, besides its file
 FIELD_BYTES = 64 * 1024

@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from asr_lora.audio.augment import augment_waveform, mask_features, no_speech
-from asr_lora.audio.dataset import Split
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FRAMES_PER_SECOND, TAIL_SECONDS, frames_of, log_mel
 from asr_lora.config import AugmentationSettings, ExampleSettings
+from asr_lora.dataset.reading import Split
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
-from asr_lora.training.cache import TensorCache
 from asr_lora.training.examples import GAP_SECONDS, Example, Recipe, schedule
+from asr_lora.training.tensor_cache import TensorCache
 
 IGNORED = -100  # what cross-entropy leaves out
 TIMESTAMP_SECONDS = 0.02  # the step of Whisper's timestamp tokens

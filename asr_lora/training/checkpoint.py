@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from asr_lora.artifacts.atomic import replacing, replacing_folder, set_aside
-from asr_lora.artifacts.run import RunFolder
 from asr_lora.audio.decode import first_line
 from asr_lora.errors import DataError
+from asr_lora.folders.atomic import replacing, replacing_folder, set_aside
+from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.adalora import extra_state, load_extra_state
 from asr_lora.model.trainable import trainable_state
 from asr_lora.model.whisper import Whisper

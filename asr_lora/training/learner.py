@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts.digests import fingerprint
 from asr_lora.errors import ran_out_of_memory
+from asr_lora.folders.digests import fingerprint
 from asr_lora.model.adapters.adalora import regularisation
 from asr_lora.model.whisper import Whisper
-from asr_lora.processes import Team
+from asr_lora.system.processes import Team
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet
 from asr_lora.training.examples import micro_batches, plain_examples
 

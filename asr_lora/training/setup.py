@@ -4,15 +4,15 @@ import warnings
 
 import torch
 
-from asr_lora.artifacts.dataset import DatasetFolder
-from asr_lora.artifacts.digests import fingerprint
-from asr_lora.artifacts.run import RunFolder
-from asr_lora.audio.dataset import Split, read_split
 from asr_lora.config import Method, Quantise, RunConfig
+from asr_lora.dataset.reading import Split, read_split
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.attach import attach_adapter, require_quantisable
-from asr_lora.model.sketch import keep_the_rest_in_float32
-from asr_lora.model.system import system_digest
+from asr_lora.model.locate import system_digest
+from asr_lora.model.meta_model import keep_the_rest_in_float32
 from asr_lora.model.trainable import train_everything
 from asr_lora.model.whisper import (
     Whisper,
@@ -21,13 +21,13 @@ from asr_lora.model.whisper import (
     resolve_quantise,
     sketch_whisper,
 )
-from asr_lora.processes import Team
+from asr_lora.system.memory import keep_little
+from asr_lora.system.processes import Team
 from asr_lora.training.batches import TrainingSet
-from asr_lora.training.cache import TensorCache
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
 from asr_lora.training.examples import Recipe
 from asr_lora.training.learner import Learner, keep_encoder_outputs
-from asr_lora.training.memory import keep_little
+from asr_lora.training.tensor_cache import TensorCache
 
 
 def run_fingerprint(config: RunConfig) -> str:

@@ -11,18 +11,20 @@ from itertools import chain, islice, tee
 import torch
 from tqdm import tqdm
 
-from asr_lora.artifacts.atomic import replacing_folder, write_text
-from asr_lora.artifacts.digests import folder_bytes, folder_digest
-from asr_lora.artifacts.run import RunFolder
-from asr_lora.audio.dataset import Split
 from asr_lora.config import RunConfig
+from asr_lora.dataset.reading import Split
+from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import DataError, Interrupted
+from asr_lora.folders.atomic import replacing_folder, write_text
+from asr_lora.folders.digests import folder_bytes, folder_digest
+from asr_lora.folders.run_folder import RunFolder
+from asr_lora.metrics.wer import Scores, corpus_scores
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.model.whisper import compute_dtype
-from asr_lora.processes import Team, join_team
-from asr_lora.scoring.wer import Scores, corpus_scores
+from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
+from asr_lora.system.processes import Team, join_team
 from asr_lora.training.batches import Batch, TrainingSet, load_batches
 from asr_lora.training.checkpoint import (
     Progress,
@@ -35,8 +37,6 @@ from asr_lora.training.checkpoint import (
 )
 from asr_lora.training.examples import Example, Recipe, micro_batches, padding
 from asr_lora.training.learner import Learner
-from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
-from asr_lora.training.metrics import Metrics, Silent
 from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.training.setup import (
     data_hashes,
@@ -51,7 +51,7 @@ from asr_lora.training.setup import (
     run_fingerprint,
 )
 from asr_lora.training.stopping import Stop, stop_signals
-from asr_lora.transcription.decode import decode_split, default_batch_seconds
+from asr_lora.training.training_log import Metrics, Silent
 
 TRIM_STEPS = 5  # between two times that freed memory is given back
 

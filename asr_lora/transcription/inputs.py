@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asr_lora.audio.media import media_suffixes
+from asr_lora.audio.ffmpeg import media_suffixes
 from asr_lora.errors import AudioError, ConfigError
 
 STDIN = "-"

@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK
-from asr_lora.transcription.vad import CHUNK, Ear, load_detector
+from asr_lora.audio.vad import CHUNK, Ear, load_detector
 
 WINDOW_SECONDS = 28.0  # longest window: under 30 s by a silent tail
 SHORTEST_SECONDS = 8.0  # a window is not cut before this, where there is no pause

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from asr_lora.audio.features import FULL_FRAMES
 from asr_lora.config import Context
+from asr_lora.decoding.engine import Engine
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.system import Voice
-from asr_lora.transcription.engine import Engine
+from asr_lora.model.locate import Voice
 from asr_lora.transcription.inputs import Input
 from asr_lora.transcription.longform import Window
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.model.system import Voice
+from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.fallback import Hypothesis
+from asr_lora.decoding.word_times import STEP_SECONDS
+from asr_lora.model.locate import Voice
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
-from asr_lora.transcription.engine import Engine
-from asr_lora.transcription.fallback import Hypothesis
-from asr_lora.transcription.listen import Options, Said, encode_windows, hear_windows, segments_of
 from asr_lora.transcription.longform import Samples, Window
+from asr_lora.transcription.recognise import Options, Said, encode_windows, hear_windows, segments_of
 from asr_lora.transcription.segments import Segment
-from asr_lora.transcription.words import STEP_SECONDS
 
 FORGETS = 0.5  # temperature above which a text is not told to the next window
 

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
-from asr_lora.audio.media import media_blocks
+from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import Context, Precision, Task
+from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.fallback import TEMPERATURES
+from asr_lora.decoding.hotwords import term_bias
+from asr_lora.decoding.loading import EngineName, open_engine, open_voiced_engine
+from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.system import voice_of
-from asr_lora.transcription.bias import term_bias
-from asr_lora.transcription.engine import Engine
-from asr_lora.transcription.fallback import TEMPERATURES
+from asr_lora.model.locate import voice_of
 from asr_lora.transcription.inputs import Input, opened
-from asr_lora.transcription.listen import Options, Said, listen
-from asr_lora.transcription.loading import EngineName, open_engine, open_voiced_engine
 from asr_lora.transcription.longform import speech_windows, windows
+from asr_lora.transcription.recognise import Options, Said, listen
 from asr_lora.transcription.routes import LANGUAGE, Routes
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.sequential import transcribe_in_sequence
-from asr_lora.transcription.words import alignment_heads
 
 AUTO = "auto"  # for a language: what Whisper hears
 

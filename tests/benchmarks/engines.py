@@ -23,17 +23,17 @@ import numpy as np
 import soundfile
 import torch
 
-from asr_lora.artifacts.atomic import write_text
-from asr_lora.artifacts.run import ExportFolder
-from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context, Precision
+from asr_lora.dataset.reading import read_split
 from asr_lora.exporting.formats import write_export
 from asr_lora.exporting.recipe import find_recipe
-from asr_lora.model.system import locate, open_system
+from asr_lora.folders.atomic import write_text
+from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.metrics.intervals import paired_difference, resamples
+from asr_lora.metrics.normalize import basic
+from asr_lora.metrics.wer import align_words
+from asr_lora.model.locate import locate, open_system
 from asr_lora.model.whisper import Whisper
-from asr_lora.scoring.intervals import paired_difference, resamples
-from asr_lora.scoring.normalize import basic
-from asr_lora.scoring.wer import align_words
 
 Ears = Callable[[list[str]], list[str]]  # files -> texts
 RATE = 16_000
@@ -41,8 +41,8 @@ RATE = 16_000
 
 def ours(engine: str, **options: Any) -> Callable[[argparse.Namespace], Ears]:
     def load(given: argparse.Namespace) -> Ears:
+        from asr_lora.decoding.loading import EngineName
         from asr_lora.transcription.inputs import find_inputs
-        from asr_lora.transcription.loading import EngineName
         from asr_lora.transcription.transcriber import open_transcriber
 
         held = open_transcriber(given.run, engine=EngineName(engine), **options)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_lora.artifacts.atomic import read_jsonl, write_jsonl
-from asr_lora.artifacts.run import ExportFolder
-from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context, Precision
-from asr_lora.exporting.engines import open_engine, require_engine
+from asr_lora.dataset.reading import read_split
 from asr_lora.exporting.export import SPLIT, _transcribe
 from asr_lora.exporting.formats import write_export
+from asr_lora.exporting.other_engines import open_engine, require_engine
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Format, find_recipe
-from asr_lora.model.system import locate, open_system
+from asr_lora.folders.atomic import read_jsonl, write_jsonl
+from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.model.locate import locate, open_system
 
 RECIPES = (
     ("adapter", None, None),

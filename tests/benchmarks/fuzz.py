@@ -41,14 +41,14 @@ import soundfile
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.commonvoice import BadRow, read_table
-from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import decode
-from asr_lora.audio.prepare import prepare
-from asr_lora.audio.sources import open_source
-from asr_lora.audio.subsets import read_id_list, subset_seconds, subset_seed
+from asr_lora.dataset.prepare import prepare
+from asr_lora.dataset.reading import row_schema
+from asr_lora.dataset.subsets import read_id_list, subset_seconds, subset_seed
 from asr_lora.errors import AsrLoraError, AudioError
 from asr_lora.language import spoken_language
+from asr_lora.sources.commonvoice import BadRow, read_table
+from asr_lora.sources.open import open_source
 
 DEMO = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it"
 MOST_SECONDS = 10.0

@@ -53,13 +53,13 @@ def random_model(folder: Path) -> Path:
 def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     import torch
 
-    from asr_lora.artifacts.dataset import DatasetFolder
     from asr_lora.audio.features import context_seconds
     from asr_lora.config import Context, ExampleSettings, RunConfig
+    from asr_lora.folders.dataset_folder import DatasetFolder
     from asr_lora.model.trainable import count_parameters
-    from asr_lora.processes import join_team
+    from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory
+    from asr_lora.system.processes import join_team
     from asr_lora.training.examples import micro_batches
-    from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
     from asr_lora.training.optim import build_optimiser
     from asr_lora.training.setup import load_for_training, load_training_set, make_learner, make_recipe
 

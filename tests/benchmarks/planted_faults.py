@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.artifacts.atomic import read_jsonl
-from asr_lora.artifacts.dataset import SPLITS, DatasetFolder
-from asr_lora.artifacts.digests import sha256_file
-from asr_lora.audio.checks import MODEL_RULES, RULES
-from asr_lora.audio.dataset import row_schema
 from asr_lora.audio.decode import SAMPLE_RATE, decode, encode_flac
+from asr_lora.dataset.reading import row_schema
+from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
+from asr_lora.folders.digests import sha256_file
+from asr_lora.labels.rules import MODEL_RULES, RULES
 
 SEED = 0
 PACE = {"too-fast", "too-slow"}
@@ -188,7 +188,7 @@ def alarms(rows: list[Row], kinds: dict[str, str], found: dict[str, set[str]], o
 
 def most_doubted(folder: DatasetFolder, kinds: dict[str, str], count: int) -> int:
     """Of the utterances that the model doubts most, how many are planted faults that it can hear."""
-    from asr_lora.audio.opinions import Opinion, doubt
+    from asr_lora.labels.model_scores import Opinion, doubt
 
     thought = [Opinion(**row) for path in folder.diagnosis.all_opinions for row in read_jsonl(path)]
     audible = {name for name, kind in KINDS.items() if kind.rules & HEARD} | {"wrong script", "mojibake"}
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("planted-faults"))
     parser.add_argument("--out", type=Path, default=Path("reports/label-doctor"))
     options = parser.parse_args()
-    from asr_lora.audio.doctor import doctor
+    from asr_lora.workflows.check_labels import doctor
 
     generator = random.Random(SEED)
     source = DatasetFolder(options.dataset).read()

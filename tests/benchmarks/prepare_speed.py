@@ -101,7 +101,7 @@ class Clock:
 
 def prepare_ours(home: Path, out: Path) -> dict[str, float]:
     from asr_lora import prepare
-    from asr_lora.audio.dataset import row_schema
+    from asr_lora.dataset.reading import row_schema
     from asr_lora.language import spoken_language
 
     row_schema()  # it and the next import what prepare would import while it is timed
@@ -263,8 +263,8 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
     import soundfile
     import soxr
 
-    from asr_lora.audio.checks import measure as measure_sound
     from asr_lora.audio.decode import decode, encode_flac
+    from asr_lora.labels.rules import measure as measure_sound
 
     home, seconds = make_release(options.source, options.work / "release", clips=options.clips)
     paths = sorted((home / "clips").iterdir())

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr_lora.audio.dataset import read_split
 from asr_lora.config import Context
-from asr_lora.model.system import open_system
+from asr_lora.dataset.reading import read_split
+from asr_lora.model.locate import open_system
 
 GAP_SECONDS = 0.3
 WINDOWS = 20

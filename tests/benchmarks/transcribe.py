@@ -25,21 +25,21 @@ import numpy as np
 import soundfile
 import torch
 
-from asr_lora.audio.dataset import read_split
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
+from asr_lora.dataset.reading import read_split
+from asr_lora.decoding.engine import TorchEngine
+from asr_lora.decoding.hotwords import Bias
+from asr_lora.decoding.search import batches_by_length, encode_batch, plain_text, search
+from asr_lora.metrics.hotword_recall import occurrences
+from asr_lora.metrics.normalize import basic
+from asr_lora.metrics.wer import corpus_scores
 from asr_lora.model.adapters.multi_lora import BASE, speaking
-from asr_lora.model.system import open_system, open_voices, voice_of
+from asr_lora.model.locate import open_system, open_voices, voice_of
 from asr_lora.model.whisper import Whisper, evaluating
-from asr_lora.scoring.normalize import basic
-from asr_lora.scoring.terms import occurrences
-from asr_lora.scoring.wer import corpus_scores
-from asr_lora.transcription.bias import Bias
-from asr_lora.transcription.decode import batches_by_length, encode_batch, plain_text, search
-from asr_lora.transcription.engine import TorchEngine
-from asr_lora.transcription.listen import Options, Said, listen
 from asr_lora.transcription.longform import speech_windows, windows
+from asr_lora.transcription.recognise import Options, Said, listen
 
 CLIPS = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -123,7 +123,7 @@ def long(options: argparse.Namespace) -> None:
                 for block in speech_blocks(hours):
                     file.write(block)
             code = (
-                "import sys\nfrom asr_lora.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+                "import sys\nfrom asr_lora.cli.verbs import main\ntry: main()\nexcept SystemExit: pass\n"
                 "lines = open('/proc/self/status').read().splitlines()\n"
                 "print(*[int(line.split()[1]) / 1024 for line in lines if 'VmHWM' in line], file=sys.stderr)"
             )

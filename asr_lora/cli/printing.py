@@ -1,0 +1,155 @@
+"""What the verbs print: results to standard output, messages to standard error."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr_lora.dataset.summary import facts_table, subset_notices
+from asr_lora.folders.dataset_folder import DatasetFolder, DiagnosisFolder
+from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
+from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.system.progress import say
+
+if TYPE_CHECKING:
+    from asr_lora.evaluation.rerun import Rerun
+    from asr_lora.workflows.adapt import Adaptation
+
+
+def print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
+    for notice in body["notes"]:
+        say(f"note: {notice}")
+    print(facts_table(body))
+    for sentence in subset_notices(body):
+        say(f"warning: {sentence}")
+    for reason, count in body["dropped"].items():
+        print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
+    pairs = [(pair, shared) for pair, shared in body["shared_between_splits"].items()]
+    for other, found in body["shared_with_others"].items():
+        pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
+    for pair, shared in pairs:
+        if shared["speakers"]:
+            say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
+        if shared["sentences"] or shared["clips"]:
+            both = f"{shared['sentences']} sentences and {shared['clips']} recordings"
+            say(f"warning: {pair} share {both} (listed in {folder.leaks})")
+    _warn_of_labels(folder)
+    print(folder.root)
+
+
+def _warn_of_labels(folder: DatasetFolder) -> None:
+    if not folder.diagnosis.complete:
+        say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
+        return
+    from asr_lora.labels.rules import NO_LABEL
+
+    body = folder.diagnosis.read()
+    if body["suspicious"]:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
+        share = f"{body['suspicious']:,} of {body['utterances']:,}"
+        see = f"see them with: asr-lora check {folder.root}"
+        say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
+
+
+def print_rerun(folder: Path, found: "Rerun", as_json: bool) -> None:
+    if as_json:
+        print_json({"numbers": found.numbers, "differences": found.differences, "notes": found.notes})
+    for sentence in (*(f"note: {note}" for note in found.notes), *found.differences):
+        say(sentence)
+    if not found.differences and not as_json:
+        print(f"{folder}: {found.numbers:,} values were made again from the hypotheses, and all agree")
+
+
+def print_adaptation(done: "Adaptation", as_json: bool) -> None:
+    if as_json:
+        print_json(done.folder.read())
+        return
+    print(done.table)
+    print(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
+    print(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
+    print(f"page:      {ComparisonFolder(done.folder.comparison).page}")
+    print(f"adapter:   {done.folder.run('lora')}")
+    print(f"configs:   {done.folder.config('lora').parent}")
+    print(f"commands:  {done.folder.manifest}")
+
+
+def print_report(folder: ReportFolder, as_json: bool) -> None:
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    scores, data = body["scores"], body["dataset"]
+    lead, other = ("cer", "wer") if scores["lead"] == "cer" else ("wer", "cer")
+    low, high = (100 * value for value in scores[f"{lead}_interval"])
+    print(
+        f"{body['system']['name']}: {lead.upper()} {100 * scores[lead]:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
+        f"{other.upper()} {100 * scores[other]:.1f} % after {body['normaliser']}; "
+        f"as written {100 * scores[f'raw_{lead}']:.1f} and {100 * scores[f'raw_{other}']:.1f} %; "
+        f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
+    )
+    if terms := body["analysis"].get("terms"):
+        print(f"terms: {terms['found']} of {terms['spoken']} spoken ones are heard, {terms['heard']} in all")
+    print(folder.root)
+
+
+def print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    if body["counts"]:
+        width = max(map(len, body["counts"]))
+        print(f"{'rule':{width}} utterances  for example")
+        for rule, count in body["counts"].items():
+            example = body["examples"][rule]
+            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
+    if body["suspicious"]:
+        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
+        say(f"warning: {share} are suspicious; nothing was left out for it")
+    else:
+        print(f"nothing suspicious in {body['utterances']:,} utterances")
+    if body["leaked"]:
+        say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
+    for path in (folder.findings, folder.page):
+        print(path)
+
+
+def print_sweep(folder: SweepFolder, as_json: bool) -> None:
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    print("strength   WER %  95 % interval   CER %")
+    for row in body["strengths"]:
+        low, high = (100 * value for value in row["wer_interval"])
+        print(f"{row['strength']:8.2f} {100 * row['wer']:7.1f} {low:6.1f} to {high:5.1f} {100 * row['cer']:7.1f}")
+    print(body["verdict"])
+    print(body["chosen"])
+
+
+def print_promotion(body: dict[str, Any], as_json: bool) -> None:
+    """Print what was measured, whether the run passed or not."""
+    if as_json:
+        print_json(body)
+        return
+    width = max(len(row["dataset"]) for row in body["trials"])
+    print(f"{'dataset':{width}}       before %  after %  {'difference, 95 %':25} verdict")
+    for row in body["trials"]:
+        before, after = (100 * row[side]["wer"] for side in ("before", "after"))
+        change, low, high = (100 * row["difference"][key] for key in ("value", "low", "high"))
+        interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
+        kind, outcome = "guard" if row["guard"] else "dev", "passes" if row["passed"] else "refused"
+        print(
+            f"{row['dataset']:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row['verdict']}: {outcome}"
+        )
+
+
+def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
+    if as_json:
+        print_json(folder.read())
+        return
+    print(folder.markdown.read_text(encoding="utf-8"))
+    print(folder.page)
+
+
+def print_json(body: dict[str, Any]) -> None:
+    print(json.dumps(body, ensure_ascii=False, indent=2))

@@ -1,0 +1,218 @@
+"""Recordings -> parts of a fixed number of decoded utterances, each whole or not there -> one file a split.
+
+A part is the same whenever it is made, so a run that was killed goes on after its last part, and ends byte for byte as
+one that was not.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
+from asr_lora.dataset.plan import Share
+from asr_lora.dataset.plan_database import Plan, Planned
+from asr_lora.dataset.reading import row_schema
+from asr_lora.errors import AudioError
+from asr_lora.folders.atomic import replacing
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
+from asr_lora.labels.rules import Sound, measure
+from asr_lora.sources.interface import Recording
+
+MIN_SECONDS = 0.1
+MAX_SECONDS = 30.0  # one Whisper window
+ROWS_AT_ONCE = 32  # of a part in memory
+GROUP_ROWS = 128  # in a row group of a split, or fewer: 12 KB about each group are kept until its file ends
+GROUP_BYTES = 8_000_000
+PART_ROWS = 1024  # utterances in a part: what a killed run loses at most
+WORK = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # columns of a part beside a row's own
+PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False}  # FLAC does not shrink further
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An utterance, decoded."""
+
+    flac: bytes
+    sound: Sound
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What earlier runs did."""
+
+    parts: int
+    utterances: int
+
+
+Task = tuple[Planned, Recording]
+Outcome = tuple[Planned, Heard | AudioError]
+
+
+def decode_all(plan: Plan, shares: Sequence[Share], folder: DatasetFolder) -> None:
+    """Decode what is not decoded yet, in parts of a fixed number of utterances."""
+    schema = _part_schema()
+    salt, begun = plan.fact("salt"), _finished_parts(plan, folder)
+    cores = len(os.sched_getaffinity(0))
+    with (
+        ThreadPoolExecutor(cores) as pool,  # libsndfile and soxr leave Python free while they work
+        tqdm(total=plan.count(), initial=begun.utterances, desc="prepare", unit="clip") as bar,
+    ):
+        outcomes = _in_order(pool, _tasks(plan, shares), ahead=4 * cores)
+        for number in count(begun.parts):
+            first = next(outcomes, None)
+            if first is None:
+                return
+            with replacing(folder.part(number)) as draft, pq.ParquetWriter(draft, schema, **PLAIN) as writer:
+                part = chain([first], islice(outcomes, PART_ROWS - 1))
+                while rows := [_row(*outcome, salt) for outcome in islice(part, ROWS_AT_ONCE)]:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                    bar.update(len(rows))
+
+
+def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
+    """Note what earlier runs did; a part that cannot be read is made again, and so are those after it."""
+    utterances = 0
+    for number in count():
+        path = folder.part(number)
+        try:
+            numbers = pq.read_table(path, columns=["number"]).column(0).to_pylist()
+        except (OSError, pa.ArrowException):
+            for later in count(number):
+                if not folder.part(later).exists():
+                    break
+                folder.part(later).unlink()
+            return Begun(number, utterances)
+        plan.begin(numbers)
+        utterances += len(numbers)
+    raise AssertionError("unreachable")
+
+
+def _tasks(plan: Plan, shares: Sequence[Share]) -> Iterator[Task]:
+    for number, share in enumerate(shares):
+        for clip, recording in share.source.recordings(plan.wanted(number)):
+            for utterance in plan.take(number, clip):
+                yield utterance, recording
+
+
+def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Task], ahead: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the tasks, of which never more than `ahead` are in memory."""
+    waiting: deque[tuple[Planned, Future[Heard | AudioError]]] = deque()
+    for utterance, recording in tasks:
+        waiting.append((utterance, pool.submit(_hear, utterance, recording)))
+        if len(waiting) >= ahead:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()
+
+
+def _hear(utterance: Planned, recording: Recording) -> Heard | AudioError:
+    """Decode, measure and encode an utterance; an AudioError says what is wrong with it."""
+    if isinstance(recording, AudioError):
+        return recording
+    try:
+        waveform = decode(recording, max_seconds=MAX_SECONDS, start=utterance.start, seconds=utterance.seconds)
+    except AudioError as error:
+        return error
+    except OSError as error:
+        return AudioError("cannot be read", f"{utterance.id}: {error}")
+    sound = measure(waveform, SAMPLE_RATE)
+    if sound.seconds < MIN_SECONDS:
+        return AudioError("too short", f"{utterance.id} lasts {sound.seconds:.3f} s")
+    if sound.peak < SILENCE_PEAK:
+        return AudioError("silent", f"{utterance.id} is silent")
+    return Heard(encode_flac(waveform), sound)
+
+
+def _part_schema() -> pa.Schema:
+    schema = row_schema()
+    for name, kind in WORK.items():
+        schema = schema.append(pa.field(name, kind))
+    return schema
+
+
+def _row(utterance: Planned, heard: Heard | AudioError, salt: str) -> dict[str, Any]:
+    work = {"number": utterance.number, "split": utterance.split}
+    if isinstance(heard, AudioError):
+        return {**work, "reason": heard.reason}
+    pseudonym = hashlib.sha256(f"{salt}:{utterance.person}".encode()).hexdigest()[:16] if utterance.speaker else ""
+    return {
+        **work,
+        "id": utterance.id,
+        "audio": {"bytes": heard.flac, "path": f"{utterance.id}.flac"},
+        "seconds": round(heard.sound.seconds, 4),
+        "text": utterance.text,
+        "speaker": pseudonym,
+        "gender": utterance.gender,
+        "age": utterance.age,
+        "accent": utterance.accent,
+        "domain": utterance.domain,
+        "peak": round(heard.sound.peak, 5),
+        "loudness_db": round(heard.sound.loudness_db, 2),
+        "clipped": round(heard.sound.clipped, 6),
+        "digest": heard.sound.digest,
+    }
+
+
+def join_parts(plan: Plan, folder: DatasetFolder) -> None:
+    """Join the parts to one file a split, and note in the plan what became of each utterance."""
+    schema = row_schema()
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(pq.ParquetWriter(folder.draft(split), schema, **PLAIN)) for split in SPLITS
+        }
+        waiting: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
+        for batch in _part_batches(folder):
+            columns = (batch.column(name).to_pylist() for name in ("number", "reason", "seconds", "digest", "speaker"))
+            plan.hear(zip(*columns, strict=True))
+            good = batch.filter(pc.is_null(batch.column("reason")))
+            for split in SPLITS:
+                rows = good.filter(pc.equal(good.column("split"), split)).select(schema.names)
+                if len(rows):  # a split may wait through all of another
+                    waiting[split].append(rows.cast(schema))
+                group = waiting[split]
+                if sum(map(len, group)) >= GROUP_ROWS or sum(rows.nbytes for rows in group) >= GROUP_BYTES:
+                    writers[split].write_table(pa.concat_tables(group).combine_chunks())
+                    group.clear()
+        for split, group in waiting.items():
+            if group:
+                writers[split].write_table(pa.concat_tables(group).combine_chunks())
+    plan.settle()
+
+
+def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
+    for number in count():
+        path = folder.part(number)
+        if not path.is_file():
+            return
+        with pq.ParquetFile(path, pre_buffer=False) as part:
+            for batch in part.iter_batches(ROWS_AT_ONCE):
+                yield pa.Table.from_batches([batch])
+
+
+def leave_out(plan: Plan, folder: DatasetFolder, reasons: Mapping[str, str]) -> None:
+    """Take utterances out of the draft of train: id -> why."""
+    if not reasons:
+        return
+    plan.leave_out(reasons)
+    unwanted, schema = pa.array(list(reasons), pa.string()), row_schema()
+    with (
+        pq.ParquetFile(folder.draft("train"), pre_buffer=False) as before,
+        replacing(folder.draft("train")) as draft,
+        pq.ParquetWriter(draft, schema, **PLAIN) as after,
+    ):
+        for batch in before.iter_batches(ROWS_AT_ONCE):
+            rows = pa.Table.from_batches([batch]).cast(schema)
+            if len(rows := rows.filter(pc.invert(pc.is_in(rows.column("id"), value_set=unwanted)))):
+                after.write_table(rows)

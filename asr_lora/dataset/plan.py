@@ -1,0 +1,230 @@
+"""Sources -> the plan of a dataset: every row read, and decided what becomes of it, before anything is decoded."""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asr_lora.errors import DataError
+from asr_lora.folders.dataset_folder import SPLITS
+from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Source, Utterance
+from asr_lora.text import TextRules, sentence_key
+
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # utterances in each of dev and test where the splits are made here
+PROLIFIC_SHARE = 0.1  # of dev or test: who would fill more of it than that goes to train
+IN_DEV_OR_TEST = "sentence is in dev or test"
+COLUMNS = ("number", "source", "family", "id", "clip", "start", "seconds", "text", "sentence", "person", "speaker",
+           "split", "gender", "age", "accent", "domain", "reason")  # fmt: skip
+SCHEMA = f"""
+CREATE TABLE utterance ({", ".join(COLUMNS).replace("number,", "number INTEGER PRIMARY KEY,", 1)});
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
+"""
+INDICES = """
+CREATE INDEX by_id ON utterance (id, number);
+CREATE INDEX by_clip ON utterance (source, clip);
+CREATE INDEX by_person ON utterance (person);
+CREATE INDEX by_sentence ON utterance (sentence);
+"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A source within a plan.
+
+    Attributes:
+        family: sources of one family make up one corpus: a release and its deltas.
+        weight: share of the utterances of its train that is taken.
+    """
+
+    source: Source
+    family: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What of the sources' text and rows is taken."""
+
+    text: TextRules = field(default_factory=TextRules)
+    keep_shared_sentences: bool = False  # in train, where the splits are made here
+    seed: int = 0
+    drop: tuple[str, ...] = ()  # rules on labels; what they find in train is left out once it was heard
+
+
+def make_plan(path: Path, shares: Sequence[Share], rules: Rules) -> None:
+    """Read every row of the sources and decide what becomes of it; `path` is there when all of it is.
+
+    Raises:
+        DataError: a source cannot be read, or a split stays empty.
+    """
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.unlink(missing_ok=True)
+    database = sqlite3.connect(draft, isolation_level=None)
+    database.create_function("rank", 1, lambda name: rank(rules.seed, name), deterministic=True)
+    try:
+        database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {SCHEMA}")
+        database.execute("BEGIN")
+        total = _insert(database, shares, rules.text)
+        database.execute("COMMIT")
+        database.executescript(INDICES)
+        _mark_repeats(database)
+        notes: list[str] = []
+        for family in sorted({share.family for share in shares}):
+            notes += _split(database, family, rules)
+            _hold_out(database, family)
+        for number, share in enumerate(shares):
+            _take_share(database, number, share.weight)
+        _require_splits(database, shares)
+        by_chance = bool(notes) or any(share.weight < 1 for share in shares)
+        salt = hashlib.sha256(str(total).encode()).hexdigest()[:16]
+        facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None}
+        for name, value in facts.items():
+            database.execute("INSERT INTO fact VALUES (?, ?)", (name, json.dumps(value)))
+    finally:
+        database.close()
+    os.replace(draft, path)
+
+
+def rank(seed: int, name: str) -> str:
+    """A place in an order that is by chance, and the same on every machine."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def _insert(database: sqlite3.Connection, shares: Sequence[Share], text: TextRules) -> int:
+    """Insert every row; return a number that stands for ids and speakers, whatever their order."""
+    several = len({share.family for share in shares}) > 1
+    total, number = 0, 0
+    statement = f"INSERT INTO utterance VALUES ({', '.join('?' * len(COLUMNS))})"
+    for index, share in enumerate(shares):
+        prefix, people = f"s{share.family + 1}-" if several else "", share.source.people
+        for row in share.source.rows():
+            values = _values(row, prefix, people, text)
+            database.execute(statement, (number, index, share.family, *values))
+            total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
+            number += 1
+    return total
+
+
+def _values(row: Utterance | BadRow, prefix: str, people: str, text: TextRules) -> tuple[Any, ...]:
+    if isinstance(row, Utterance) and not _is_unicode(row):
+        row = BadRow(row.id.encode(errors="replace").decode(), "a name or text is not UTF-8", row.split)
+    if isinstance(row, BadRow):
+        name = row.id.encode(errors="replace").decode()
+        return (f"{prefix}{name}", None, 0.0, None, "", None, None, "", row.split, "", "", "", "", row.reason)
+    words = text.apply(row.text)
+    person = f"{people}:{row.speaker}" if row.speaker else f"{people}:clip:{row.clip}"
+    reason = None if words else "text is empty"
+    return (
+        f"{prefix}{row.id}", row.clip, row.start, row.seconds, words, sentence_key(words), person, row.speaker,
+        row.split, row.gender, row.age, row.accent, row.domain, reason,
+    )  # fmt: skip
+
+
+def _is_unicode(row: Utterance) -> bool:
+    try:
+        for value in (row.id, row.clip, row.text, row.speaker, row.gender, row.age, row.accent, row.domain):
+            value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _mark_repeats(database: sqlite3.Connection) -> None:
+    database.execute(
+        "UPDATE utterance SET reason = 'clip is listed before' WHERE reason IS NULL AND number > (SELECT MIN(number) "
+        "FROM utterance AS before WHERE before.id = utterance.id AND before.reason IS NULL)"
+    )
+
+
+def _split(database: sqlite3.Connection, family: int, rules: Rules) -> list[str]:
+    """Give the rows without a split one, by speaker; return what a user should know of it."""
+    ours = f"family = {family} AND split = '{SPLIT_HERE}' AND reason IS NULL"
+    total, speakers, unknown = database.execute(
+        f"SELECT COUNT(*), COUNT(DISTINCT CASE WHEN speaker <> '' THEN person END), TOTAL(speaker = '') "
+        f"FROM utterance WHERE {ours}"
+    ).fetchone()
+    if not total:
+        return []
+    notes, unit = ["splits were made here, by speaker"], "person"
+    if unknown:
+        notes = [f"splits were made here; the speaker of {int(unknown)} utterances is not known: these by recording"]
+    elif speakers < 3:
+        notes, unit = ["splits were made here, by utterance, since there are fewer than three speakers"], "id"
+    for held, units in zip(("test", "dev"), _held_out_units(database, ours, unit, total), strict=True):
+        database.executemany(
+            f"UPDATE utterance SET split = '{held}' WHERE {ours} AND {unit} = ?", ((name,) for name in units)
+        )
+    if not rules.keep_shared_sentences:
+        database.execute(
+            f"UPDATE utterance SET reason = '{IN_DEV_OR_TEST}', split = 'train' WHERE {ours} AND sentence IN "
+            f"(SELECT sentence FROM utterance WHERE family = {family} AND split IN ('dev', 'test') "
+            "AND reason IS NULL)"
+        )
+    database.execute(f"UPDATE utterance SET split = 'train' WHERE {ours}")
+    return notes
+
+
+def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: int) -> tuple[list[str], list[str]]:
+    """Choose speakers of test and dev: modest ones by chance, prolific ones only where those are too few.
+
+    Each goes to whichever of the two has less, until both have their share; the last speaker always stays in train.
+    """
+    share = max(1, min(HELD_OUT_MOST, round(HELD_OUT_SHARE * total)))
+    most = max(1, round(PROLIFIC_SHARE * share))
+    order = database.execute(
+        f"SELECT {unit}, COUNT(*) AS size, COUNT(*) > {most} AS prolific FROM utterance WHERE {ours} GROUP BY {unit} "
+        f"ORDER BY prolific, CASE WHEN COUNT(*) > {most} THEN COUNT(*) END, "
+        "rank(MIN(CASE WHEN speaker <> '' THEN speaker ELSE id END))"
+    )
+    chosen: tuple[list[str], list[str]] = ([], [])
+    sizes = [0, 0]
+    waiting: tuple[str, int, int] | None = None
+    for name, size, prolific in order:
+        if waiting is not None:
+            place = sizes.index(min(sizes))
+            if sizes[place] >= (share / 2 if waiting[2] else share):
+                break
+            chosen[place].append(waiting[0])
+            sizes[place] += waiting[1]
+        waiting = name, size, prolific
+    return chosen
+
+
+def _hold_out(database: sqlite3.Connection, family: int) -> None:
+    """Give what was added to a release to train, unless its speaker or sentence is in dev or test."""
+    held = f"FROM utterance WHERE family = {family} AND split IN ('dev', 'test') AND reason IS NULL"
+    for column, reason in (("person", "speaker is in dev or test"), ("sentence", IN_DEV_OR_TEST)):
+        database.execute(
+            f"UPDATE utterance SET reason = '{reason}' WHERE family = {family} AND split = '{ADDED}' "
+            f"AND reason IS NULL AND {column} IN (SELECT {column} {held})"
+        )
+    database.execute(f"UPDATE utterance SET split = 'train' WHERE family = {family} AND split = '{ADDED}'")
+
+
+def _take_share(database: sqlite3.Connection, source: int, weight: float) -> None:
+    if weight == 1.0:
+        return
+    train = f"source = {source} AND split = 'train' AND reason IS NULL"
+    (total,) = database.execute(f"SELECT COUNT(*) FROM utterance WHERE {train}").fetchone()
+    database.execute(
+        f"UPDATE utterance SET reason = 'not in the share asked for' WHERE number IN (SELECT number FROM utterance "
+        f"WHERE {train} ORDER BY rank(id) LIMIT -1 OFFSET ?)",
+        (max(1, round(weight * total)),),
+    )
+
+
+def _require_splits(database: sqlite3.Connection, shares: Sequence[Share]) -> None:
+    for split in SPLITS:
+        query = "SELECT reason, COUNT(*) FROM utterance WHERE split IN (?, '') GROUP BY reason ORDER BY COUNT(*) DESC"
+        reasons = dict(database.execute(query, (split,)).fetchall())
+        if None not in reasons:
+            listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no rows"
+            names = ", ".join(share.source.name for share in shares)
+            raise DataError(
+                f"no utterance for {split} in {names} can be used ({listed}): name a source that has {split}, or one "
+                "without splits, with three utterances or more, of which splits are made"
+            )

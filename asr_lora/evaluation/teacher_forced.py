@@ -1,0 +1,115 @@
+"""What a model, best an untouched one, thinks of labels: how likely each text is with the sound, and what it hears."""
+
+import functools
+import math
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from asr_lora.audio.features import FULL_SECONDS, context_seconds, frames_of
+from asr_lora.config import Context
+from asr_lora.dataset.reading import Split
+from asr_lora.decoding.search import (
+    MAX_NEW_TOKENS,
+    batches_by_length,
+    decode_states,
+    default_batch_seconds,
+    encode_batch,
+)
+from asr_lora.labels.model_scores import Opinion
+from asr_lora.metrics.normalize import basic
+from asr_lora.metrics.wer import character_errors
+from asr_lora.model.whisper import Whisper, evaluating
+from asr_lora.training.batches import IGNORED, TrainingSet, collated
+from asr_lora.training.examples import plain_examples
+
+# An untouched Whisper repeats itself where a second of silence follows the speech, but not after three (whisper-base:
+# the same WER as at 30 s); a third of 30 s costs a third.
+SILENT_TAIL_SECONDS = 5.0
+SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
+
+
+def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[Opinion]]:
+    """Yield opinions on a split's utterances, a batch at a time, longest first.
+
+    Encoder once, decoder three times: the text with the sound, the text with silence, and free.
+
+    Args:
+        data: the utterances; those whose text is too long for the decoder are passed over.
+        name: of the split.
+        done: ids that need no opinion. Batches of none but these are passed over, and no other batch changes by it, so
+            that opinions are the same after a stop: what an utterance is batched with tells in the last digits.
+    """
+    known = TrainingSet(data, whisper)
+    seconds = known.seconds
+    contexts = [_context_seconds(length, whisper.context) for length in seconds]
+    targets = [known.target(example) for example in plain_examples(seconds)]
+    silence = functools.cache(functools.partial(_silence, whisper))
+    for batch in batches_by_length(seconds, contexts, batch_seconds=default_batch_seconds(whisper)):
+        if all(known.split.ids[index] in done for index in batch):
+            continue
+        inputs, labels = collated([targets[index] for index in batch])
+        with evaluating(whisper.model):
+            frames = frames_of(max(contexts[index] for index in batch))
+            states = encode_batch(whisper, [known.split.waveform(index) for index in batch], frames)
+            heard = token_losses(whisper, states, inputs, labels)
+            nothing = silence(frames)
+            unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
+            longest = max(len(known.tokens[index]) for index in batch)
+            texts = decode_states(whisper, states, max_new_tokens=min(MAX_NEW_TOKENS, 2 * longest + SPARE_TOKENS))
+        errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
+        yield [
+            Opinion(
+                split=name,
+                id=known.split.ids[index],
+                tokens=len(loss) - 1,
+                loss=_mean(loss[:-1]),
+                silent_loss=_mean(silent[:-1]),
+                tail_gain=round(_mean(_last_third(silent[:-1])) - _mean(_last_third(loss[:-1])), 4),
+                end_loss=round(loss[-1], 4),
+                hypothesis=text,
+                cer=round(error.rate, 4),
+            )
+            for index, loss, silent, text, error in zip(batch, heard, unheard, texts, errors, strict=True)
+        ]
+
+
+def token_losses(
+    whisper: Whisper, states: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+) -> list[list[float]]:
+    """Cross-entropy of each token that is learnt, in nats, row by row.
+
+    Args:
+        states: of the encoder, shape (batch, frames / 2, width).
+        inputs: what the decoder is given, shape (batch, tokens).
+        labels: what comes next, of the same shape, IGNORED where nothing is asked.
+    """
+    inputs, labels = inputs.to(whisper.device), labels.to(whisper.device)
+    logits = whisper.model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=inputs, use_cache=False
+    ).logits  # (batch, tokens, vocabulary)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    return [row[asked].tolist() for row, asked in zip(losses, labels != IGNORED, strict=True)]
+
+
+def _context_seconds(seconds: float, context: Context) -> float:
+    """Seconds that the encoder sees: what the model was trained on, or enough silence for an untouched one."""
+    if context is Context.TRUE_LENGTH:
+        return context_seconds(seconds, context)
+    return min(float(math.ceil(seconds + SILENT_TAIL_SECONDS)), FULL_SECONDS)
+
+
+def _silence(whisper: Whisper, frames: int) -> torch.Tensor:
+    return encode_batch(whisper, [np.zeros(1, dtype=np.float32)], frames)
+
+
+def _last_third(values: list[float]) -> list[float]:
+    return values[2 * len(values) // 3 :]
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4) if values else 0.0

@@ -1,0 +1,115 @@
+"""What others run an export with -> a function from a clip to its text: greedy, 30 s of context, no timestamps."""
+
+import os
+from collections.abc import Callable
+from importlib import metadata, util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asr_lora.audio.decode import SAMPLE_RATE
+from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.config import Task
+from asr_lora.decoding.search import MAX_NEW_TOKENS
+from asr_lora.errors import ConfigError
+from asr_lora.exporting.recipe import Format, Recipe
+from asr_lora.model.adapters.files import load_adapted
+from asr_lora.model.whisper import Whisper, default_device, resolve_source
+
+Transcriber = Callable[[np.ndarray], str]  # samples (samples,), float32, 16 kHz -> text
+PACKAGES = {
+    Format.TRANSFORMERS: ("transformers",),
+    Format.CTRANSLATE2: ("faster-whisper", "ctranslate2"),
+    Format.GGML: ("pywhispercpp",),
+    Format.ADAPTER: ("transformers", "peft"),
+}
+
+
+def require_engine(format: Format) -> str:  # noqa: A002
+    """Names and versions of the packages that run a format.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    for name in PACKAGES[format]:
+        if util.find_spec(name.replace("-", "_")) is None:
+            raise ConfigError(f"--format {format} needs the export extra: pip install 'asr_lora[export]'")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[format])
+
+
+def open_engine(recipe: Recipe, weights: Path, base: str, whisper: Whisper) -> Transcriber:
+    """Load an export in the engine that it is for.
+
+    Args:
+        recipe: of the export.
+        weights: its folder; its file where the format is one.
+        base: the model that an adapter belongs on.
+        whisper: what was exported, which says language and task.
+    """
+    if recipe.format is Format.GGML:
+        return _whisper_cpp(weights, whisper)
+    if recipe.format is Format.CTRANSLATE2:
+        return _faster_whisper(weights, whisper, "int8" if recipe.quantise else "float32")
+    return _transformers(weights, resolve_source(base) if recipe.format is Format.ADAPTER else None, whisper)
+
+
+def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcriber:
+    """Transformers' own `generate`; a whole model is told nothing, since its settings say language and task."""
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    told: dict[str, str] = {}
+    if base is None:
+        model = WhisperForConditionalGeneration.from_pretrained(weights, dtype=torch.float32)
+    else:
+        model = load_adapted(base, weights)
+        if whisper.told_language:
+            told = {"language": whisper.told_language, "task": whisper.task}
+    device = default_device()
+    model.to(device).eval()
+    processor = WhisperProcessor.from_pretrained(base or weights)
+
+    def transcribe(waveform: np.ndarray) -> str:
+        features = processor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features.to(device)
+        with torch.inference_mode():
+            tokens = model.generate(
+                input_features=features, max_new_tokens=MAX_NEW_TOKENS, num_beams=1, do_sample=False, **told
+            )
+        return str(processor.batch_decode(tokens, skip_special_tokens=True)[0])
+
+    return transcribe
+
+
+def _faster_whisper(weights: Path, whisper: Whisper, computes_in: str) -> Transcriber:
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(weights), device="cpu", compute_type=computes_in, local_files_only=True)
+
+    def transcribe(waveform: np.ndarray) -> str:
+        # Left to itself it fills up the log-mel with zeros, which are no silence: Whisper's own code pads the sound.
+        padded = np.pad(waveform, (0, max(0, int(FULL_SECONDS * SAMPLE_RATE) - len(waveform))))
+        # At most 224 tokens, as ours: half of its max_length, whatever max_new_tokens says beneath that.
+        segments, _ = model.transcribe(
+            padded, language=whisper.told_language or "en", task=whisper.task, beam_size=1, temperature=0.0,
+            without_timestamps=True, condition_on_previous_text=False,
+            no_speech_threshold=None, log_prob_threshold=None, compression_ratio_threshold=None,
+        )  # fmt: skip
+        return "".join(segment.text for segment in segments)
+
+    return transcribe
+
+
+def _whisper_cpp(weights: Path, whisper: Whisper) -> Transcriber:
+    from pywhispercpp.model import Model
+
+    model = Model(
+        str(weights), redirect_whispercpp_logs_to=None, print_progress=False, language=whisper.told_language or "en",
+        translate=whisper.task is Task.TRANSLATE, no_timestamps=True, single_segment=True, greedy={"best_of": 1},
+        temperature_inc=0.0, no_speech_thold=1.0, suppress_nst=True, max_tokens=MAX_NEW_TOKENS,
+        n_threads=len(os.sched_getaffinity(0)),  # more would wait for each other
+    )  # fmt: skip
+
+    def transcribe(waveform: np.ndarray) -> str:
+        return "".join(segment.text for segment in model.transcribe(waveform))
+
+    return transcribe

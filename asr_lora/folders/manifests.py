@@ -1,0 +1,136 @@
+"""What folders of every kind have: one manifest, written last and atomically; *manifest there = complete*."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.atomic import write_text
+
+SCHEMA_VERSION = 1
+LIBRARIES = (
+    "asr_lora",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "jiwer",
+    "num2words",
+)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of one kind; `manifest` is the file whose presence means that the folder is complete."""
+
+    root: Path
+    kind: ClassVar[str]
+    manifest_name: ClassVar[str]
+    remedy: ClassVar[str]
+    schema: ClassVar[int] = SCHEMA_VERSION
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / self.manifest_name
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """Return the manifest.
+
+        Raises:
+            DataError: the folder is missing, incomplete, unreadable, of another kind or of another schema.
+        """
+        body = self.read_any()
+        if body.get("schema_version") != self.schema:
+            found = body.get("schema_version")
+            raise DataError(f"{self.manifest} has schema {found!r}, this version reads {self.schema}. {self.remedy}")
+        return body
+
+    def read_any(self) -> dict[str, Any]:
+        """Return the manifest, whatever its schema.
+
+        Raises:
+            DataError: the folder is missing, incomplete, unreadable or of another kind.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"no {self.kind} at {self.root}: {self.remedy}")
+        if not self.complete:
+            raise DataError(f"{self.root} has no {self.manifest_name}: the {self.kind} is unfinished. {self.remedy}")
+        try:
+            body = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.manifest} cannot be read ({error}). {self.remedy}") from error
+        if not isinstance(body, dict) or body.get("kind") != self.kind:
+            raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
+        return body
+
+    def write(self, body: dict[str, Any]) -> None:
+        """Write the manifest: `body` with kind, schema version, library versions, commit and time added."""
+        stamp = {"kind": self.kind, "schema_version": self.schema, **body, "made_with": provenance()}
+        write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
+
+    def reusable(self, fingerprint: str) -> bool:
+        """Whether the folder is complete, has lost nothing, and was made from exactly what `fingerprint` stands for."""
+        if not self.complete:
+            return False
+        body = self.read_any()
+        same = body.get("schema_version") == self.schema and body.get("fingerprint") == fingerprint
+        return same and self.whole(body)
+
+    def whole(self, _: dict[str, Any]) -> bool:
+        """Whether the files that the manifest speaks of are there."""
+        return True
+
+    def require_ours(self, ours: bool, option: str = "with --out") -> None:
+        """Check that nothing of somebody else's would be written over.
+
+        Raises:
+            ConfigError: the folder holds something and it is not `ours`.
+        """
+        if not ours and self.root.is_dir() and any(self.root.iterdir()):
+            raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
+
+
+def provenance() -> dict[str, Any]:
+    """Library versions, git commit where there is one, machine and time (UTC)."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"libraries": dict(_library_versions()), "commit": git_commit(), "machine": machine, "time": now}
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    """Versions of the libraries that are installed; looked up once, since each takes some milliseconds."""
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from; None when it was installed without one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,98 @@
+"""Folders of what several jobs make together: sweeps over strengths and settings, a promotion, an adaptation."""
+
+from pathlib import Path
+
+from asr_lora.folders.dataset_folder import SPLITS
+from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.manifests import Folder
+
+
+class SweepFolder(Folder):
+    """Reports of one adapter at several strengths."""
+
+    kind = "strength sweep"
+    manifest_name = "sweep.json"
+    remedy = "Make it with: asr-lora evaluate RUN DATASET --strength-sweep --out FOLDER"
+
+    def report(self, strength: float) -> Path:
+        return self.root / f"strength-{strength:g}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it holds nothing but a sweep, complete or interrupted."""
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        return all(name == self.manifest_name or name.startswith("strength-") for name in names)
+
+
+class VariantsFolder(Folder):
+    """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
+
+    kind = "sweep"
+    manifest_name = "variants.json"
+    remedy = "Finish it with: asr-lora sweep FILE --out FOLDER"
+
+    def config(self, name: str) -> Path:
+        return self.root / "configs" / f"{name}.yaml"
+
+    def run(self, name: str) -> Path:
+        return self.root / "runs" / name
+
+    def report(self, name: str, split: str) -> Path:
+        return self.root / "reports" / split / name
+
+    def page(self, split: str) -> Path:
+        return self.root / f"{split}.html"
+
+    def markdown(self, split: str) -> Path:
+        return self.root / f"{split}.md"
+
+    def csv(self, split: str) -> Path:
+        return self.root / f"{split}.csv"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it holds nothing but a sweep, complete or not."""
+        tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split), self.csv(split))}
+        known = {"configs", "runs", "reports", self.manifest_name, *tables}
+        return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
+
+
+class PromotionFolder(Folder):
+    """What a run's folder says of its promotion; `root` is the run's."""
+
+    kind = "promotion"
+    manifest_name = "promoted.json"
+    remedy = "Make it with: asr-lora promote RUN"
+
+    def report(self, model: str, dataset: Path) -> Path:
+        """Where the report of a model on a dataset's dev split is kept, so that another's is not in its way."""
+        return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
+
+
+class AdaptFolder(Folder):
+    """Everything that one `asr-lora adapt` makes."""
+
+    kind = "adaptation"
+    manifest_name = "adapt.json"
+    remedy = "Make it with: asr-lora adapt SOURCE --language LANGUAGE --out FOLDER"
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def transcripts(self) -> Path:
+        return self.root / "transcripts"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "reports" / "comparison"
+
+    def config(self, method: str) -> Path:
+        return self.root / "configs" / f"{method}.yaml"
+
+    def run(self, method: str) -> Path:
+        return self.root / "runs" / method
+
+    def report(self, system: str) -> Path:
+        return self.root / "reports" / system

@@ -1,0 +1,130 @@
+"""A few real steps and one decoded batch, timed on this machine; nothing is written."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from asr_lora.audio.features import context_seconds
+from asr_lora.config import RunConfig
+from asr_lora.dataset.reading import Split
+from asr_lora.decoding.search import batches_by_length, decode_batch, default_batch_seconds
+from asr_lora.model.adapters.adalora import allocate_rank
+from asr_lora.system.processes import Team
+from asr_lora.training.batches import Batch, TrainingSet
+from asr_lora.training.examples import Example, micro_batches
+from asr_lora.training.learner import Learner
+from asr_lora.training.optim import build_optimiser
+from asr_lora.training.setup import load_for_training, make_learner
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds that things took."""
+
+    load: float
+    steps: tuple[float, ...]  # one after another, the warm-up left out
+    encode: float  # for a second of audio, by a frozen encoder whose outputs are kept; 0 where none are
+    evaluation: float  # of all dev utterances
+
+
+def run_probe(
+    config: RunConfig, team: Team, dtype: torch.dtype, data: TrainingSet, dev: Split, steps: Sequence[list[Example]],
+    *, encoded: bool,
+) -> Probe:  # fmt: skip
+    """Load the model as `train` does, take optimiser steps, the first to warm up, and decode a batch of dev.
+
+    Args:
+        config: of the run.
+        team: of one process.
+        dtype: what the model computes in.
+        data: the utterances of `steps`.
+        dev: what an evaluation decodes.
+        steps: the examples of each step; the first is taken twice.
+        encoded: whether the run keeps a frozen encoder's outputs.
+
+    Raises:
+        torch.OutOfMemoryError: a step does not fit.
+    """
+    begun = time.perf_counter()
+    torch.manual_seed(config.training.seed)
+    learner = make_learner(config, load_for_training(config, team.device, dtype), team, dtype)
+    optimiser = build_optimiser(learner.whisper.model, config.optimiser)
+    load = time.perf_counter() - begun
+    encoding, took = [], []
+    for number, examples in enumerate([steps[0], *steps], 1):
+        begun = time.perf_counter()
+        batches = [data[group] for group in micro_batches(examples, config.training.at_once)]
+        read = time.perf_counter() - begun
+        if encoded:
+            batches, seconds = _encoded(learner, batches)
+            encoding.append((read + seconds) / sum(example.context for example in examples))
+            read = 0.0
+        tokens = sum(data.target_tokens(example) for example in examples)
+        took.append((0.0 if config.data.workers else read) + _step(learner, optimiser, batches, tokens, number, config))
+    # The first was to warm up.
+    encode = sum(encoding[1:]) / len(steps) if encoded else 0.0
+    return Probe(load, tuple(took[1:]), encode, _evaluation_seconds(learner, dev))
+
+
+def _step(
+    learner: Learner, optimiser: torch.optim.Optimizer, batches: list[Batch], tokens: int, step: int, config: RunConfig
+) -> float:
+    """Take one optimiser step as the training loop does, and say its seconds."""
+    begun = time.perf_counter()
+    memory = config.training.at_once
+    loss = learner.gradients(batches, tokens=tokens, seed=config.training.seed, step=step, memory_seconds=memory)
+    if loss is None:
+        raise torch.OutOfMemoryError("not enough memory for a step")
+    torch.nn.utils.clip_grad_norm_(learner.parameters, config.optimiser.clip_norm)
+    optimiser.step()
+    allocate_rank(learner.whisper, step)
+    optimiser.zero_grad()
+    _finish(learner.team.device)
+    return time.perf_counter() - begun
+
+
+def _encoded(learner: Learner, batches: list[Batch]) -> tuple[list[Batch], float]:
+    """The batches with the encoder's outputs in the place of log-mels, and the seconds that took."""
+    begun = time.perf_counter()
+    with torch.inference_mode(), learner.autocast():
+        states = [learner.whisper.encode(batch.features) for batch in batches if batch.features is not None]
+    _finish(learner.team.device)
+    took = time.perf_counter() - begun
+    return [
+        replace(batch, features=None, states=kept.clone()) for batch, kept in zip(batches, states, strict=True)
+    ], took
+
+
+def _evaluation_seconds(learner: Learner, dev: Split) -> float:
+    """Seconds of decoding all dev utterances, from one batch of them.
+
+    The untrained model may repeat itself where the trained one does not, so the batch is given as many tokens as its
+    longest reference has, and the others are reckoned by their seconds and longest references.
+    """
+    whisper = learner.whisper
+    cost = [context_seconds(seconds, whisper.context) for seconds in dev.seconds]
+    batches = list(batches_by_length(dev.seconds, cost, batch_seconds=default_batch_seconds(whisper)))
+    seen = [len(batch) * cost[batch[0]] for batch in batches]
+    longest = [max(len(whisper.text_tokens(dev.texts[index])) + 1 for index in batch) for batch in batches]
+    middle = sorted(range(len(batches)), key=seen.__getitem__)[len(batches) // 2]
+    waveforms = [dev.waveform(index) for index in batches[middle]]
+    with learner.autocast():
+        decode_batch(whisper, waveforms[:1], max_new_tokens=2)  # to warm up
+        first, whole = (_timed(learner, waveforms, tokens) for tokens in (1, max(2, longest[middle])))
+    a_token = max(0.0, whole - first) / max(1, longest[middle] - 1)
+    return first / seen[middle] * sum(seen) + a_token * sum(count - 1 for count in longest)
+
+
+def _timed(learner: Learner, waveforms: Sequence[object], tokens: int) -> float:
+    begun = time.perf_counter()
+    decode_batch(learner.whisper, waveforms, max_new_tokens=tokens)  # type: ignore[arg-type]
+    _finish(learner.team.device)
+    return time.perf_counter() - begun
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,241 @@
+"""Word and character errors: aligned by jiwer, pooled over the corpus. The only place that counts errors.
+
+Empty references. Every word of a hypothesis is then an insertion, which counts in the pooled rate. A rate over no
+reference words at all is 0.0 where nothing was inserted and 1.0 where anything was: never a division by zero.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jiwer
+
+from asr_lora.metrics.normalize import Normaliser, as_written, basic
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Edits against the number of reference words (or characters)."""
+
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    reference: int = 0
+
+    @property
+    def edits(self) -> int:
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def hits(self) -> int:
+        return self.reference - self.substitutions - self.deletions
+
+    @property
+    def hypothesis(self) -> int:
+        """Number of words (or characters) in the hypothesis."""
+        return self.hits + self.substitutions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Edits over reference length (WER, CER); with an empty reference 0.0 without edits and 1.0 with any."""
+        return self.edits / self.reference if self.reference else float(self.edits > 0)
+
+    @property
+    def match_rate(self) -> float:
+        """Match error rate: edits over hits and edits, from 0 to 1."""
+        return self.edits / (self.hits + self.edits) if self.hits + self.edits else 0.0
+
+    @property
+    def information_lost(self) -> float:
+        """Word information lost: 1 - hits² / (reference words x hypothesis words), from 0 to 1."""
+        if not self.edits:
+            return 0.0
+        return 1.0 - self.hits**2 / (self.reference * self.hypothesis) if self.hits else 1.0
+
+    def __add__(self, other: "Errors") -> "Errors":
+        return Errors(
+            self.substitutions + other.substitutions,
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+            self.reference + other.reference,
+        )
+
+
+class Step(NamedTuple):
+    """One place of an alignment: what was said beside what was heard; None where there is nothing."""
+
+    reference: str | None
+    hypothesis: str | None
+
+    @property
+    def kind(self) -> str:
+        """Said alike ("equal"), or wrong ("sub"), added ("ins") or missing ("del")."""
+        if self.reference is None:
+            return "ins"
+        if self.hypothesis is None:
+            return "del"
+        return "equal" if self.reference == self.hypothesis else "sub"
+
+
+Alignment = list[Step]
+
+
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Align the words of each utterance."""
+    return _align(references, hypotheses, jiwer.process_words)
+
+
+def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Align the characters of each utterance, blanks included, a character being a Unicode code point."""
+    return _align(references, hypotheses, jiwer.process_characters)
+
+
+def _align(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    process: Callable[..., jiwer.WordOutput | jiwer.CharacterOutput],
+) -> list[Alignment]:
+    spoken = [place for place, text in enumerate(references) if text.strip()]  # jiwer refuses an empty reference
+    found: list[Alignment] = [
+        [Step(None, unit) for unit in _units(text, process)] for text in hypotheses
+    ]  # where nothing was said, all is added
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses")
+    if not spoken:
+        return found
+    out = process([references[place] for place in spoken], [hypotheses[place] for place in spoken])
+    for place, said, heard, chunks in zip(spoken, out.references, out.hypotheses, out.alignments, strict=True):
+        steps: Alignment = []
+        for chunk in chunks:
+            missing = said[chunk.ref_start_idx : chunk.ref_end_idx]
+            written = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            if chunk.type in ("equal", "substitute"):
+                steps += map(Step, missing, written)
+            else:
+                steps += [Step(unit, None) for unit in missing] + [Step(None, unit) for unit in written]
+        found[place] = steps
+    return found
+
+
+def _units(text: str, process: Callable[..., object]) -> list[str]:
+    return text.split() if process is jiwer.process_words else list(text.strip())
+
+
+def count_errors(alignment: Alignment) -> Errors:
+    """Count the errors of one utterance."""
+    kinds = [step.kind for step in alignment]
+    return Errors(kinds.count("sub"), kinds.count("ins"), kinds.count("del"), len(kinds) - kinds.count("ins"))
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
+    """Count word errors of each utterance. An empty reference counts every hypothesis word as an insertion."""
+    return [count_errors(steps) for steps in align_words(references, hypotheses)]
+
+
+def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
+    """Count character errors of each utterance, blanks included, a character being a Unicode code point."""
+    return [count_errors(steps) for steps in align_characters(references, hypotheses)]
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of an alignment as it is shown, with `Step.kind`."""
+
+    text: str
+    kind: str
+
+
+def align(reference: str, hypothesis: str) -> list[Word]:
+    """Align words: those of the hypothesis in order, the missing ones of the reference in their places."""
+    (steps,) = align_words([reference], [hypothesis])
+    return shown_words(steps)
+
+
+def shown_words(steps: Alignment) -> list[Word]:
+    """What is shown of an alignment: what was heard, and what was said where nothing was heard."""
+    return [Word((step.reference if step.hypothesis is None else step.hypothesis) or "", step.kind) for step in steps]
+
+
+def total(errors: Sequence[Errors]) -> Errors:
+    """Pool the counts of many utterances."""
+    return sum(errors, Errors())
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Error rates of a corpus after one normaliser, with the counts that they come from."""
+
+    wer: float
+    cer: float
+    mer: float  # match error rate
+    wil: float  # word information lost
+    substitutions: int
+    insertions: int
+    deletions: int
+    reference_words: int
+    character_edits: int
+    reference_characters: int
+
+
+def pool_rates(words: Sequence[Errors], characters: Sequence[Errors]) -> Rates:
+    """Pool the word and character errors of all utterances."""
+    word, character = total(words), total(characters)
+    return Rates(
+        wer=word.rate,
+        cer=character.rate,
+        mer=word.match_rate,
+        wil=word.information_lost,
+        substitutions=word.substitutions,
+        insertions=word.insertions,
+        deletions=word.deletions,
+        reference_words=word.reference,
+        character_edits=character.edits,
+        reference_characters=character.reference,
+    )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hypotheses of one system after a normaliser, aligned and counted utterance by utterance."""
+
+    normaliser: str  # label
+    references: list[str]
+    hypotheses: list[str]
+    alignments: list[Alignment]  # of words
+    words: list[Errors]
+    characters: list[Errors]
+
+    @property
+    def rates(self) -> Rates:
+        return pool_rates(self.words, self.characters)
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str], normaliser: Normaliser) -> Scored:
+    """Normalise, align and count."""
+    said, heard = normaliser.pairs(references, hypotheses)
+    alignments = align_words(said, heard)
+    words = [count_errors(steps) for steps in alignments]
+    return Scored(normaliser.label, said, heard, alignments, words, character_errors(said, heard))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Corpus error rates, as written (raw) and after `normalize.basic`."""
+
+    wer: float
+    cer: float
+    raw_wer: float
+    raw_cer: float
+
+
+def corpus_scores(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
+    """Score a corpus: what training selects by on dev, from the same counts as `evaluate` reports."""
+    clean, raw = (
+        [[change(text) for text in side] for side in (references, hypotheses)] for change in (basic, as_written)
+    )
+    return Scores(
+        wer=total(word_errors(*clean)).rate,
+        cer=total(character_errors(*clean)).rate,
+        raw_wer=total(word_errors(*raw)).rate,
+        raw_cer=total(character_errors(*raw)).rate,
+    )

@@ -1,0 +1,81 @@
+"""A folder of recordings, each with its text beside it -> utterances."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_lora.audio.decode import readable_suffixes
+from asr_lora.folders.digests import fingerprint
+from asr_lora.sources.columns import SPLIT_NAMES
+from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, files_digest, safe_id
+
+MAX_TEXT_BYTES = 1 << 16  # of a text file beside its recording
+
+
+@dataclass(frozen=True)
+class AudioBesideText:
+    """A folder of recordings, each with its text in a .txt file of the same name beside it."""
+
+    home: Path
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    @property
+    def people(self) -> str:
+        return self.digest()
+
+    def digest(self) -> str:
+        return fingerprint(files_digest((str(path.relative_to(self.home)), _stamp(path)) for path in _walk(self.home)))
+
+    def rows(self) -> Iterator[Utterance | BadRow]:
+        suffixes = readable_suffixes()
+        for path in _walk(self.home):
+            relative = path.relative_to(self.home)
+            split = SPLIT_NAMES.get(relative.parts[0].lower(), SPLIT_HERE) if len(relative.parts) > 1 else SPLIT_HERE
+            if path.suffix.lower() == ".txt":
+                if not any(path.with_suffix(suffix).is_file() for suffix in suffixes | {s.upper() for s in suffixes}):
+                    yield BadRow(str(relative), "no audio beside the text", split)
+            elif path.suffix.lower() in suffixes:
+                yield _beside(path, relative, split)
+
+    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+        for clip in wanted:
+            yield clip, self.home / clip
+
+
+def _beside(path: Path, relative: Path, split: str) -> Utterance | BadRow:
+    beside = path.with_suffix(".txt")
+    try:
+        with beside.open("rb") as handle:
+            text = handle.read(MAX_TEXT_BYTES + 1)
+        if len(text) > MAX_TEXT_BYTES:
+            return BadRow(str(relative), "text is too long for one utterance", split)
+        words = " ".join(text.decode("utf-8-sig").split())
+    except (FileNotFoundError, IsADirectoryError):
+        return BadRow(str(relative), "no text beside the audio", split)
+    except UnicodeDecodeError:
+        return BadRow(str(relative), "text is not UTF-8", split)
+    return Utterance(id=safe_id(str(relative.with_suffix(""))), clip=str(relative), text=words, split=split)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files under a folder, in the order of their names; hidden ones are passed over."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(place, name)
+
+
+def _stamp(path: Path) -> int:
+    facts = path.stat()
+    return facts.st_size if path.suffix.lower() != ".txt" else facts.st_size ^ facts.st_mtime_ns
+
+
+def holds_audio_beside_text(folder: Path) -> bool:
+    """Whether there is at least one recording with a text beside it."""
+    suffixes = readable_suffixes()
+    return any(path.suffix.lower() in suffixes and path.with_suffix(".txt").is_file() for path in _walk(folder))

@@ -1,0 +1,134 @@
+"""Data folders of Kaldi -> utterances."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from asr_lora.errors import DataError
+from asr_lora.folders.digests import fingerprint, sha256_file
+from asr_lora.folders.source_folder import KaldiFolder
+from asr_lora.sources.columns import as_seconds, split_of
+from asr_lora.sources.interface import GENDERS, SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id
+from asr_lora.sources.lines import numbered_lines
+
+
+@dataclass(frozen=True)
+class Kaldi:
+    """Data folders of Kaldi: wav.scp and text, perhaps segments, utt2spk and spk2gender.
+
+    Attributes:
+        folders: split -> folder; SPLIT_HERE where there is one only.
+    """
+
+    home: Path
+    folders: dict[str, Path]
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    @property
+    def people(self) -> str:
+        return self.digest()
+
+    def digest(self) -> str:
+        names = [getattr(KaldiFolder, kind) for kind in ("RECORDINGS", "TEXT", "SEGMENTS", "SPEAKERS", "GENDERS")]
+        files = [(split, name, folder / name) for split, folder in self.folders.items() for name in names]
+        return fingerprint([(split, name, sha256_file(path)) for split, name, path in files if path.is_file()])
+
+    def rows(self) -> Iterator[Utterance | BadRow]:
+        for split, folder in self.folders.items():
+            for row in read_kaldi(folder, split):
+                place = folder.relative_to(self.home)
+                yield replace(row, clip=str(place / row.clip)) if isinstance(row, Utterance) else row
+
+    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+        for clip in wanted:
+            yield clip, self.home / clip
+
+
+def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | BadRow]:
+    """Read a Kaldi data folder. Recordings are named as in wav.scp, from the folder; a command is refused, never run.
+
+    Raises:
+        DataError: wav.scp or text is missing or is no such table, a file but text says two things of one key, or
+            wav.scp holds a command.
+    """
+    names = {"wav": KaldiFolder.RECORDINGS, "text": KaldiFolder.TEXT, "segments": KaldiFolder.SEGMENTS,
+             "spk": KaldiFolder.SPEAKERS, "gender": KaldiFolder.GENDERS}  # fmt: skip
+    for kind in ("wav", "text"):
+        if not (folder / names[kind]).is_file():
+            raise DataError(f"{folder / names[kind]} is missing: a Kaldi folder has {names['wav']} and {names['text']}")
+    with closing(sqlite3.connect("")) as join:  # on disk as soon as it is large
+        for kind, name in names.items():
+            join.execute(f"CREATE TABLE {kind} (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+            for place, key, value in _pairs(folder / name):
+                if kind == "wav" and value.rstrip().endswith("|"):
+                    raise DataError(f"{place}: a command is not run; write its audio to a file and name that")
+                if join.execute(f"INSERT OR IGNORE INTO {kind} VALUES (?, ?)", (key, value)).rowcount:
+                    continue
+                if kind == "text":
+                    yield BadRow(key, "clip is listed before", split)
+                elif join.execute(f"SELECT value FROM {kind} WHERE key = ?", (key,)).fetchone() != (value,):
+                    raise DataError(f"{place}: {key} stands there before, as something else; keep one of the lines")
+        yield from _joined(join, split, (folder / names["segments"]).is_file())
+
+
+def _joined(join: sqlite3.Connection, split: str, cut: bool) -> Iterator[Utterance | BadRow]:
+    listed = "segments" if cut else "wav"
+    rows = join.execute(
+        f"SELECT t.key, t.value, s.value, k.value, g.value FROM text t LEFT JOIN {listed} s ON s.key = t.key "
+        "LEFT JOIN spk k ON k.key = t.key LEFT JOIN gender g ON g.key = k.value ORDER BY t.key"
+    )
+    for key, text, value, speaker, gender in rows:
+        start, seconds, recording = 0.0, None, value
+        if value is None:
+            yield BadRow(key, f"not in {KaldiFolder.SEGMENTS if cut else KaldiFolder.RECORDINGS}", split)
+            continue
+        if cut:
+            try:
+                name, begin, end = value.split()
+                start = as_seconds(begin)
+                seconds = as_seconds(float(end) - start, least=1e-6) if float(end) >= 0 else None  # -1: to the end
+            except (ValueError, OverflowError):
+                yield BadRow(key, "times are not in order", split)
+                continue
+            found = join.execute("SELECT value FROM wav WHERE key = ?", (name,)).fetchone()
+            if found is None:
+                yield BadRow(key, f"not in {KaldiFolder.RECORDINGS}", split)
+                continue
+            (recording,) = found
+        yield Utterance(
+            id=safe_id(key), clip=recording, text=" ".join(text.split()), speaker=speaker or "",
+            split=split, gender=GENDERS.get(gender or "", ""), start=start, seconds=seconds,
+        )  # fmt: skip
+    listed_only = join.execute(f"SELECT key FROM {listed} WHERE key NOT IN (SELECT key FROM text) ORDER BY key")
+    for (key,) in listed_only:
+        yield BadRow(key, "no text", split)
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Place, first word and rest of each line; nothing where there is no such file."""
+    if not path.is_file():
+        return
+    with path.open("rb") as handle:
+        for number, line in numbered_lines(handle.readline):
+            try:
+                key, _, value = line.decode("utf-8").strip().partition(" ")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: not UTF-8; mend the line") from error
+            if "\t" in key:
+                key, _, value = f"{key} {value}".strip().partition("\t")
+            if key:
+                yield f"{path}, line {number}", key, value.strip()
+
+
+def find_kaldi(place: Path) -> Kaldi | None:
+    """The Kaldi data that a folder is, or those by split that its folders are."""
+    if (place / KaldiFolder.RECORDINGS).is_file():
+        return Kaldi(place, {SPLIT_HERE: place})
+    folders = {split_of(path.parent.name): path.parent for path in sorted(place.glob(f"*/{KaldiFolder.RECORDINGS}"))}
+    folders.pop(SPLIT_HERE, None)
+    return Kaldi(place, folders) if folders else None

@@ -1,0 +1,136 @@
+"""What a user names as SOURCE -> the source that it is, recognised by what is there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_lora.dataset.plan import Share
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.source_folder import downloads_folder
+from asr_lora.sources.archive import is_archive
+from asr_lora.sources.beside import AudioBesideText, holds_audio_beside_text
+from asr_lora.sources.commonvoice import (
+    ReleaseArchive,
+    ReleaseOnDisk,
+    Tables,
+    find_locale,
+    find_release,
+    holds_release,
+    is_locale,
+)
+from asr_lora.sources.download import dataset_of, fetch
+from asr_lora.sources.interface import Source
+from asr_lora.sources.kaldi import find_kaldi
+from asr_lora.sources.manifest import Manifest, find_manifest
+from asr_lora.sources.parquet import HubDataset, ParquetFiles, find_parquet
+
+RELEASE, VALIDATED, DELTA = "release", "validated", "delta"
+KNOWN = (
+    "a Common Voice release (folder or .tar.gz), a manifest (.jsonl, .csv, .tsv), a Kaldi folder, a folder of parquet "
+    "files, a folder of audio with .txt files of the same names, hf:NAME:CONFIG, or mdc:DATASET"
+)
+
+
+def open_shares(
+    words: Sequence[str | Path],
+    *,
+    locale: str,
+    deltas: Sequence[Path] = (),
+    splits_from: str = RELEASE,
+    keep_marks: bool = False,
+    text_column: str | None = None,
+) -> list[Share]:
+    """Open the sources that a user named, each perhaps with a weight, and the deltas over the only one.
+
+    Args:
+        words: paths and names, such as "cv/", "hf:google/fleurs:nl_nl" or "talks.jsonl=0.5".
+        locale: folder of the language in a Common Voice release.
+        splits_from: "release", or "validated": all validated clips of a release, split here.
+
+    Raises:
+        ConfigError: a weight that is none; deltas over several sources or over none that can have them.
+        DataError: a source is not there, or is of no kind that is known.
+    """
+    if splits_from not in (RELEASE, VALIDATED):
+        raise ConfigError(f"--from {splits_from}: write {RELEASE} or {VALIDATED}")
+    shares = []
+    for family, word in enumerate(words):
+        name, weight = split_weight(word)
+        tables = Tables.of(splits_from, keep_marks=keep_marks)
+        source = open_source(name, locale=locale, tables=tables, text_column=text_column)
+        if splits_from == VALIDATED and not isinstance(source, ReleaseOnDisk | ReleaseArchive):
+            raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, which {name} is not: leave it out")
+        shares.append(Share(source, family, weight))
+    if text_column and not any(isinstance(share.source, Manifest | ParquetFiles | HubDataset) for share in shares):
+        raise ConfigError(
+            f"--text-column {text_column} is for manifests, parquet and hf:, none of which is here: leave it out"
+        )
+    if not deltas:
+        return shares
+    if len(shares) != 1 or not isinstance(shares[0].source, ReleaseOnDisk | ReleaseArchive):
+        raise ConfigError("--delta is laid over one Common Voice release: name that one alone as SOURCE")
+    kind = DELTA if splits_from == RELEASE else VALIDATED
+    for delta in deltas:
+        found = find_release(delta, locale, Tables.of(kind, keep_marks=keep_marks))
+        shares.append(Share(found, 0, shares[0].weight))
+    return shares
+
+
+def open_source(word: str, *, locale: str, tables: Tables | None = None, text_column: str | None = None) -> Source:
+    """Open one source, which is recognised by what is there.
+
+    Raises:
+        DataError: it is not there, or of no kind that is known.
+    """
+    tables = tables or Tables()
+    if word.startswith("hf:"):
+        repository, _, config = word.removeprefix("hf:").partition(":")
+        if not repository.strip("/"):
+            raise ConfigError(f"{word} names no dataset: write hf:OWNER/NAME, or hf:OWNER/NAME:CONFIG")
+        return HubDataset(repository, config or None, text_column)
+    path = local_path(word)
+    if not path.exists():
+        raise DataError(f"{word} is not there. SOURCE is {KNOWN}")
+    if (path.is_file() and is_archive(path)) or (path.is_dir() and holds_release(path)):
+        return find_release(path, locale, tables)
+    if path.suffix.lower() == ".tsv" and path.is_file() and is_locale(path.parent):
+        raise DataError(f"{word} is one table of a Common Voice release: name the folder, {path.parent}")
+    listed = find_kaldi(path) or find_parquet(path, text_column) or find_manifest(path, text_column)
+    if listed is not None:
+        return listed
+    if holds_audio_beside_text(path):
+        return AudioBesideText(path)
+    try:
+        return ReleaseOnDisk(find_locale(path, locale), tables)
+    except DataError as error:
+        raise DataError(f"{error}. SOURCE is {KNOWN}") from error
+
+
+def local_path(word: str) -> Path:
+    """Where a source lies on this machine; a dataset of Mozilla Data Collective is downloaded first."""
+    dataset = dataset_of(word)
+    return fetch(dataset, downloads_folder()) if dataset else Path(word)
+
+
+def split_weight(word: str | Path) -> tuple[str, float]:
+    """Name and weight of a source: "talks=0.5" is ("talks", 0.5); what exists under the whole name has weight 1.
+
+    Raises:
+        ConfigError: the weight is not above 0 and at most 1.
+    """
+    if isinstance(word, Path):
+        return str(word), 1.0
+    name, equals, written = word.rpartition("=")
+    if not equals or Path(word).exists():
+        return word, 1.0
+    try:
+        weight = float(written)
+    except ValueError:
+        return word, 1.0
+    if weight > 1:
+        raise ConfigError(
+            f"{word}: a weight above 1 would store utterances twice, and training on them twice is what more steps are "
+            "for: leave it at 1 and lower the others"
+        )
+    if not weight > 0:
+        raise ConfigError(f"{word}: a weight is the share of train that is taken, above 0 and at most 1")
+    return name, weight

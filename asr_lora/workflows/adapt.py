@@ -1,0 +1,249 @@
+"""All of the jobs for one language, with settings chosen from the hours of speech and the machine.
+
+With `promotion.py` and `sweep.py` the only module that calls jobs: it writes the configs that it chose and prints each
+stage as the command that would repeat it by hand. A stage that is complete is not run again.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_lora.audio.features import context_seconds
+from asr_lora.config import (
+    AdapterSettings,
+    AugmentationSettings,
+    Context,
+    DataSettings,
+    Method,
+    ModelSettings,
+    OptimiserSettings,
+    RunConfig,
+    TrainingSettings,
+)
+from asr_lora.dataset.prepare import prepare
+from asr_lora.dataset.reading import read_split
+from asr_lora.errors import ConfigError
+from asr_lora.evaluation.compare import compare
+from asr_lora.evaluation.evaluate import evaluate
+from asr_lora.folders.atomic import write_text
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.report_folder import ComparisonFolder
+from asr_lora.folders.workflow_folder import AdaptFolder
+from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.model.whisper import default_device, model_width
+from asr_lora.system.progress import Stages, say
+from asr_lora.text import TextRules
+from asr_lora.training.train import train
+from asr_lora.transcription.transcribe import Transcript, transcribe
+
+BATCH_SECONDS = 40.0  # about eight Common Voice clips, the batch of the published recipe
+MOST_STEPS = 5000  # of the published large-v2 experiment on all of Dutch
+CPU_MICRO_BATCH_SECONDS = 20.0  # of that in memory at once: a CPU is as fast, and 6 GB suffice
+LITTLE_HOURS = (0.2, 2.0)  # of speech: where speeds were measured to help (reports/ablation-cs-1h)
+CPU_HOURS = 1.5  # beyond this much speech, a machine without GPU trains on the 1 h subset
+DEV_UTTERANCES = 128  # decoded at each dev evaluation
+EVALUATIONS = 5  # during a run
+OPTIONS = {"splits_from": "--from", "deltas": "--delta", "id_lists": "--ids"}  # of prepare, called unlike its arguments
+UNTOUCHED = "untouched"  # name of the base in reports
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen, and why."""
+
+    model: str
+    language: str
+    language_token: str | None
+    subset: str
+    width: int  # of the model, which decides the learning rate of full fine-tuning
+    steps: int
+    speeds: tuple[float, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `adapt` made."""
+
+    folder: AdaptFolder
+    verdict: str
+    table: str  # Markdown
+    sample: Transcript
+    sample_reference: str
+
+
+def adapt(
+    source: Path | str | Sequence[Path | str],
+    *,
+    language: str,
+    out: Path,
+    language_token: str | None = None,
+    model: str | None = None,
+    subset: str | None = None,
+    epochs: float | None = None,
+    baselines: Sequence[str] = (),
+    transcripts: bool = True,
+    **asked: Any,
+) -> Adaptation:
+    """Prepare, score the untouched model, train LoRA, score it, compare, and transcribe a held-out clip.
+
+    Args:
+        source: one or several, as for `prepare`.
+        language: name or code, such as "Dutch" or "nl".
+        out: folder for everything that is made; what is complete in it is reused.
+        language_token: of a related language, where Whisper has none for the language.
+        model: any Whisper; openai/whisper-large-v2 with a GPU and openai/whisper-base without, when not given.
+        subset: of train, such as "1h"; chosen from hours and machine when not given.
+        epochs: how often the speech is heard; chosen from its hours when not given.
+        baselines: "full" adds full fine-tuning of the same base on the same utterances.
+        transcripts: whether the comparison page may show references and hypotheses.
+        asked: further arguments of `prepare`, such as locale, subsets and drop.
+
+    Raises:
+        ConfigError, DataError, Interrupted: as the stages do; the same command goes on where it stopped.
+    """
+    unknown = set(baselines) - {UNTOUCHED, Method.FULL}
+    if unknown:
+        raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
+    methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
+    token = borrowed_token(spoken_language(language), language_token)
+    folder = AdaptFolder(out)
+    stages = Stages(total=4 + 2 * len(methods))
+
+    sources = [source] if isinstance(source, str | Path) else source
+    stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
+    dataset = prepare(sources, language=language, out=folder.dataset, **asked)
+    plan = make_plan(dataset, model, subset, token, epochs)
+    for reason in plan.reasons:
+        say(f"      {reason}")
+    configs = {method: _config(plan, method, folder) for method in methods}
+    for method, config in configs.items():
+        write_text(folder.config(method), config.to_yaml())
+
+    systems = {UNTOUCHED: plan.model}
+    _evaluate(stages, plan, folder, plan.model, UNTOUCHED)
+    for method in methods:
+        stages.begin("train", folder.config(method), "--resume")
+        train(configs[method], resume=True)
+        systems[method.value] = str(folder.run(method))
+        _evaluate(stages, plan, folder, systems[method.value], method.value)
+
+    reports = [folder.report(name) for name in systems]
+    words = [] if transcripts else ["--without-transcripts"]
+    stages.begin("compare", *reports, *words, "--out", folder.comparison)
+    comparison = compare(reports, out=folder.comparison, transcripts=transcripts)
+    clip, reference = _held_out_clip(dataset.root, folder)
+    run = str(folder.run(Method.LORA))
+    stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
+    (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
+    body = comparison.read()
+    folder.write(
+        {
+            "fingerprint": fingerprint(dataset.read()["fingerprint"], body["fingerprint"]),
+            "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
+            "commands": stages.commands,
+            "verdict": body["verdict"],
+        }
+    )
+    table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")
+    return Adaptation(folder, body["verdict"], table, sample, reference)
+
+
+def prepare_options(asked: Mapping[str, Any]) -> list[str]:
+    """Arguments of `prepare` as the options of its command; those that are as usual are left out."""
+    usual = inspect.signature(prepare).parameters
+    words: list[str] = []
+    for name, value in asked.items():
+        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        if isinstance(value, TextRules):
+            words += [f"--{rule.replace('_', '-')}" for rule in value.chosen()]
+        elif (tuple(value) if isinstance(value, list) else value) == usual[name].default:
+            continue
+        elif name == "subsets":
+            words += [option, ",".join(value)]
+        elif value is True:
+            words.append(option)
+        else:
+            each = value if isinstance(value, list | tuple) else [value]
+            words += [word for item in each for word in (option, str(item))]
+    return words
+
+
+def make_plan(
+    dataset: DatasetFolder,
+    model: str | None,
+    subset: str | None,
+    language_token: str | None = None,
+    epochs: float | None = None,
+) -> Plan:
+    """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
+    manifest = dataset.read()
+    gpu = default_device().type == "cuda"
+    reasons = []
+    name = model or ("openai/whisper-large-v2" if gpu else "openai/whisper-base")
+    if not model:
+        reasons.append(f"model {name}, as there is {'a' if gpu else 'no'} GPU (--model chooses another)")
+    if subset is None:
+        hours = float(manifest["splits"]["train"]["hours"])
+        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest["subsets"] else "all"
+        if subset != "all":
+            reasons.append(f"subset {subset} of {hours:.1f} h, as there is no GPU (--subset chooses another)")
+    lengths = read_split(dataset.root, "train", subset=subset).seconds
+    hours = sum(lengths) / 3600
+    epochs = epochs or (10 if hours < 0.2 else 4 if hours <= 2 else 3)
+    heard = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in lengths)
+    steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
+    reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs:g} epochs")
+    reasons.append("context true_length: the encoder sees each batch's longest clip, not 30 s")
+    speeds: tuple[float, ...] = (1.0,)
+    if LITTLE_HOURS[0] <= hours <= LITTLE_HOURS[1]:
+        speeds = (0.9, 1.0, 1.1)
+        reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
+    width = model_width(name)
+    return Plan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
+
+
+def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
+    # Full fine-tuning moves every weight, so its rate is small, and smaller for larger models (arXiv 2212.04356, D.1).
+    full_rate = 1e-5 if plan.width >= 1024 else 2e-5
+    return RunConfig(
+        out=folder.run(method),
+        method=method,
+        model=ModelSettings(name=plan.model, language=plan.language, language_token=plan.language_token),
+        data=DataSettings(dataset=folder.dataset, subset=plan.subset, dev_utterances=DEV_UTTERANCES),
+        adapter=AdapterSettings(),
+        optimiser=OptimiserSettings(
+            learning_rate=1e-3 if method is Method.LORA else full_rate, warmup_steps=min(50, plan.steps // 10)
+        ),
+        augmentation=AugmentationSettings(speeds=plan.speeds),
+        training=TrainingSettings(
+            steps=plan.steps,
+            batch_seconds=BATCH_SECONDS,
+            micro_batch_seconds=None if default_device().type == "cuda" else CPU_MICRO_BATCH_SECONDS,
+            evaluate_every_steps=max(1, math.ceil(plan.steps / EVALUATIONS)),
+        ),
+    )
+
+
+def _evaluate(stages: Stages, plan: Plan, folder: AdaptFolder, model: str, name: str) -> None:
+    report = folder.report(name)
+    told = ["--language", plan.language, *(["--language-token", plan.language_token] if plan.language_token else [])]
+    stages.begin("evaluate", model, folder.dataset, *told, "--name", name, "--out", report)
+    evaluate(
+        model, folder.dataset, out=report, name=name, language=plan.language, language_token=plan.language_token
+    )  # fmt: skip
+
+
+def _held_out_clip(dataset: Path, folder: AdaptFolder) -> tuple[Path, str]:
+    """Write the test utterance of median length as a file; return it and its reference."""
+    test = read_split(dataset, "test")
+    index = sorted(range(len(test)), key=lambda i: (test.seconds[i], test.ids[i]))[len(test) // 2]
+    row: dict[str, Any] = test.rows[index]
+    clip = folder.transcripts / row["audio"]["path"]
+    clip.parent.mkdir(parents=True, exist_ok=True)
+    clip.write_bytes(row["audio"]["bytes"])
+    return clip, test.texts[index]

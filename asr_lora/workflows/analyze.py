@@ -1,0 +1,301 @@
+"""The job: runs -> what training changed in their weights, matrix by matrix, and what the runs share.
+
+The measures are those of the LoRA paper (arXiv 2106.09685, section 7); `model/spectra.py` computes them.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from asr_lora.config import AdapterSettings
+from asr_lora.errors import ConfigError, DataError
+from asr_lora.folders.atomic import write_text
+from asr_lora.folders.digests import fingerprint, folder_digest
+from asr_lora.folders.report_folder import AnalysisFolder
+from asr_lora.model.adapters.merging import load_adapter
+from asr_lora.model.adapters.updates import Update, updates
+from asr_lora.model.locate import Tuned, find_tuned
+from asr_lora.model.spectra import (
+    COUNTS,
+    MOST,
+    Spectrum,
+    amplifications,
+    effective_rank,
+    energy_held,
+    similarity,
+    similarity_by_chance,
+    spectrum_of_matrix,
+    spectrum_of_product,
+    stable_rank,
+)
+from asr_lora.model.targets import target_names
+from asr_lora.model.whisper import load_whisper
+from asr_lora.pages.analysis_page import matrices_csv, render_analysis_markdown, render_analysis_page
+
+ANY_LANGUAGE = "en"  # weights are read, nothing is spoken; English is what every Whisper knows
+FIGURES = 6  # significant, of what is written
+
+
+@dataclass(frozen=True)
+class Change:
+    """One matrix of the base and what was added to it."""
+
+    name: str
+    weight: torch.Tensor  # (out, in) of the base
+    spectrum: Spectrum  # of what was added; with DoRA before magnitudes are given
+    moved: float  # Frobenius norm of all that changed, DoRA's magnitudes included
+    directions: torch.Tensor | None  # (in, k) of an adapter's A, as the paper compares them; None: no adapter
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Directions of one run that are held against those of another, by matrix: (in, k) each."""
+
+    update: dict[str, torch.Tensor]
+    a: dict[str, torch.Tensor]
+
+
+def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
+    """Write what `describe` says of some runs: analysis.json, index.html, table.md and matrices.csv.
+
+    An analysis of the same weights is left as it is.
+
+    Raises:
+        ConfigError: as `describe`; `out` holds something else.
+        DataError: as `describe`.
+    """
+    tuned = _find(runs)
+    stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
+    folder = AnalysisFolder(out)
+    if folder.reusable(stamp):
+        return folder
+    folder.require_ours(folder.complete or folder.markdown.is_file())
+    body = {"fingerprint": stamp, **_describe_all(tuned)}
+    folder.manifest.unlink(missing_ok=True)
+    write_text(folder.page, render_analysis_page(body))
+    write_text(folder.markdown, render_analysis_markdown(body))
+    write_text(folder.matrices, matrices_csv(body))
+    folder.write(body)
+    return folder
+
+
+def describe(runs: Sequence[str]) -> dict[str, Any]:
+    """Describe what training changed in the weights of one run or several, and what each two of them share.
+
+    Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
+    blocks.
+
+    Args:
+        runs: run folders or adapter folders, trained from one base.
+
+    Raises:
+        ConfigError: no run, one named twice or with a strength, or runs of several bases.
+        DataError: a run or its base cannot be used, or nothing of it changed.
+    """
+    return _describe_all(_find(runs))
+
+
+def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
+    own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
+    described, shared = [], {}
+    for label, run in tuned.items():
+        facts, shared[label] = _describe(label, run, own)
+        described.append(facts)
+    return {
+        "base": next(iter(tuned.values())).base,
+        "runs": described,
+        "pairs": [pair for a, b in itertools.combinations(shared, 2) for pair in _pairs(a, b, shared[a], shared[b])],
+    }
+
+
+def _find(runs: Sequence[str]) -> dict[str, Tuned]:
+    """The runs by what they are called in tables, all of one base."""
+    if not runs or len(set(runs)) < len(runs):
+        raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
+    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    bases = sorted({run.base for run in tuned.values()})
+    if len(bases) > 1:
+        raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
+    return tuned
+
+
+def _labels(runs: Sequence[str]) -> list[str]:
+    """The last part of each name, or the whole where two would be called the same."""
+    last = [Path(run).name for run in runs]
+    return last if len(set(last)) == len(last) else list(runs)
+
+
+def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+    matrices, unchanged = [], []
+    shared = Shared({}, {})
+    changes, outside = _read(tuned)
+    for change in tqdm(changes, desc=f"analyze {label}", unit="matrix"):
+        if not change.spectrum.rank and not change.moved:
+            unchanged.append(change.name)
+            continue
+        if change.name not in own:
+            own[change.name] = torch.linalg.svdvals(change.weight.double())
+        matrices.append(_matrix(change, own[change.name]))
+        shared.update[change.name] = change.spectrum.right.float()
+        if change.directions is not None:
+            shared.a[change.name] = change.directions.float()
+    if not matrices:
+        raise DataError(f"{label}: no linear layer differs from {tuned.base}: train it for longer")
+    run = tuned.run or {}
+    inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
+    facts = {
+        "name": label,
+        "weights": str(tuned.weights),
+        "kind": "adapter" if tuned.adapter else "full",
+        "method": run.get("method"),
+        "seed": run["config"]["training"]["seed"] if "config" in run else None,
+        "trainable_parameters": run["parameters"]["trainable"] if "parameters" in run else None,
+        "unchanged": unchanged,
+        "energy_outside": _figures(outside / (inside + outside)),
+        "matrices": matrices,
+    }
+    return facts, shared
+
+
+def _matrix(change: Change, own: torch.Tensor) -> dict[str, Any]:
+    spectrum, norm = change.spectrum, float(torch.linalg.vector_norm(own))
+    return {
+        "matrix": change.name,
+        **_place(change.name),
+        "shape": list(change.weight.shape),
+        "rank": spectrum.rank,
+        "frobenius": _figures(spectrum.norm),
+        "relative": _figures(spectrum.norm / norm),
+        "moved": _figures(change.moved / norm),
+        "spectral": _figures(float(spectrum.values[0])) if len(spectrum.values) else 0.0,
+        "effective_rank": _figures(effective_rank(spectrum.values)),
+        "stable_rank": _figures(stable_rank(spectrum.values)),
+        "singular_values": [_figures(value) for value in spectrum.values[:MOST].tolist()],
+        "energy_held": [_figures(share) for share in energy_held(spectrum.values)[:MOST].tolist()],
+        "amplification": [
+            {
+                **{key: value if key == "directions" else _figures(value) for key, value in asdict(found).items()},
+                "factor": None if found.factor is None else _figures(found.factor),
+            }
+            for found in amplifications(change.weight, own, spectrum)
+        ],
+    }
+
+
+def _place(name: str) -> dict[str, Any]:
+    """Half, layer and projection of a matrix; a name that has none is its own projection."""
+    found = re.fullmatch(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)", name)
+    if not found:
+        return {"half": "", "layer": 0, "projection": name}
+    return {"half": found[1], "layer": int(found[2]), "projection": found[3]}
+
+
+# What changed.
+
+
+def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
+    """Every matrix that was trained, in the model's order, and the squared norm of what changed beside them."""
+    if tuned.adapter:
+        return _of_adapter(tuned), 0.0
+    base, after = (load_whisper(source, ANY_LANGUAGE).core for source in (tuned.base, str(tuned.weights)))
+    ours, theirs = dict(base.named_parameters()), dict(after.named_parameters())
+    if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
+        raise DataError(f"{tuned.weights} and {tuned.base} are not of one shape: put the base back that it was made of")
+    names = target_names(base, AdapterSettings(targets="linear"))  # type: ignore[arg-type]
+    inside = {f"{name}.weight" for name in names}
+    outside = sum(
+        float((theirs[name] - value).detach().double().square().sum())
+        for name, value in ours.items()
+        if name not in inside
+    )
+    pairs = ((name, ours[f"{name}.weight"].detach(), theirs[f"{name}.weight"].detach()) for name in names)
+    return (_of_difference(*pair) for pair in pairs), outside
+
+
+def _of_adapter(tuned: Tuned) -> Iterator[Change]:
+    whisper = load_adapter(load_whisper(tuned.base, ANY_LANGUAGE), tuned.weights)
+    for name, (weight, update) in updates(whisper).items():
+        spectrum = spectrum_of_product(update.b, update.a)
+        yield Change(name, weight, spectrum, _moved(weight, update, spectrum), _directions(update.a))
+
+
+def _of_difference(name: str, weight: torch.Tensor, after: torch.Tensor) -> Change:
+    spectrum = spectrum_of_matrix(after - weight)
+    return Change(name, weight, spectrum, spectrum.norm, None)
+
+
+def _moved(weight: torch.Tensor, update: Update, spectrum: Spectrum) -> float:
+    """Frobenius norm of W' - W, where W' = W + B A, and with DoRA has its rows scaled to the magnitudes."""
+    if update.magnitudes is None:
+        return spectrum.norm
+    after = weight.double() + update.b.double() @ update.a.double()
+    after *= (update.magnitudes.double() / torch.linalg.vector_norm(after, dim=1))[:, None]
+    return float(torch.linalg.matrix_norm(after - weight.double()))
+
+
+def _directions(a: torch.Tensor) -> torch.Tensor:
+    """Right-singular directions of A (rank, in): (in, k)."""
+    return spectrum_of_matrix(a).right if a.numel() else torch.zeros(a.shape[1], 0, dtype=torch.float64)
+
+
+# What runs share.
+
+
+def _pairs(a: str, b: str, first: Shared, second: Shared) -> list[dict[str, Any]]:
+    """Hold the directions of two runs against each other: those of the update, and of A where both are adapters."""
+    found = []
+    for of in ("update", "a"):
+        ours, theirs = getattr(first, of), getattr(second, of)
+        names = [name for name in ours if name in theirs and ours[name].shape[1] and theirs[name].shape[1]]
+        if names:
+            both = [(name, ours[name], theirs[name]) for name in names]
+            found.append({"a": a, "b": b, "of": of, **_similarity(both)})
+    return found
+
+
+def _similarity(both: list[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str, Any]:
+    """What two runs share: phi, on average over matrices that have as many directions, and of each at some counts."""
+    tables = [similarity(ours.double(), theirs.double()).numpy() for _, ours, theirs in both]
+    rows, columns = (max(table.shape[axis] for table in tables) for axis in (0, 1))
+    total, seen = np.zeros((rows, columns)), np.zeros((rows, columns), dtype=int)
+    for table in tables:
+        total[: table.shape[0], : table.shape[1]] += table
+        seen[: table.shape[0], : table.shape[1]] += 1
+    cells = (zip(*rows, strict=True) for rows in zip(total, seen, strict=True))
+    mean = [[_figures(sum_ / n) if n else None for sum_, n in row] for row in cells]
+    most = max(min(table.shape) for table in tables)
+    counts = sorted({*(count for count in COUNTS if count < most), most})
+    return {
+        "matrices": len(both),
+        "phi": mean,
+        "shown": [
+            {
+                "directions": count,
+                "phi": mean[count - 1][count - 1],
+                "by_chance": _figures(similarity_by_chance(count, count, side)),
+            }
+            for count, side in zip(counts, (_typical_side(both, tables, count) for count in counts), strict=True)
+        ],
+        "by_matrix": [
+            {"matrix": name, "phi": {str(k): _figures(table[k - 1, k - 1]) for k in counts if k <= min(table.shape)}}
+            for (name, _, _), table in zip(both, tables, strict=True)
+        ],
+    }
+
+
+def _typical_side(both: list[tuple[str, torch.Tensor, torch.Tensor]], tables: list[np.ndarray], count: int) -> float:
+    """The harmonic mean of the dimensions of matrices with so many directions: chance goes with 1 / dimensions."""
+    sides = [len(ours) for (_, ours, _), table in zip(both, tables, strict=True) if min(table.shape) >= count]
+    return len(sides) / sum(1 / side for side in sides)
+
+
+def _figures(value: float) -> float:
+    """A number as it is written: six figures of it."""
+    return float(f"{value:.{FIGURES}g}")

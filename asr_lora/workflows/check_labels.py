@@ -1,0 +1,149 @@
+"""The job: a prepared dataset -> what is suspicious about its labels, before a GPU hour is spent on them."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from asr_lora.config import Precision
+from asr_lora.dataset.reading import Split, read_split
+from asr_lora.errors import ConfigError
+from asr_lora.folders.atomic import read_jsonl, write_jsonl, write_text
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DiagnosisFolder
+from asr_lora.folders.digests import fingerprint
+from asr_lora.labels.diagnosis import Diagnosis, diagnose, require_rules, write_diagnosis
+from asr_lora.labels.model_scores import Opinion, judged
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_doctor_page, worst
+
+if TYPE_CHECKING:
+    from asr_lora.model.whisper import Whisper
+
+OPINION_VERSION = 1  # of what an opinion holds
+
+
+def doctor(
+    dataset: Path,
+    *,
+    model: str | None = None,
+    language_token: str | None = None,
+    precision: Precision = Precision.AUTO,
+    without: Collection[str] = (),
+    transcripts: bool = True,
+    audio: bool = False,
+) -> DiagnosisFolder:
+    """Apply the rules of `asr_lora.labels.rules` to every utterance: findings.jsonl, doctor.json and a page.
+
+    Nothing is changed or left out of the dataset. With a model, labels are also suspected by what it thinks of them;
+    interrupted, the same call goes on where it stopped.
+
+    Args:
+        dataset: folder made by prepare.
+        model: best an untouched one; see `asr_lora.model.locate`. None: rules only.
+        language_token: of a related language, where Whisper has none for the language.
+        precision: what the model computes in.
+        without: names of rules that are off.
+        transcripts: whether the page shows texts.
+        audio: whether the page carries the sound of the worst utterances.
+
+    Raises:
+        ConfigError: no such rule, or the model cannot be told the language.
+        DataError: the dataset or model cannot be used.
+    """
+    require_rules(without)
+    if language_token and not model:
+        raise ConfigError("--language-token is told to a model: add --model, such as --model openai/whisper-small")
+    place = DatasetFolder(dataset)
+    manifest = place.read()
+    data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
+    diagnosis = diagnose(place, manifest["language"], without=without)
+    thought: list[Opinion] = []
+    more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
+    folder = place.diagnosis
+    folder.manifest.unlink(missing_ok=True)
+    if model:
+        readable = {split: _readable(data[split], split, diagnosis) for split in data}
+        thought = _opinions(place, readable, model, language_token, precision)
+        diagnosis = _with_opinions(diagnosis, thought, without)
+        more["model"] = model
+    sounds = _sounds(data, worst(diagnosis, thought)) if audio else {}
+    write_text(
+        folder.page, render_doctor_page(str(dataset), diagnosis, thought, transcripts=transcripts, sounds=sounds)
+    )
+    write_diagnosis(folder, diagnosis, **more)
+    return folder
+
+
+def _readable(data: Split, split: str, diagnosis: Diagnosis) -> Split:
+    """What can be heard of a split."""
+    unreadable = {label.id for label in diagnosis.labels if label.split == split and label.sound is None}
+    return data.select([index for index, clip in enumerate(data.ids) if clip not in unreadable]) if unreadable else data
+
+
+def _with_opinions(diagnosis: Diagnosis, thought: Sequence[Opinion], without: Collection[str]) -> Diagnosis:
+    """Add what follows from opinions; the model's tokenizer has also counted tokens, which bytes only bound."""
+    known = {(opinion.split, opinion.id) for opinion in thought}
+    kept = [
+        replace(finding, detail="counted by the model's tokenizer") if finding.rule == "too-many-tokens" else finding
+        for finding in diagnosis.findings
+        if finding.rule != "too-many-tokens" or (finding.split, finding.id) not in known
+    ]
+    more = [finding for finding in judged(thought, diagnosis.labels) if finding.rule not in without]
+    return replace(diagnosis, findings=kept + more)
+
+
+def _opinions(
+    dataset: DatasetFolder,
+    data: dict[str, Split],
+    model: str,
+    language_token: str | None,
+    precision: Precision,
+) -> list[Opinion]:
+    """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
+    from asr_lora.model.locate import language_to_tell, open_system, system_digest
+
+    told = language_to_tell(model, None, language_token, otherwise=dataset.read()["language"])
+    assert told is not None  # a dataset says its language
+    stamp = fingerprint(
+        system_digest(model), dataset.splits_digest(), asdict(told), precision, OPINION_VERSION, list(data)
+    )
+    kept = dataset.diagnosis.opinions(stamp)
+    rows = read_jsonl(kept) if kept.is_file() else []
+    write_jsonl(kept, rows)  # without a half-written last line
+    thought = {(row["split"], row["id"]): Opinion(**row) for row in rows}
+    if any((name, clip) not in thought for name, split in data.items() for clip in split.ids):
+        system = open_system(model, language=told.language, language_token=told.token, precision=precision)
+        with kept.open("a", encoding="utf-8") as handle:
+            for name, split in data.items():
+                _ask(system.whisper, split, name, thought, handle)
+    return [thought[name, clip] for name, split in data.items() for clip in split.ids if (name, clip) in thought]
+
+
+def _ask(whisper: "Whisper", split: Split, name: str, thought: dict[tuple[str, str], Opinion], handle: Any) -> None:
+    from asr_lora.evaluation.teacher_forced import opinions
+
+    done = {clip for asked, clip in thought if asked == name}
+    with tqdm(total=len(split), initial=len(done), desc=f"ask about {name}", unit="clip") as bar:
+        for batch in opinions(whisper, split, name, done=done):
+            for opinion in batch:
+                thought[opinion.split, opinion.id] = opinion
+                handle.write(json.dumps(asdict(opinion), ensure_ascii=False) + "\n")
+            handle.flush()
+            bar.update(sum(opinion.id not in done for opinion in batch))
+
+
+def _sounds(data: dict[str, Split], wanted: Sequence[tuple[str, str]]) -> Sounds:
+    """FLAC of the first utterances of a list, as many as the page may carry."""
+    places = {name: {clip: index for index, clip in enumerate(split.ids)} for name, split in data.items()}
+    sounds: Sounds = {}
+    size = 0
+    for name, clip in wanted:
+        if clip not in places.get(name, {}):
+            continue  # left out by prepare
+        flac = data[name].rows[places[name][clip]]["audio"]["bytes"]
+        if flac and size + len(flac) <= AUDIO_BYTES:
+            sounds[name, clip] = flac
+            size += len(flac)
+    return sounds

@@ -1,0 +1,260 @@
+"""Before an adapted model is used: the strength that dev chooses, and the gate that it must pass.
+
+Both are scored on dev, never on test, and both call the evaluate job, so their reports are reports like any other:
+reused where nothing changed, and repeated by hand with the command that is printed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_lora.config import Precision, Task
+from asr_lora.errors import ConfigError, Refused
+from asr_lora.evaluation.compare import read_comparison
+from asr_lora.evaluation.comparison import Comparison, Pair
+from asr_lora.evaluation.evaluate import evaluate
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import fingerprint, sha256_file
+from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.workflow_folder import PromotionFolder, SweepFolder
+from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.model.locate import split_strength, system_digest
+from asr_lora.system.progress import Stages
+
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # the first is what the others are held against, and wins a tie
+SPLIT = "dev"
+TOLERANCE = 0.01  # of WER, absolute: what a guard may lose
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One dataset on which the model before and the model after are scored."""
+
+    dataset: Path
+    language: str
+    language_token: str | None
+    guard: bool  # must not get worse; otherwise: must get better
+
+
+def sweep_strengths(
+    model: str,
+    dataset: Path,
+    *,
+    out: Path,
+    language: str | None = None,
+    language_token: str | None = None,
+    task: Task | None = None,
+    precision: Precision = Precision.AUTO,
+    beams: int = 1,
+) -> SweepFolder:
+    """Score an adapter on dev at several strengths, in its own context, and say which of them dev chooses.
+
+    Raises:
+        ConfigError: the model has no adapter or is named with a strength; `out` holds something else.
+        DataError: the model or dataset cannot be used, or has no dev split.
+    """
+    if split_strength(model)[1] is not None:
+        raise ConfigError(f"{model}: a sweep takes strengths of its own, so name {split_strength(model)[0]}")
+    system_digest(f"{model}@1")  # refuses what has no adapter
+    DatasetFolder(dataset).split_file(SPLIT)
+    folder = SweepFolder(out)
+    folder.require_ours(folder.ours)
+    stages = Stages(len(STRENGTHS))
+    for strength in STRENGTHS:
+        name, report = f"{model}@{strength:g}", folder.report(strength)
+        stages.begin(*_command(name, dataset, report, language, language_token))
+        evaluate(
+            name, dataset, out=report, split=SPLIT, language=language, language_token=language_token, task=task,
+            precision=precision, beams=beams,
+        )  # fmt: skip
+    folder.write(_sweep_facts(model, dataset, read_comparison([folder.report(strength) for strength in STRENGTHS])))
+    return folder
+
+
+def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str, Any]:
+    systems, lead = comparison.systems, comparison.lead
+    best = min(range(len(systems)), key=lambda place: systems[place]["scores"][lead])  # the first of equals
+    chosen = systems[best]["system"]["name"]
+    against = {pair.b: pair for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
+    rows = [
+        {
+            "strength": strength,
+            "model": system["system"]["name"],
+            **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+            "difference": asdict(against[system["system"]["name"]].leading) if place else None,
+            "fingerprint": system["fingerprint"],
+        }
+        for place, (strength, system) in enumerate(zip(STRENGTHS, systems, strict=True))
+    ]
+    return {
+        "fingerprint": fingerprint([system["fingerprint"] for system in systems]),
+        "model": model,
+        "dataset": {**systems[0]["dataset"], "folder": str(dataset)},
+        "strengths": sorted(rows, key=lambda row: row["strength"]),
+        "chosen": chosen,
+        "verdict": _choice(chosen, against.get(chosen), lead),
+    }
+
+
+def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
+    """The choice of dev in words; `pair` holds it against full strength, None where it is that itself."""
+    if pair is None:
+        return f"dev chooses {chosen}, the adapter as it was trained: no other strength has a lower {lead.upper()}."
+    doubt = ""
+    if pair.leading.verdict == "not distinguishable":
+        doubt = " It is chosen by its point estimate alone, as the paired interval includes zero."
+    return f"dev chooses {chosen}: {pair.sentence}{doubt}"
+
+
+def promote(
+    run: str,
+    *,
+    over: str | None = None,
+    guards: Sequence[Path] = (),
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+) -> PromotionFolder:
+    """Let a run pass only where it is better than the model before on dev, and no guard dataset gets worse.
+
+    Better is what the paired 95 % interval says. A guard gets worse where its WER rises by more than `tolerance`, by
+    point estimate: an interval that includes zero does not excuse a loss. The run is scored in its own context, the
+    model before in its own, as `evaluate` does. Passing writes promoted.json into the run; a refusal removes it.
+
+    Args:
+        run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
+        over: the model before, by any name; the run's untouched base when not given.
+        guards: prepared datasets, each with a dev split, beside those in the run's data.guards.
+        tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
+        force: promote in spite of refusals, and record them.
+
+    Raises:
+        Refused: the run does not pass; the message has a sentence for each reason.
+        ConfigError: a tolerance that is no share; the run and the model before are the same.
+        DataError: the run, a model or a dataset cannot be used.
+    """
+    if not 0 <= tolerance < 1:
+        raise ConfigError(f"--tolerance {tolerance:g}: it is a share of WER, from 0 to below 1; 0.01 is one point")
+    place, strength = split_strength(str(run))
+    body = RunFolder(Path(place).expanduser()).read()
+    before = over or str(body["model"]["name"])
+    if system_digest(before) == system_digest(str(run)):
+        raise ConfigError(f"{before} and {run} are the same model: name another with --over")
+    folder = PromotionFolder(Path(place).expanduser())
+    trials = _trials(body, guards)
+    stages = Stages(2 * len(trials))
+    task = Task(body["model"].get("task", Task.TRANSCRIBE))
+    rows = [_measured(trial, (before, str(run)), task, tolerance, folder, stages) for trial in trials]
+    refusals = [row["sentence"] for row in rows if not row["passed"]]
+    facts = {
+        "fingerprint": fingerprint(body["weights_digest"], [row["fingerprint"] for row in rows], tolerance),
+        "run": str(run),
+        "over": before,
+        "weights_digest": body["weights_digest"],
+        "strength": 1.0 if strength is None else strength,
+        "tolerance": tolerance,
+        "promoted": force or not refusals,
+        "forced": force and bool(refusals),
+        "refusals": refusals,
+        "verdict": _verdict(str(run), before, rows, refusals, force),
+        "trials": rows,
+    }
+    if not facts["promoted"]:
+        folder.manifest.unlink(missing_ok=True)
+        raise Refused(str(facts["verdict"]), facts)
+    folder.write(facts)
+    return folder
+
+
+def _trials(run: dict[str, Any], guards: Sequence[Path]) -> list[Trial]:
+    """The run's own dataset, then each guard once; all are looked at before anything is spent."""
+    data, model = run["config"]["data"], run["model"]
+    own = Trial(Path(data["dataset"]), model["language"], model.get("language_token"), guard=False)
+    same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
+    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("guards", ()), *guards)}
+    trials = [own]
+    for path in found.values():
+        language = DatasetFolder(path).read()["language"]
+        if language in same:
+            trials.append(Trial(path, own.language, own.language_token, guard=True))
+            continue
+        try:
+            borrowed_token(language, None)
+        except ConfigError as error:
+            raise ConfigError(
+                f"guard {path} is of {language!r}, which Whisper has no token for: take guards in the run's own "
+                "language or in languages that Whisper has"
+            ) from error
+        trials.append(Trial(path, language, None, guard=True))
+    for trial in trials:
+        DatasetFolder(trial.dataset).split_file(SPLIT)
+    return trials
+
+
+def _measured(
+    trial: Trial, models: tuple[str, str], task: Task, tolerance: float, folder: PromotionFolder, stages: Stages
+) -> dict[str, Any]:
+    """Score both models on one dataset; return what promoted.json says of it."""
+    reports = [folder.report(model, trial.dataset) for model in models]
+    for model, report in zip(models, reports, strict=True):
+        stages.begin(*_command(model, trial.dataset, report, trial.language, trial.language_token))
+        evaluate(
+            model, trial.dataset, out=report, split=SPLIT, language=trial.language,
+            language_token=trial.language_token, task=task,
+        )  # fmt: skip
+    comparison = read_comparison(reports)
+    (pair,) = comparison.pairs
+    passed = pair.leading.value <= tolerance if trial.guard else pair.leading.verdict == "better"
+    sides = [_side(system, report, folder) for system, report in zip(comparison.systems, reports, strict=True)]
+    return {
+        "fingerprint": fingerprint([side["fingerprint"] for side in sides]),
+        "dataset": str(trial.dataset),
+        "split": SPLIT,
+        "guard": trial.guard,
+        "language": trial.language,
+        "language_token": trial.language_token,
+        "utterances": comparison.systems[0]["dataset"]["utterances"],
+        "before": sides[0],
+        "after": sides[1],
+        "difference": asdict(pair.leading),
+        "verdict": pair.leading.verdict,
+        "passed": passed,
+        "sentence": _sentence(trial, pair, passed, tolerance),
+    }
+
+
+def _side(system: dict[str, Any], report: Path, folder: PromotionFolder) -> dict[str, Any]:
+    return {
+        "model": system["system"]["model"],
+        "context": system["system"]["context"],
+        **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+        "report": str(report.relative_to(folder.root)),
+        "fingerprint": system["fingerprint"],
+        "hypotheses_sha256": sha256_file(ReportFolder(report).hypotheses),
+    }
+
+
+def _sentence(trial: Trial, pair: Pair, passed: bool, tolerance: float) -> str:
+    if not trial.guard:
+        return f"On dev of {trial.dataset}, {pair.sentence}"
+    change = f"{100 * pair.leading.value:+.1f} points of {pair.lead.upper()}"
+    interval = f"95 % interval {100 * pair.leading.low:+.1f} to {100 * pair.leading.high:+.1f}"
+    kept = "within" if passed else "more than"
+    return f"Guard {trial.dataset} changes by {change} ({interval}), {kept} the {100 * tolerance:.1f} tolerated."
+
+
+def _verdict(run: str, before: str, rows: list[dict[str, Any]], refusals: list[str], force: bool) -> str:
+    if refusals and force:
+        return f"{run} is promoted over {before} by force, against: {' '.join(refusals)}"
+    if refusals:
+        return f"{run} is not promoted over {before}: {' '.join(refusals)} With --force it is promoted all the same."
+    reasons = " ".join(row["sentence"] for row in rows)
+    unguarded = "" if len(rows) > 1 else " No guard was named."
+    return f"{run} is promoted over {before}: {reasons}{unguarded}"
+
+
+def _command(model: str, dataset: Path, report: Path, language: str | None, token: str | None) -> list[object]:
+    """The words that evaluate by hand what is evaluated here."""
+    told = [*(["--language", language] if language else []), *(["--language-token", token] if token else [])]
+    return ["evaluate", model, dataset, "--split", SPLIT, *told, "--out", report]

@@ -1,0 +1,279 @@
+"""Train, evaluate and compare, many times: what changes in WER when one setting changes.
+
+Every variant is a run like any other, written as a config that `train` takes. What is finished is not run again, and a
+variant that fails leaves the others alone.
+"""
+
+import copy
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_lora.config import (
+    Context,
+    Method,
+    Quantise,
+    RunConfig,
+    Variant,
+    check_config,
+    lay_over,
+    load_sweep,
+    read_settings,
+)
+from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
+from asr_lora.evaluation.compare import read_comparison
+from asr_lora.evaluation.comparison import Comparison, comparison_facts
+from asr_lora.evaluation.evaluate import evaluate
+from asr_lora.folders.atomic import write_text
+from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.workflow_folder import VariantsFolder
+from asr_lora.model.adapters.attach import rank_within
+from asr_lora.model.whisper import Whisper, sketch_whisper
+from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
+from asr_lora.pages.tables import numbers_csv
+from asr_lora.system.progress import Stages, say
+from asr_lora.training.setup import run_fingerprint
+from asr_lora.training.train import train
+
+SPLITS = ("dev", "test")  # dev chooses, and is scored before test is read
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A variant with all of its settings."""
+
+    variant: Variant
+    config: RunConfig  # of an untouched model the base's, which is not trained
+
+    @property
+    def slug(self) -> str:
+        return self.variant.slugs[0]
+
+    @property
+    def rows(self) -> list[tuple[str, str, Context | None]]:
+        """Folder, name and context of what is scored; None: the model's own context."""
+        name = self.variant.name
+        return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
+
+
+def sweep_settings(
+    path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev"
+) -> VariantsFolder:
+    """Train and score every variant of a sweep, and hold each against the first in pairs.
+
+    All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
+
+    Args:
+        path: YAML as in configs/sweeps.
+        out: folder for configs, runs, reports and tables; what is finished in it is reused.
+        overrides: `section.key=value`, laid over the base for every variant.
+        split: "dev", or "test" for both.
+
+    Raises:
+        ConfigError: the sweep or a variant is wrong, and nothing was started; `out` holds something else.
+        DataError: the dataset cannot be used.
+        Incomplete: variants failed; the message names each, the tables hold the others.
+        Interrupted: stopped by a signal, everything saved.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"--split {split}: a sweep is scored on dev, or on dev and then test")
+    folder = VariantsFolder(out)
+    planned, base = plan_sweep(path, folder, overrides)
+    splits = SPLITS[: SPLITS.index(split) + 1]
+    for name in splits:
+        DatasetFolder(base.data.dataset).split_file(name)
+    folder.require_ours(folder.ours)
+    folder.manifest.unlink(missing_ok=True)
+    for plan in planned:
+        if not plan.variant.untouched:
+            write_text(folder.config(plan.slug), plan.config.to_yaml())
+    stages = Stages(sum((not plan.variant.untouched) + len(splits) * len(plan.rows) for plan in planned))
+    failed: dict[str, str] = {}
+    for plan in planned:
+        try:
+            _run(plan, base, folder, splits, stages)
+        except Interrupted:
+            raise
+        except (AsrLoraError, RuntimeError, MemoryError, OSError) as error:
+            failed[plan.variant.name] = _reason(error)
+            say(f"{plan.variant.name} failed: {failed[plan.variant.name]}")
+    done = [plan for plan in planned if plan.variant.name not in failed]
+    if len(done) < 2:
+        raise Incomplete(f"{_named(failed, len(planned))} There is nothing to compare yet.")
+    again = [_command(path, split, folder, overrides)]
+    comparisons = {name: _compare(done, folder, name, again) for name in splits}
+    if failed:
+        table = folder.markdown(split).read_text(encoding="utf-8")
+        raise Incomplete(f"{_named(failed, len(planned))} The others are in {folder.page(split)}.", table)
+    folder.write(_facts(path, planned, comparisons))
+    return folder
+
+
+def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
+    """Write the table and the page of a sweep that nobody has run: its rows, and no figure. Nothing is trained.
+
+    Raises:
+        ConfigError: the sweep or a variant is wrong; `out` holds something else, or what was run.
+        DataError: a budget was given and the model is not there.
+    """
+    folder = VariantsFolder(out)
+    planned, _ = plan_sweep(path, folder, overrides)
+    begun = any(folder.config(plan.slug).exists() or folder.run(plan.slug).exists() for plan in planned)
+    folder.require_ours(folder.ours and not begun)
+    rows = [row for plan in planned for row in _described(plan)]
+    page, text = render_empty(path.stem, rows, _command(path, split, folder, overrides))
+    write_text(folder.markdown(split), text)
+    write_text(folder.page(split), page)
+    return folder
+
+
+def _command(path: Path, split: str, folder: VariantsFolder, overrides: Sequence[str] | None) -> str:
+    changes = [word for override in overrides or () for word in ("--set", override)]
+    return shlex.join(["asr-lora", "sweep", str(path), *changes, "--split", split, "--out", str(folder.root)])
+
+
+def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
+    """Name, base, method and speech of what a variant scores."""
+    config, untouched = plan.config, plan.variant.untouched
+    method = "none" if untouched else config.method.value
+    if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
+        method += f", {config.model.quantise} base"
+    speech = "nothing" if untouched else f"{config.data.subset}, {config.training.steps:,} steps"
+    return [(name, config.model.name, method, speech) for _, name, _ in plan.rows]
+
+
+def plan_sweep(
+    path: Path, folder: VariantsFolder, overrides: Sequence[str] | None = None
+) -> tuple[list[Planned], RunConfig]:
+    """The settings of every variant, all checked, and those of the base.
+
+    Raises:
+        ConfigError: the sweep, its base or a variant is wrong; a budget is too small.
+        DataError: a budget was given and the model is not there.
+    """
+    settings = load_sweep(path)
+    body = read_settings(settings.base, overrides)
+    for key, value in settings.set.items():
+        lay_over(body, key, value, f"{path}: set.{key}")
+    base = check_config(body, f"{path}, base {settings.base}")
+    planned: list[Planned] = []
+    sketches: dict[str, Whisper] = {}
+    for variant in settings.rows:
+        place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
+        for key, value in variant.set.items():
+            lay_over(own, key, value, place)
+        config = check_config({**own, "out": folder.run(variant.slugs[0])}, place)
+        budget = variant.budget or settings.budget
+        if budget and not variant.untouched and config.method is not Method.FULL:
+            name = config.model.name
+            sketches[name] = sketches.get(name) or _sketch(config)
+            config = _within(config, budget, sketches[name], place)
+        planned.append(Planned(variant, config))
+    return planned, base
+
+
+def _sketch(config: RunConfig) -> Whisper:
+    model = config.model
+    return sketch_whisper(model.name, model.language, language_token=model.language_token, task=model.task)
+
+
+def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunConfig:
+    """The same run at the rank that a budget allows, its update scaled as before: alpha / rank stays."""
+    try:
+        rank = rank_within(sketch.core, config.adapter, config.method, budget)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    changes = {"rank": rank, "alpha": config.adapter.alpha * rank / config.adapter.rank}
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update=changes)})
+
+
+def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequence[str], stages: Stages) -> None:
+    """Train a variant and score it, where that is not done yet."""
+    config, told, dataset = plan.config, plan.config.model, base.data.dataset
+    model = told.name if plan.variant.untouched else str(config.out)
+    if not plan.variant.untouched:
+        run = RunFolder(config.out)
+        if run.complete and run.read().get("fingerprint") != run_fingerprint(config):
+            raise ConfigError(f"{run.root} holds a run with other settings or data: rename the variant, or remove that")
+        stages.begin("train", folder.config(plan.slug), "--resume")
+        train(config, resume=True)
+    for split in splits:
+        for slug, name, context in plan.rows:
+            report = folder.report(slug, split)
+            words = ["--language", told.language, "--task", told.task]
+            words += ["--language-token", told.language_token] if told.language_token else []
+            words += [*(["--context", context] if context else []), "--name", name]
+            stages.begin("evaluate", model, dataset, "--split", split, *words, "--out", report)
+            evaluate(
+                model, dataset, out=report, split=split, name=name, language=told.language,
+                language_token=told.language_token, task=told.task, context=context,
+            )  # fmt: skip
+
+
+def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str, commands: Sequence[str]) -> Comparison:
+    """Hold what is done against the first of it, and write the table and the page of a split."""
+    reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
+    comparison = read_comparison(reports)
+    facts = comparison_facts(comparison, transcripts=False)
+    write_text(folder.markdown(split), render_markdown(comparison))
+    write_text(folder.csv(split), numbers_csv(comparison))
+    write_text(folder.page(split), render_page(comparison, facts, commands=commands))
+    return comparison
+
+
+def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Comparison]) -> dict[str, Any]:
+    dev = comparisons["dev"].systems
+    best = min(dev, key=lambda system: float(system["scores"]["wer"]))  # the first of equals
+    return {
+        "fingerprint": fingerprint([system["fingerprint"] for of in comparisons.values() for system in of.systems]),
+        "sweep": str(path),
+        "variants": [
+            {
+                "name": plan.variant.name,
+                "set": plan.variant.set,
+                "untouched": plan.variant.untouched,
+                "run": None if plan.variant.untouched else str(plan.config.out),
+                "config": None if plan.variant.untouched else plan.config.model_dump(mode="json"),
+            }
+            for plan in planned
+        ],
+        "splits": {split: _rows(comparison) for split, comparison in comparisons.items()},
+        "chosen_by_dev": best["system"]["name"],
+    }
+
+
+def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
+    rows = []
+    for system in comparison.systems:
+        name, training = system["system"]["name"], system["system"]["training"] or {}
+        pair = against.get(name)
+        rows.append(
+            {
+                "name": name,
+                **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+                "difference": asdict(pair.wer) if pair else None,
+                "verdict": pair.wer.verdict if pair else None,
+                **{key: training.get(key) for key in ("trainable_parameters", "seconds", "hours_of_speech")},
+                "fingerprint": system["fingerprint"],
+            }
+        )
+    return rows
+
+
+def _reason(error: BaseException) -> str:
+    if ran_out_of_memory(error):
+        return "there is not enough memory: lower training.batch_seconds or training.micro_batch_seconds"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _named(failed: dict[str, str], total: int) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        by_reason.setdefault(reason.rstrip("."), []).append(name)
+    each = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    return f"{len(failed)} of {total} variants failed: {each}. Run the same command again to try them again."
