@@ -1,8 +1,8 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a
-dataset. Each is imported when first used, so that importing the package costs nothing.
+`serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `check_labels` is `check` of
+a dataset. Each is imported when first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "prepare": "asr_lora.dataset.prepare",
     "check": "asr_lora.forecast.check",
+    "check_labels": "asr_lora.workflows.check_labels",
     "doctor": "asr_lora.workflows.check_labels",
     "train": "asr_lora.training.train",
     "evaluate": "asr_lora.evaluation.evaluate",
