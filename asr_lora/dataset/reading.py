@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.audio.decode import SAMPLE_RATE, decode, first_line
-from asr_lora.errors import DataError
+from asr_lora.audio.decode import SAMPLE_RATE, decode
+from asr_lora.errors import DataError, first_line
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import folder_digest
 
