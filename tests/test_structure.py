@@ -46,6 +46,7 @@ PURE = {
     "asr_lora.folders.source_folder",
     "asr_lora.folders.workflow_folder",
     "asr_lora.errors",
+    "asr_lora.system.cache",
     "asr_lora.system.locks",
     "asr_lora.system.progress",
     "asr_lora.dataset.subsets",
