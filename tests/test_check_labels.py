@@ -256,7 +256,7 @@ def opinion(place: int, **changes) -> ModelScore:
 
 
 def test_opinions_are_judged_by_what_is_usual():
-    from test_checks import label
+    from test_label_rules import label
 
     odd = [
         opinion(100, loss=5.0, silent_loss=4.9, cer=0.9),
