@@ -125,7 +125,7 @@ def promote(
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
         over: the model before, by any name; the run's untouched base when not given.
-        guards: prepared datasets, each with a dev split, beside those in the run's data.guards.
+        guards: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
         tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
         force: promote in spite of refusals, and record them.
 
@@ -172,7 +172,7 @@ def _trials(run: dict[str, Any], guards: Sequence[Path]) -> list[Trial]:
     data, model = run["config"]["data"], run["model"]
     own = Trial(Path(data["dataset"]), model["language"], model.get("language_token"), guard=False)
     same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
-    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("guards", ()), *guards)}
+    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("regression_sets", data.get("guards", ())), *guards)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read()["language"]
