@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apart
 import pytest
-from conftest import DEMO, ROOT
+from conftest import ROOT
 from test_promotion import small_release
 
 from asr_lora import evaluate, prepare, transcribe
