@@ -34,7 +34,7 @@ from asr_lora.forecast.footprint import Meter, _saved_bytes, decoding_footprint,
 from asr_lora.model.adapters.adalora import extra_state
 from asr_lora.model.meta_model import weights_bytes
 from asr_lora.model.trainable import count_parameters
-from asr_lora.model.whisper import compute_dtype
+from asr_lora.system.device import compute_dtype
 from asr_lora.system.processes import Team
 from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
