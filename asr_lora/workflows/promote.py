@@ -172,7 +172,8 @@ def _trials(run: dict[str, Any], guards: Sequence[Path]) -> list[Trial]:
     data, model = run["config"]["data"], run["model"]
     own = Trial(Path(data["dataset"]), model["language"], model.get("language_token"), guard=False)
     same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
-    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("regression_sets", data.get("guards", ())), *guards)}
+    own_guards = data.get("regression_sets", data.get("guards", ()))  # "guards": the key in runs of earlier versions
+    found = {Path(guard).resolve(): Path(guard) for guard in (*own_guards, *guards)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read()["language"]
