@@ -14,13 +14,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.dataset.plan import Rules, Share, make_plan
+from asr_lora.dataset.plan import Rules, make_plan
 from asr_lora.dataset.plan_database import Plan
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.sources.archive import members
 from asr_lora.sources.beside import AudioBesideText
 from asr_lora.sources.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
-from asr_lora.sources.interface import BadRow, Utterance, safe_id, sampled_digest
+from asr_lora.sources.interface import BadRow, Share, Utterance, safe_id, sampled_digest
 from asr_lora.sources.kaldi import Kaldi, read_kaldi
 from asr_lora.sources.manifest import Manifest, read_manifest
 from asr_lora.sources.open import open_shares, open_source, split_weight

@@ -20,14 +20,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.dataset.plan import Share
 from asr_lora.dataset.plan_database import Plan, Planned
 from asr_lora.dataset.reading import row_schema
 from asr_lora.errors import AudioError
 from asr_lora.folders.atomic import replacing
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.labels.rules import Sound, measure
-from asr_lora.sources.interface import Recording
+from asr_lora.sources.interface import Recording, Share
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window

@@ -11,7 +11,7 @@ from typing import Any
 
 from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS
-from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Source, Utterance
+from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Share, Utterance
 from asr_lora.text import TextRules, sentence_key
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # utterances in each of dev and test where the splits are made here
@@ -29,20 +29,6 @@ CREATE INDEX by_clip ON utterance (source, clip);
 CREATE INDEX by_person ON utterance (person);
 CREATE INDEX by_sentence ON utterance (sentence);
 """
-
-
-@dataclass(frozen=True)
-class Share:
-    """A source within a plan.
-
-    Attributes:
-        family: sources of one family make up one corpus: a release and its deltas.
-        weight: share of the utterances of its train that is taken.
-    """
-
-    source: Source
-    family: int
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)

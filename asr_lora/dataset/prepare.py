@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from asr_lora.dataset.leaks import Other, list_leaks
 from asr_lora.dataset.parts import MAX_SECONDS, MIN_SECONDS, PART_ROWS, decode_all, join_parts, leave_out
-from asr_lora.dataset.plan import Rules, Share, make_plan
+from asr_lora.dataset.plan import Rules, make_plan
 from asr_lora.dataset.plan_database import Plan
 from asr_lora.dataset.subset_files import Draws, draw, draw_anew, remove_subsets, write_subsets
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS, read_id_list, require_cap, subset_seconds
@@ -27,6 +27,7 @@ from asr_lora.folders.atomic import write_jsonl, write_text
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.folders.digests import file_facts, fingerprint
 from asr_lora.labels.diagnosis import diagnose_fresh, found_in_train, require_droppable
+from asr_lora.sources.interface import Share
 from asr_lora.sources.open import open_shares
 from asr_lora.system.locks import alone
 from asr_lora.text import TextRules

@@ -15,7 +15,8 @@ from asr_lora.decoding.search import MAX_NEW_TOKENS
 from asr_lora.errors import ConfigError
 from asr_lora.exporting.recipe import Format, Recipe
 from asr_lora.model.adapters.files import load_adapted
-from asr_lora.model.whisper import Whisper, default_device, resolve_source
+from asr_lora.model.whisper import Whisper, resolve_source
+from asr_lora.system.device import default_device
 
 Transcriber = Callable[[np.ndarray], str]  # samples (samples,), float32, 16 kHz -> text
 PACKAGES = {

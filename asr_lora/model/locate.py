@@ -20,7 +20,8 @@ from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.adapters.merging import load_merged
 from asr_lora.model.adapters.multi_lora import load_adapters
-from asr_lora.model.whisper import Whisper, compute_dtype, default_device, load_whisper, resolve_source
+from asr_lora.model.whisper import Whisper, load_whisper, resolve_source
+from asr_lora.system.device import compute_dtype, default_device
 
 
 @dataclass(frozen=True)

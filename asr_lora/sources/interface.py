@@ -73,6 +73,20 @@ class Source(Protocol):
         """The wanted recordings by name, in whatever order the source can give them, always the same."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """A source, and how much of it a dataset takes.
+
+    Attributes:
+        family: sources of one family make up one corpus: a release and its deltas.
+        weight: share of its train utterances that the dataset takes, above 0 and at most 1.
+    """
+
+    source: Source
+    family: int
+    weight: float = 1.0
+
+
 def sampled_digest(path: Path) -> str:
     """A digest of a file's length and of blocks spread over it: as good as all of it for data that was not forged."""
     size = path.stat().st_size

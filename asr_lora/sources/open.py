@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_lora.dataset.plan import Share
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.source_folder import downloads_folder
 from asr_lora.sources.archive import is_archive
@@ -18,7 +17,7 @@ from asr_lora.sources.commonvoice import (
     is_locale,
 )
 from asr_lora.sources.download import dataset_of, fetch
-from asr_lora.sources.interface import Source
+from asr_lora.sources.interface import Share, Source
 from asr_lora.sources.kaldi import find_kaldi
 from asr_lora.sources.manifest import Manifest, find_manifest
 from asr_lora.sources.parquet import HubDataset, ParquetFiles, find_parquet

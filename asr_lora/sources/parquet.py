@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asr_lora.dataset.reading import HubTable, hub_revision, hub_splits
 from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import ID_COLUMNS, find_text, first, split_of, utterance_of
+from asr_lora.sources.hub_tables import HubTable, hub_revision, hub_splits
 from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id, sampled_digest
 
 ROWS_AT_ONCE = 32  # read from a file together

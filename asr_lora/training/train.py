@@ -31,7 +31,7 @@ from asr_lora.metrics.wer import Scores, corpus_scores
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
-from asr_lora.model.whisper import compute_dtype
+from asr_lora.system.device import compute_dtype
 from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.system.processes import Team, join_team
 from asr_lora.training.batches import Batch, TrainingSet, load_batches

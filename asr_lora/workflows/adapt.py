@@ -34,7 +34,8 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.workflow_folder import AdaptFolder
 from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model.whisper import default_device, model_width
+from asr_lora.model.whisper import model_width
+from asr_lora.system.device import default_device
 from asr_lora.system.progress import Stages, say
 from asr_lora.text import TextRules
 from asr_lora.training.train import train
