@@ -36,7 +36,7 @@ from asr_lora.model.spectra import (
     stable_rank,
 )
 from asr_lora.model.whisper import load_whisper
-from asr_lora.workflows.analyze import describe
+from asr_lora.workflows.analyze import measure_changes
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj"
 
@@ -199,7 +199,7 @@ def test_updates_are_what_merging_adds(adapter, tiny_folder):
 
 def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
     method, folder = adapter
-    (run,) = describe([str(folder)])["runs"]
+    (run,) = measure_changes([str(folder)])["runs"]
     whisper = load_adapter(load_whisper(str(tiny_folder), "it"), folder)
     found = updates(whisper)
     assert [*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])]
@@ -267,7 +267,7 @@ def lora_runs(tiny_folder, tmp_path_factory):
 
 
 def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
-    (run,) = describe([full_run])["runs"]
+    (run,) = measure_changes([full_run])["runs"]
     matrices = {matrix["matrix"]: matrix for matrix in run["matrices"]}
     assert set(matrices) == {QUERY, "model.encoder.layers.1.fc1"}
     assert len(run["unchanged"]) == 2 * 6 + 2 * 10 - 2
@@ -284,7 +284,7 @@ def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
 
 
 def test_runs_are_held_against_each_other(lora_runs, full_run):
-    body = describe([*lora_runs, full_run])
+    body = measure_changes([*lora_runs, full_run])
     assert [run["seed"] for run in body["runs"]] == [0, 0, 1, 0]
     pairs = {(pair["a"], pair["b"], pair["of"]): pair for pair in body["pairs"]}
     assert len(pairs) == 3 * 2 + 3

@@ -8,7 +8,7 @@ from asr_lora.dataset.summary import facts_table, subset_notices
 from asr_lora.folders.dataset_folder import DatasetFolder, DiagnosisFolder
 from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
-from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.folders.workflow_folder import StrengthSweepFolder
 from asr_lora.system.progress import say
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
         print(path)
 
 
-def print_sweep(folder: SweepFolder, as_json: bool) -> None:
+def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
     body = folder.read()
     if as_json:
         print_json(body)

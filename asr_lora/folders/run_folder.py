@@ -5,7 +5,7 @@ from typing import Any
 
 from asr_lora.config import Context, Method, Task
 from asr_lora.folders.digests import file_facts
-from asr_lora.folders.manifests import Folder, Manifest, Record
+from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 
 CARD = "README.md"  # of a published model
 
@@ -88,7 +88,7 @@ class BestCheckpoint(Record):
     averaged: bool = False
 
 
-class RunRecord(Manifest):
+class RunRecord(ManifestRecord):
     """What a finished run states of itself."""
 
     method: Method

@@ -18,7 +18,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
-from asr_lora.folders.workflow_folder import PromotionFolder, SweepFolder
+from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.locate import split_strength, system_digest
 from asr_lora.system.progress import Stages
@@ -48,7 +48,7 @@ def sweep_strengths(
     task: Task | None = None,
     precision: Precision = Precision.AUTO,
     beams: int = 1,
-) -> SweepFolder:
+) -> StrengthSweepFolder:
     """Score an adapter on dev at several strengths, in its own context, and say which of them dev chooses.
 
     Raises:
@@ -59,7 +59,7 @@ def sweep_strengths(
         raise ConfigError(f"{model}: a sweep takes strengths of its own, so name {split_strength(model)[0]}")
     system_digest(f"{model}@1")  # refuses what has no adapter
     DatasetFolder(dataset).split_file(SPLIT)
-    folder = SweepFolder(out)
+    folder = StrengthSweepFolder(out)
     folder.require_ours(folder.ours)
     stages = Stages(len(STRENGTHS))
     for strength in STRENGTHS:
