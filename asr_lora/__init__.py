@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what editors and mypy read; at run time `__getattr__` impor
     from asr_lora.transcription.transcribe import transcribe
     from asr_lora.workflows.adapt import adapt
     from asr_lora.workflows.analyze import analyze
-    from asr_lora.workflows.check_labels import doctor
+    from asr_lora.workflows.check_labels import check_labels, doctor
     from asr_lora.workflows.promote import promote, sweep_strengths
     from asr_lora.workflows.publish import push
     from asr_lora.workflows.sweep import sweep_settings
@@ -49,8 +49,8 @@ _HOMES = {
     "demo_speech": "asr_lora.sources.demo",
 }
 __all__ = [
-    "__version__", "adapt", "analyze", "check", "compare", "demo_speech", "doctor", "evaluate", "export", "load_config",
-    "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train", "transcribe",
+    "__version__", "adapt", "analyze", "check", "check_labels", "compare", "demo_speech", "doctor", "evaluate", "export",
+    "load_config", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train", "transcribe",
 ]  # fmt: skip
 
 

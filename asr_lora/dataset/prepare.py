@@ -27,6 +27,7 @@ from asr_lora.folders.atomic import write_jsonl, write_text
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.folders.digests import file_facts, fingerprint
 from asr_lora.labels.label_report import report_new_splits, require_droppable, train_findings
+from asr_lora.language import spoken_language
 from asr_lora.sources.interface import WeightedSource
 from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import alone
@@ -78,12 +79,10 @@ def prepare(
         drop: rules of `asr_lora.labels.rules`; what they find in train is left out, and nothing of dev and test.
 
     Raises:
-        ConfigError: an unknown language or rule, a subset that is no length, an id list that cannot be read; `out`
-            holds another language or something else; another prepare is at work there.
-        DataError: a source lacks something, or nothing in a split can be used.
+        ConfigError: the language or a rule is unknown, a subset is no length, an id list cannot be read, `out` holds
+            something else, or another prepare works there.
+        DataError: a source cannot be read, or no utterance of a split can be used.
     """
-    from asr_lora.language import spoken_language
-
     dropped = require_droppable(drop)
     code, rules = (
         spoken_language(language),
