@@ -49,8 +49,9 @@ _HOMES = {
     "demo_speech": "asr_lora.sources.demo",
 }
 __all__ = [
-    "__version__", "adapt", "analyze", "check", "check_labels", "compare", "demo_speech", "doctor", "evaluate", "export",
-    "load_config", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train", "transcribe",
+    "__version__", "adapt", "analyze", "check", "check_labels", "compare", "demo_speech", "doctor", "evaluate",
+    "export", "load_config", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train",
+    "transcribe",
 ]  # fmt: skip
 
 
