@@ -25,7 +25,7 @@ from asr_lora.dataset.reading import row_schema
 from asr_lora.errors import AudioError
 from asr_lora.folders.atomic import replacing
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
-from asr_lora.labels.rules import Sound, measure
+from asr_lora.labels.rules import AudioMeasurements, measure
 from asr_lora.sources.interface import Recording, WeightedSource
 
 MIN_SECONDS = 0.1
@@ -43,7 +43,7 @@ class DecodedUtterance:
     """An utterance, decoded."""
 
     flac: bytes
-    sound: Sound
+    sound: AudioMeasurements
 
 
 @dataclass(frozen=True)
