@@ -58,7 +58,7 @@ def doctor(
     place = DatasetFolder(dataset)
     manifest = place.read()
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
-    diagnosis = diagnose(place, manifest["language"], without=without)
+    diagnosis = diagnose(place, manifest.language, without=without)
     thought: list[Opinion] = []
     more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
     folder = place.diagnosis
@@ -104,7 +104,7 @@ def _opinions(
     """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
     from asr_lora.model.locate import language_to_tell, open_system, system_digest
 
-    told = language_to_tell(model, None, language_token, otherwise=dataset.read()["language"])
+    told = language_to_tell(model, None, language_token, otherwise=dataset.read().language)
     assert told is not None  # a dataset says its language
     stamp = fingerprint(
         system_digest(model), dataset.splits_digest(), asdict(told), precision, OPINION_VERSION, list(data)
