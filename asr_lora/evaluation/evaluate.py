@@ -14,7 +14,7 @@ from asr_lora.decoding.search import MAX_NEW_TOKENS, decode_split, default_batch
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
@@ -74,12 +74,12 @@ def evaluate(
     """
     manifest = DatasetFolder(dataset).read()
     place = locate(model)
-    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
+    told = language_to_tell(place, language, language_token, otherwise=manifest.language)
     assert told is not None  # a dataset says its language
     how = find_normaliser(normaliser, told.language)
     wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
-    digest = manifest["splits"][split]["sha256"]
+    digest = manifest.splits[split].sha256
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     stamp = fingerprint(system_digest(place), digest, asdict(told), settings, MAX_NEW_TOKENS, STAMPED)
     folder = ReportFolder(out)
@@ -118,12 +118,12 @@ def evaluate(
     return folder
 
 
-def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Split) -> dict[str, Any]:
+def _dataset_facts(dataset: Path, manifest: DatasetRecord, split: str, data: Split) -> dict[str, Any]:
     return {
         "folder": str(dataset),
-        "language": manifest["language"],
+        "language": manifest.language,
         "split": split,
-        "sha256": manifest["splits"][split]["sha256"],
+        "sha256": manifest.splits[split].sha256,
         "utterances": len(data),
         "seconds": round(sum(data.seconds), 1),
         "speakers": len(set(data.speakers)),

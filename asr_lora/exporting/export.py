@@ -71,9 +71,9 @@ def export(
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = export_dataset(place, dataset)
     manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
-    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
+    told = language_to_tell(place, language, language_token, otherwise=manifest.language)
     assert told is not None  # a dataset says its language
-    digest = manifest["splits"][SPLIT]["sha256"]
+    digest = manifest.splits[SPLIT].sha256
     stamp = fingerprint(system_digest(place), asdict(recipe), engine, digest, len(split), asdict(told), task, tolerance)
     folder = ExportFolder(out)
     if folder.reusable(stamp):

@@ -206,11 +206,11 @@ def _decoding(subject: Subject) -> int:
 
 def _data_bytes(subject: Subject, epochs: float) -> int:
     """Bytes of the dataset that a run reads: mapped into memory, they stay there while there is room."""
-    splits = DatasetFolder(subject.config.data.dataset).read()["splits"]
+    splits = DatasetFolder(subject.config.data.dataset).read().splits
 
     def read(name: str, seconds: float, times: float) -> float:
-        whole = max(seconds, 3600 * float(splits[name]["hours"]), 1.0)
-        return float(splits[name]["bytes"]) * seconds / whole * min(1.0, times)
+        whole = max(seconds, 3600 * float(splits[name].hours), 1.0)
+        return float(splits[name].bytes) * seconds / whole * min(1.0, times)
 
     return round(read("train", sum(subject.data.seconds), epochs) + read("dev", sum(subject.dev.seconds), 1.0))
 
@@ -260,7 +260,7 @@ def _hashing_seconds(size: int) -> float:
 
 def _facts(subject: Subject, plan: Plan, memory: Memory, measured: Time | None) -> Facts:
     config, data = subject.config, subject.data
-    shared = DatasetFolder(config.data.dataset).read().get("shared_between_splits", {})
+    shared = DatasetFolder(config.data.dataset).read().shared_between_splits
     true_length = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in data.seconds)
     return Facts(
         plan=plan,
@@ -273,7 +273,7 @@ def _facts(subject: Subject, plan: Plan, memory: Memory, measured: Time | None) 
         padded_work=FULL_SECONDS * len(data) / true_length,
         encoder_frozen=encoder_is_frozen(subject.whisper),
         changes_sound=data.changes_sound,
-        shared_speakers=shared.get("train and dev", {}).get("speakers", 0),
+        shared_speakers=shared["train and dev"].speakers if "train and dev" in shared else 0,
         peak_without_checkpointing=_peak_without_checkpointing(subject, plan),
         place=_refusal(config),
     )

@@ -144,7 +144,7 @@ def adapt(
     body = comparison.read()
     folder.write(
         {
-            "fingerprint": fingerprint(dataset.read()["fingerprint"], body["fingerprint"]),
+            "fingerprint": fingerprint(dataset.read().fingerprint, body["fingerprint"]),
             "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
             "commands": stages.commands,
             "verdict": body["verdict"],
@@ -189,8 +189,8 @@ def plan_adaptation(
     if not model:
         reasons.append(f"model {name}, as there is {'a' if gpu else 'no'} GPU (--model chooses another)")
     if subset is None:
-        hours = float(manifest["splits"]["train"]["hours"])
-        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest["subsets"] else "all"
+        hours = manifest.splits["train"].hours
+        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest.subsets else "all"
         if subset != "all":
             reasons.append(f"subset {subset} of {hours:.1f} h, as there is no GPU (--subset chooses another)")
     lengths = read_split(dataset.root, "train", subset=subset).seconds
@@ -205,7 +205,7 @@ def plan_adaptation(
         speeds = (0.9, 1.0, 1.1)
         reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
     width = model_width(name)
-    return AdaptationPlan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
+    return AdaptationPlan(name, manifest.language, language_token, subset, width, steps, speeds, tuple(reasons))
 
 
 def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunConfig:

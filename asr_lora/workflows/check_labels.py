@@ -60,7 +60,7 @@ def check_labels(
     if language_token and not model:
         raise ConfigError("--language-token is for a model: add --model, such as --model openai/whisper-small")
     prepared = DatasetFolder(dataset)
-    language = prepared.read()["language"]
+    language = prepared.read().language
     splits = {name: read_split(dataset, name) for name in SPLITS}  # checks the sizes of the files first
     report = make_label_report(prepared, language, without=without)
     scores: list[ModelScore] = []
@@ -110,7 +110,7 @@ def _model_scores(
     """Return the model's scores of all utterances, in the order of the dataset, and store them while it works."""
     from asr_lora.model.locate import language_to_tell, open_system, system_digest
 
-    told = language_to_tell(model, None, language_token, otherwise=dataset.read()["language"])
+    told = language_to_tell(model, None, language_token, otherwise=dataset.read().language)
     assert told is not None  # a dataset says its language
     stamp = fingerprint(
         system_digest(model), dataset.splits_digest(), asdict(told), precision, SCORE_VERSION, list(splits)

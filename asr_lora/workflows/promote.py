@@ -169,11 +169,11 @@ def promote(
 def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
     own = Trial(run.config.data.dataset, run.model.language, run.model.language_token, guard=False)
-    same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
+    same = {DatasetFolder(own.dataset).read().language, spoken_language(own.language)}
     found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
-        language = DatasetFolder(path).read()["language"]
+        language = DatasetFolder(path).read().language
         if language in same:
             trials.append(Trial(path, own.language, own.language_token, guard=True))
             continue
