@@ -36,6 +36,7 @@ from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
 from asr_lora.decoding.loading import EngineName
+from asr_lora.decoding.options import DecodingOptions
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
@@ -54,7 +55,7 @@ from asr_lora.serving.shared_batches import Caller, Sharing
 from asr_lora.transcription import recognise as listen
 from asr_lora.transcription import transcriber
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
+from asr_lora.transcription.recognise import Said, transcribe_windows
 from asr_lora.transcription.transcriber import open_transcriber
 
 MEGABYTE = 2**20
@@ -324,7 +325,7 @@ def heard_at_once(sharing: Sharing, callers: list[Caller], seconds: list[float])
 
 
 def caller(models, model: str, **options) -> Caller:
-    return Caller(Options(temperatures=(0.0,), **options), models.voices[model], threading.Event())
+    return Caller(DecodingOptions(**options), models.selections[model], threading.Event())
 
 
 def test_requests_that_wait_share_a_batch(models, sharing):
@@ -344,7 +345,7 @@ def test_ctranslate2_serves_too(ctranslate2_folder):
     models = load_models(str(ctranslate2_folder), {}, language="it", most_seconds=90.0, engine=EngineName.CTRANSLATE2)
     shared, asked = Sharing(models), caller(models, models.base)
     (text,) = heard_at_once(shared, [asked], [4.0])
-    (alone,) = transcribe_windows(models.engine, [Said(Window(0.0, speech(4.0)), asked.voice)], asked.options)
+    (alone,) = transcribe_windows(models.engine, [Said(Window(0.0, speech(4.0)), asked.selection)], asked.options)
     assert text == full_text(alone) != ""
     asked.gone.set()
     assert isinstance(heard_at_once(shared, [asked], [4.0])[0], Stopped)
@@ -355,7 +356,7 @@ def test_unlike_requests_share_no_batch(models, sharing):
     shared, sizes = sharing
     unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
     callers = [caller(models, "it", **options) for options in unlike]
-    callers += [replace(caller(models, "it"), options=Options(temperatures=(0.5,))) for _ in range(2)]
+    callers += [replace(caller(models, "it"), options=DecodingOptions(temperature=0.5)) for _ in range(2)]
     callers += [caller(models, "cs")]
     assert all(isinstance(text, str) for text in heard_at_once(shared, callers, [1.0] * 7))
     assert sizes == [2, 1, 1, 1, 1, 1]  # the first and the last; what is drawn is heard alone
@@ -383,7 +384,7 @@ def test_who_leaves_a_batch_leaves_the_others_theirs(models, sharing):
 def test_an_error_of_one_request_is_no_others(models, sharing):
     shared, _ = sharing
     broken = caller(models, "it")
-    broken.voice = replace(broken.voice, adapter="nobody")
+    broken.selection = replace(broken.selection, adapter="nobody")
     found = heard_at_once(shared, [caller(models, "it"), broken, caller(models, "cs")], [2.0, 2.0, 2.0])
     assert isinstance(found[1], Exception)
     assert not isinstance(found[1], Stopped)

@@ -286,7 +286,7 @@ def _write_manifest(
         {
             "fingerprint": progress.fingerprint,
             "method": config.method,
-            "model": {**config.model.model_dump(mode="json"), "language": whisper.language or "en"},
+            "model": {**config.model.model_dump(mode="json"), "language": whisper.prompt.language or "en"},
             "config": config.model_dump(mode="json"),
             "data": data_hashes(config),
             "device": learner.team.device.type,
