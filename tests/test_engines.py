@@ -202,4 +202,4 @@ def test_an_export_knows_its_language_and_context(tmp_path):
     facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
     ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
     place = find_model(str(tmp_path))
-    assert (place.recorded["language"], place.context) == ("cs", Context.TRUE_LENGTH)
+    assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from asr_lora.decoding.word_times import WITHOUT_BLANKS
-from asr_lora.metrics.hotword_recall import read_terms
+from asr_lora.metrics.hotword_recall import read_hotwords
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.whisper import Whisper
 
@@ -21,7 +21,7 @@ def hotword_boost(whisper: Whisper, path: Path) -> "HotwordBoost":
         DataError: the file cannot be read.
     """
     language = whisper.prompt.language or "en"
-    words = [term.written for term in read_terms(path, find_normaliser("none", language))]
+    words = [word.written for word in read_hotwords(path, find_normaliser("none", language))]
     tokens = [whisper.text_tokens(word) for word in words]
     if language in WITHOUT_BLANKS:
         tokens += [whisper.tokenizer.encode(word, add_special_tokens=False) for word in words]

@@ -19,7 +19,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
-from asr_lora.metrics.hotword_recall import Term, read_terms
+from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
 from asr_lora.model.open_model import open_model
@@ -69,7 +69,7 @@ def evaluate(
     prompt = found.prompt(language, language_token, task, default=manifest["language"])
     options = DecodingOptions(beams=beams)
     how = find_normaliser(normaliser, str(prompt.language))
-    wanted = read_terms(terms, how) if terms else None
+    wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
     digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
@@ -153,7 +153,7 @@ def _training_facts(model: NamedModel) -> dict[str, Any] | None:
 
 
 def _score_again(
-    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Term] | None
+    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Hotword] | None
 ) -> None:
     """Bring what a report says of its system, and its scores, to what is asked; its hypotheses stay as they are."""
     body = folder.read()

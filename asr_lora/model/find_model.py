@@ -15,7 +15,7 @@ from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
-from asr_lora.folders.run_folder import ExportFolder, RunFolder
+from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import ForcedPrompt, Task, forced_prompt, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.whisper import Whisper, resolve_source
@@ -51,18 +51,18 @@ class NamedModel:
     base: str
     weights: Path | None = None  # folder of the adapter or of the fine-tuned model; None: the base model itself
     strength: float | None = None  # share of the adapter's update; None: no adapter
-    run: dict[str, Any] | None = None  # run.json
-    export: dict[str, Any] | None = None  # export.json
+    run: RunRecord | None = None
+    export: RunModel | None = None  # what an export's manifest records of its model
 
     @property
-    def recorded(self) -> dict[str, Any]:
-        """What the run or export records of language, language_token, task and context; perhaps nothing."""
-        return self.run["model"] if self.run else self.export or {}
+    def recorded(self) -> RunModel | None:
+        """Language, borrowed token, task and context, as the run or export records them; None: there is neither."""
+        return self.run.model if self.run else self.export
 
     @property
     def context(self) -> Context:
         """The context that the model was trained with; all 30 s where none is recorded, as in Whisper's training."""
-        return Context(self.recorded.get("context", Context.FULL))
+        return self.recorded.context if self.recorded else Context.FULL
 
     @property
     def trained_weights(self) -> Path:
@@ -94,12 +94,12 @@ class NamedModel:
                 borrowed.
         """
         recorded = self.recorded
-        found = language or recorded.get("language") or default
+        found = language or (recorded.language if recorded else default)
         if not found:
             raise ConfigError(f"{self.name} does not say its language: add --language, for example --language Dutch")
-        if token is None and recorded and spoken_language(recorded["language"]) == spoken_language(found):
-            token = recorded.get("language_token")
-        return forced_prompt(found, token, task or Task(recorded.get("task", Task.TRANSCRIBE)))
+        if token is None and recorded and spoken_language(recorded.language) == spoken_language(found):
+            token = recorded.language_token
+        return forced_prompt(found, token, task or (recorded.task if recorded else None))
 
 
 @dataclass(frozen=True)
@@ -192,21 +192,21 @@ def _find(name: str) -> NamedModel:
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _of_run(RunFolder(folder), name)
     run = RunFolder(folder.parent)
-    if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
+    if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
         return _of_run(run, name)  # the weights within a run: the run records their language and context
     export = ExportFolder(folder)
-    facts = export.read() if export.complete else None
+    model = RunModel.model_validate({"name": name, **export.read()}) if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
-        return NamedModel(name, adapter_base(folder), folder, export=facts)
-    return NamedModel(name, name, export=facts)
+        return NamedModel(name, adapter_base(folder), folder, export=model)
+    return NamedModel(name, name, export=model)
 
 
 def _of_run(run: RunFolder, name: str) -> NamedModel:
     body = run.read()
-    weights = run.weights(body["method"])
+    weights = run.weights(body.method)
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
-    return NamedModel(name, body["model"]["name"], weights, run=body)
+    return NamedModel(name, body.model.name, weights, run=body)
 
 
 def training_record(model: NamedModel) -> TrainingRecord | None:
@@ -215,27 +215,27 @@ def training_record(model: NamedModel) -> TrainingRecord | None:
     if run is None or weights is None:
         return None
     return TrainingRecord(
-        method=run["method"],
-        trainable_parameters=run["parameters"]["trainable"],
-        total_parameters=run["parameters"]["total"],
+        method=run.method,
+        trainable_parameters=run.parameters.trainable,
+        total_parameters=run.parameters.total,
         weights_bytes=folder_bytes(weights),
-        seconds=run["train_seconds"],
-        peak_memory_bytes=run["peak_memory_bytes"],
-        hours_of_speech=run["train"]["hours"],
-        epochs=run["train"]["epochs"],
-        step=run["best"]["step"],
-        dev_wer=run["best"]["dev_wer"],
+        seconds=run.train_seconds,
+        peak_memory_bytes=run.peak_memory_bytes,
+        hours_of_speech=run.train.hours,
+        epochs=run.train.epochs,
+        step=run.best.step,
+        dev_wer=run.best.dev_wer,
         curve=_curve(RunFolder(weights.parent), run),
-        config=run.get("config"),
-        data=run.get("data", {}),
-        made_with=run.get("made_with", {}),
+        config=run.config.to_json(),
+        data=run.data,
+        made_with=run.made_with.to_json(),
     )
 
 
-def _curve(folder: RunFolder, run: dict[str, Any]) -> list[dict[str, float]]:
+def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
     """Read the dev scores of each evaluation; without recorded times, steps are taken to have been equally long."""
     rows = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
-    pace = run["train_seconds"] / rows[-1]["step"] if rows else 0.0
+    pace = run.train_seconds / rows[-1]["step"] if rows else 0.0
     return [
         {
             "step": row["step"],
@@ -260,7 +260,7 @@ def model_identity(name: str | NamedModel) -> object:
 
 def _files_identity(model: NamedModel) -> object:
     if model.run is not None:
-        return model.run["weights_digest"], model.run["model"]["context"]
+        return model.run.weights_digest, model.run.model.context
     folder = model.weights or Path(model.base).expanduser()
     if not folder.is_dir():
         return model.base
@@ -275,7 +275,7 @@ def weights_digest(name: str | NamedModel) -> str | None:
     """
     model = find_model(name)
     if model.run is not None:
-        return str(model.run["weights_digest"])
+        return model.run.weights_digest
     source = str(model.weights) if model.weights else resolve_source(model.base)
     folder = Path(source) if Path(source).is_dir() else _downloaded(source)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}) if folder else []
