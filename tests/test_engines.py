@@ -89,7 +89,7 @@ def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said
     """What is not finished within the tokens of the first try is written anew, to the same text."""
     together = texts(transcribe_windows(floats, said[:2], TIMED))
     monkeypatch.setattr(ctranslate2_engine, "TOKENS", 1)
-    monkeypatch.setattr(ctranslate2_engine, "TOKENS_A_SECOND", 0)
+    monkeypatch.setattr(ctranslate2_engine, "TOKENS_PER_SECOND", 0)
     monkeypatch.setattr(ctranslate2_engine, "ENCODED_SECONDS", 1.0)
     assert texts(transcribe_windows(floats, said[:2], TIMED)) == together
 

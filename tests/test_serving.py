@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -52,7 +53,6 @@ from asr_lora.serving.request_job import Watch, Work
 from asr_lora.serving.request_options import Wish, read_wish
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
 from asr_lora.serving.shared_batches import Caller, Sharing
-from asr_lora.transcription import recognise as listen
 from asr_lora.transcription import transcriber
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.recognise import Said, transcribe_windows
@@ -65,9 +65,9 @@ MEGABYTE = 2**20
 def _few_tokens():
     """Random weights write until they are stopped, and are never trusted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listen, "MAX_NEW_TOKENS", 10)
         for module in (serving_models, transcriber):
-            patch.setattr(module, "TEMPERATURES", (0.0, 0.2))
+            patch.setattr(module, "DecodingOptions", partial(DecodingOptions, max_new_tokens=10))
+            patch.setattr(module, "FALLBACK_TEMPERATURES", (0.2,))
         yield
 
 
@@ -325,7 +325,7 @@ def heard_at_once(sharing: Sharing, callers: list[Caller], seconds: list[float])
 
 
 def caller(models, model: str, **options) -> Caller:
-    return Caller(DecodingOptions(**options), models.selections[model], threading.Event())
+    return Caller(DecodingOptions(max_new_tokens=10, **options), models.selections[model], threading.Event())
 
 
 def test_requests_that_wait_share_a_batch(models, sharing):
@@ -356,7 +356,9 @@ def test_unlike_requests_share_no_batch(models, sharing):
     shared, sizes = sharing
     unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
     callers = [caller(models, "it", **options) for options in unlike]
-    callers += [replace(caller(models, "it"), options=DecodingOptions(temperature=0.5)) for _ in range(2)]
+    callers += [
+        replace(caller(models, "it"), options=DecodingOptions(temperature=0.5, max_new_tokens=10)) for _ in range(2)
+    ]
     callers += [caller(models, "cs")]
     assert all(isinstance(text, str) for text in heard_at_once(shared, callers, [1.0] * 7))
     assert sizes == [2, 1, 1, 1, 1, 1]  # the first and the last; what is drawn is heard alone
@@ -672,7 +674,7 @@ def test_what_cannot_be_served_is_said(adapters, tiny):
 
 def test_sigterm_lets_what_is_under_way_end(adapters, monkeypatch, capsys, caplog):
     """The command, in this process, which it spares ten seconds of imports."""
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 100)
+    monkeypatch.setattr(serving_models, "DecodingOptions", partial(DecodingOptions, max_new_tokens=100))
     heard, over = bytearray(), threading.Event()
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     visitor = threading.Thread(target=_visit, args=(capsys, heard, over))
