@@ -167,7 +167,9 @@ def adapters(tiny_folder, tmp_path_factory):
     """Two adapters of the tiny model that change what it says, as folders."""
     made = {}
     for name in ("cs", "it"):
-        whisper = attach(load_whisper(str(tiny_folder), name), AdapterSettings(rank=4, targets=["q_proj", "v_proj"]))
+        whisper = attach(
+            load_whisper(str(tiny_folder), ForcedPrompt(name)), AdapterSettings(rank=4, targets=["q_proj", "v_proj"])
+        )
         torch.manual_seed(len(made))
         with torch.no_grad():
             for key, value in whisper.model.named_parameters():

@@ -39,6 +39,7 @@ from asr_lora.config import AdapterSettings
 from asr_lora.decoding.loading import EngineName
 from asr_lora.decoding.options import DecodingOptions
 from asr_lora.errors import ConfigError
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
 from asr_lora.serving import http_timeouts as protocol
@@ -86,7 +87,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, str]:
     found = {}
     for seed, name in enumerate(("it", "cs")):
         torch.manual_seed(seed)
-        whisper = attach(load_whisper(str(tiny), name), AdapterSettings(rank=4))
+        whisper = attach(load_whisper(str(tiny), ForcedPrompt(name)), AdapterSettings(rank=4))
         for parameter in whisper.model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.5)
