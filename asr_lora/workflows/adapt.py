@@ -37,7 +37,7 @@ from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
 from asr_lora.system.progress import Stages, say
-from asr_lora.text import TextRules
+from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
 from asr_lora.transcription.transcribe import Transcript, transcribe
 
@@ -159,7 +159,7 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in asked.items():
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
-        if isinstance(value, TextRules):
+        if isinstance(value, TextCleaning):
             words += [f"--{rule.replace('_', '-')}" for rule in value.chosen()]
         elif (tuple(value) if isinstance(value, list) else value) == usual[name].default:
             continue
