@@ -17,8 +17,8 @@ from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.decoding import ctranslate2_engine
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import ForcedPrompt

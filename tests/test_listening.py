@@ -18,11 +18,11 @@ from asr_lora.audio.decode import decode
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import EncodedWindows, TorchEngine
 from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hotwords import HotwordBoost
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.search import encode_batch, search
 from asr_lora.decoding.word_times import path_times, split_words
 from asr_lora.errors import AudioError, ConfigError

@@ -15,9 +15,9 @@ import torch
 
 from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Adapters, EncodedWindows
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import default_batch_seconds, loop_end, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line

@@ -9,8 +9,8 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import default_batch_seconds, encode_batch, plain_text, search
 from asr_lora.decoding.word_times import token_times
 from asr_lora.model.adapters.multi_lora import using_adapters

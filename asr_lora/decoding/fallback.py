@@ -8,9 +8,9 @@ hypothesis can be trusted, the likeliest one without repetition is kept. Samples
 from collections.abc import Sequence
 from dataclasses import replace
 
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import EncodedWindows, Engine
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 
 LOOP = 4.0  # compression of a text that is surely a loop
 MAX_LOSS = 0.1  # of mean log-probability, from a first hypothesis that is no loop to one that may replace it

@@ -8,10 +8,10 @@ import numpy as np
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import EncodedWindows, Engine
 from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
 from asr_lora.language import ForcedPrompt

@@ -11,9 +11,9 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.word_times import STEP_SECONDS
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
