@@ -42,7 +42,7 @@ def check_labels(
 
     Args:
         dataset: folder made by prepare.
-        model: a model as in `asr_lora.model.locate`, best the base model; None applies the rules only.
+        model: a model as in `asr_lora.model.find_model`, best the base model; None applies the rules only.
         language_token: a related language, where Whisper has no token for the language of the dataset.
         precision: precision of the model.
         without: rules that are off.
@@ -108,22 +108,22 @@ def _model_scores(
     precision: Precision,
 ) -> list[ModelScore]:
     """Return the model's scores of all utterances, in the order of the dataset, and store them while it works."""
-    from asr_lora.model.locate import language_to_tell, open_system, system_digest
+    from asr_lora.model.find_model import find_model, model_identity
+    from asr_lora.model.open_model import open_model
 
-    told = language_to_tell(model, None, language_token, otherwise=dataset.read().language)
-    assert told is not None  # a dataset says its language
-    stamp = fingerprint(
-        system_digest(model), dataset.splits_digest(), asdict(told), precision, SCORE_VERSION, list(splits)
-    )
+    found = find_model(model)
+    prompt = found.prompt(token=language_token, default=dataset.read().language)
+    spoken = {"language": prompt.language, "token": prompt.token}
+    stamp = fingerprint(model_identity(found), dataset.splits_digest(), spoken, precision, SCORE_VERSION, list(splits))
     stored = dataset.label_report.model_scores(stamp)
     rows = read_jsonl(stored) if stored.is_file() else []
     write_jsonl(stored, rows)  # removes a half-written last line
     scores: Scores = {(row["split"], row["id"]): ModelScore(**row) for row in rows}
     if any((name, id_) not in scores for name, split in splits.items() for id_ in split.ids):
-        system = open_system(model, language=told.language, language_token=told.token, precision=precision)
+        whisper = open_model(found, prompt, precision=precision)
         with stored.open("a", encoding="utf-8") as file:
             for name, split in splits.items():
-                _score_split(system.whisper, split, name, scores, file)
+                _score_split(whisper, split, name, scores, file)
     return [scores[name, id_] for name, split in splits.items() for id_ in split.ids if (name, id_) in scores]
 
 
