@@ -140,7 +140,7 @@ def test_splits_made_here_and_text_rules_are_recorded(tmp_path):
     rows = [(who, clip, f"Frase, {clip}!") for who, clip, _ in crowd({f"s{n}": 2 for n in range(12)})]
     write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
     done = run(tmp_path / "cv", "--from", "validated", "--lower-case", "--strip-punctuation", "--out", tmp_path / "o")
-    assert "splits were made here, by speaker" in done.stderr
+    assert "the source has no splits: prepare made them by speaker" in done.stderr
     facts = body(tmp_path / "o")
     assert facts["text"] == ["lower_case", "strip_punctuation"]
     assert facts["splits_from"] == "validated"

@@ -267,7 +267,7 @@ def test_sentences_of_dev_and_test_are_kept_out_of_train(tmp_path):
 
 
 def test_few_speakers_and_none(tmp_path):
-    for name, speakers, note in (("few", ["a", "b"], "fewer than three speakers"), ("none", [""], "is not known")):
+    for name, speakers, note in (("few", ["a", "b"], "fewer than three speakers"), ("none", [""], "without a speaker")):
         rows = [{"audio": f"{n}.wav", "text": f"frase {n}", "speaker": speakers[n % len(speakers)]} for n in range(30)]
         path = write(tmp_path, {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}) / f"{name}.jsonl"
         plan = planned(tmp_path, *open_sources([path], locale="it"))

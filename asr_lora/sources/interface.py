@@ -78,12 +78,12 @@ class WeightedSource:
     """A source, and how much of it a dataset takes.
 
     Attributes:
-        family: sources of one family make up one corpus: a release and its deltas.
+        corpus: number of the corpus that the source belongs to. A release and its deltas are one corpus.
         weight: share of its train utterances that the dataset takes, above 0 and at most 1.
     """
 
     source: Source
-    family: int
+    corpus: int
     weight: float = 1.0
 
 
