@@ -79,8 +79,8 @@ def test_what_a_rule_finds_in_train_is_left_out_where_that_is_wanted(release, tm
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
-        ("to-fast", "--drop: no rule 'to-fast'; did you mean too-fast? There are unreadable, silent"),
-        ("x", "--drop: no rule 'x'; there are unreadable"),
+        ("to-fast", "--drop: there is no rule 'to-fast', did you mean too-fast? The rules are unreadable, silent"),
+        ("x", "--drop: there is no rule 'x'. The rules are unreadable"),
         (
             "leaked-speaker",
             "--drop leaked-speaker: this rule finds no fault of a label in train. The rules for --drop are unreadable",

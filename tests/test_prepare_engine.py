@@ -132,7 +132,7 @@ def test_csv_kaldi_folder_and_parquet_through_the_command_line(tmp_path):
 
 def test_a_kaldi_command_is_refused_by_the_command_line(tmp_path):
     write(tmp_path / "k", {**KALDI, "wav.scp": f"u1 touch {tmp_path}/ran |\n"})
-    assert "a command is not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
+    assert "commands are not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
     assert not (tmp_path / "ran").exists()
 
 
