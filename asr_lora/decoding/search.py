@@ -184,21 +184,21 @@ def search(
 
 
 def decode_split(
-    whisper: Whisper, split: Split, *, batch_seconds: float, beams: int = 1, rank: int = 0, team: int = 1
+    whisper: Whisper, split: Split, *, batch_seconds: float, beams: int = 1, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Transcribe the utterances of a split, those of like length together.
 
     Args:
         batch_seconds: of audio that the encoder sees at once, see `default_batch_seconds`.
         beams: as for `decode_batch`.
-        rank: of this process among `team` ones; each takes every team-th batch.
-        team: how many processes share the split.
+        rank: rank of this process; it takes every `world_size`-th batch.
+        world_size: number of processes that share the split.
 
     Yields:
         Indices into the split and their texts, a batch at a time.
     """
     cost = [context_seconds(seconds, whisper.context) for seconds in split.seconds]
-    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, team):
+    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, world_size):
         yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], beams=beams)
 
 
