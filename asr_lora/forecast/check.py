@@ -10,7 +10,8 @@ import torch
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import MAX_NEW_TOKENS, batches_by_length, default_batch_seconds
+from asr_lora.decoding.options import MAX_NEW_TOKENS
+from asr_lora.decoding.search import batches_by_length, default_batch_seconds
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.run_folder import RunFolder
@@ -47,10 +48,10 @@ from asr_lora.training.setup import (
     dev_split,
     encoder_is_frozen,
     keeps_encoder_outputs,
+    load_meta_for_training,
     load_training_set,
     make_learner,
     make_schedule_settings,
-    meta_for_training,
     require_place,
     run_fingerprint,
 )
@@ -85,6 +86,7 @@ class ForecastInputs:
 
     @property
     def micro_batch_seconds(self) -> float:
+        """Seconds of audio in memory at once."""
         return self.config.training.initial_micro_batch_seconds
 
     @property
@@ -125,7 +127,7 @@ def _subject(config: RunConfig) -> ForecastInputs:
     DatasetFolder(config.data.dataset).read()
     device = default_device()
     dtype = compute_dtype(config.model.precision, device)
-    whisper = meta_for_training(config, device, dtype)
+    whisper = load_meta_for_training(config, device, dtype)
     data, dev = load_training_set(config, whisper), dev_split(config)
     settings = make_schedule_settings(config, whisper)
     steps = list(islice(data.schedule(settings), config.training.steps))
