@@ -98,9 +98,8 @@ def prepare(
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
     sources = _made_from(shares)
-    digests = [source.to_json() for source in sources], [other.digest for other in others]
-    read = *digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS
-    speech = fingerprint(*read, code, asdict(replace(rules, seed=0)))
+    read = [source.to_json() for source in sources], [other.digest for other in others]
+    speech = fingerprint(*read, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
     stamp = fingerprint(speech, asdict(draws))
     facts = DatasetRecord(
         fingerprint=stamp, speech_fingerprint=speech, language=code, sources=sources, text=rules.text.chosen(),
