@@ -40,6 +40,21 @@ class Folder:
     remedy: ClassVar[str]
     schema: ClassVar[int] = SCHEMA_VERSION
 
+    def __repr__(self) -> str:
+        try:
+            says = self.caption()
+        except DataError:
+            says = f"there is no complete {self.kind}"
+        return f"{type(self).__name__}({str(self.root)!r}): {says}"
+
+    def caption(self) -> str:
+        """Return what the folder holds in one sentence.
+
+        Raises:
+            DataError: the folder is not complete.
+        """
+        return str(self.read_any().get("verdict", f"a complete {self.kind}"))
+
     @property
     def manifest(self) -> Path:
         return self.root / self.manifest_name
