@@ -35,7 +35,8 @@ from asr_lora.exporting.recipe import Packing
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import ExportFolder, RunFolder
+from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunRecord
+from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
@@ -63,13 +64,13 @@ def dataset(place):
 def run(place, dataset):
     """A run whose adapter is small noise, with all that `train` writes down and a card speaks of."""
     folder = RunFolder(save_run(place / "my-run", dataset, 0.003, context="true_length"))
-    body = folder.read()
+    body = folder.read_json()
     body["config"] |= {
         "adapter": {"rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj"], "continue_from": str(place / "secret")},
         "optimiser": {"name": "adam8bit", "learning_rate": 0.001},
     }
     body["train"] |= {"utterances": 103, "steps": 20}
-    folder.write(body)
+    folder.write(RunRecord.model_validate(body))
     return folder.root
 
 
@@ -86,7 +87,7 @@ def exports(place, run):
 @pytest.fixture(scope="module")
 def report(place, run, dataset):
     """A report of the run on test, scored as `evaluate` does, its hypotheses written by hand."""
-    manifest, split, body = DatasetFolder(dataset).read(), read_split(dataset, "test"), RunFolder(run).read()
+    manifest, split, body = DatasetFolder(dataset).read(), read_split(dataset, "test"), RunFolder(run).read_json()
     rows = [
         {"id": clip, "speaker": who, "seconds": 1.0, "reference": text, "hypothesis": f"{text} eh"}
         for clip, who, text in zip(split.ids, split.speakers, split.texts, strict=True)
@@ -269,7 +270,7 @@ def read_ggml(path: Path):
     [(None, 1, 0.0), (Packing.Q8_0, 2007, 1 / 254), (Packing.Q5_0, 2008, 1 / 16)],
 )
 def test_the_file_of_whisper_cpp_holds_every_weight(packing, kind, coarseness, tiny_folder, tmp_path):
-    whisper = load_whisper(str(tiny_folder), "it")
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"))
     write_ggml(whisper, tmp_path / "x.bin", packing)
     header, filters, tokens, tensors = read_ggml(tmp_path / "x.bin")
     assert header == (0x67676D6C, 51865, 1500, 64, 2, 2, 448, 64, 2, 2, 80, kind)

@@ -47,6 +47,7 @@ PURE = {
     "asr_lora.folders.tabular",
     "asr_lora.folders.workflow_folder",
     "asr_lora.errors",
+    "asr_lora.language",
     "asr_lora.system.cache",
     "asr_lora.system.locks",
     "asr_lora.system.progress",
@@ -58,14 +59,14 @@ PURE = {
     "asr_lora.labels.scripts",
     "asr_lora.labels.text_rules",
     "asr_lora.labels.rules",
-    "asr_lora.labels.diagnosis",
+    "asr_lora.labels.label_report",
     "asr_lora.labels.model_scores",
     "asr_lora.pages.label_page",
     "asr_lora.sources.lines",
     "asr_lora.sources.columns",
-    "asr_lora.sources.beside",
+    "asr_lora.sources.audio_text_pairs",
     "asr_lora.sources.kaldi",
-    "asr_lora.sources.manifest",
+    "asr_lora.sources.speech_manifest",
     "asr_lora.sources.parquet",
     "asr_lora.dataset.plan_database",
     "asr_lora.dataset.plan",
@@ -130,7 +131,7 @@ DOORS = {
     "datacollective": {"asr_lora.sources.download"},
     "requests": {"asr_lora.sources.download"},
     "huggingface_hub": {"asr_lora.sources.hub_tables", "asr_lora.exporting.card", "asr_lora.exporting.hub"},
-    "ctranslate2": {"asr_lora.exporting.formats", "asr_lora.decoding.ctranslate2_engine"},
+    "ctranslate2": {"asr_lora.model.ctranslate2_export", "asr_lora.decoding.ctranslate2_engine"},
     "faster_whisper": {"asr_lora.exporting.other_engines"},
     "pywhispercpp": {"asr_lora.exporting.other_engines"},
     "gguf": {"asr_lora.exporting.ggml"},
@@ -143,7 +144,7 @@ DOORS = {
     "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.http_timeouts"},
     "prometheus_client": {"asr_lora.serving.prometheus"},
     "pandas": {"asr_lora.folders.tabular"},
-    "pydantic": {"asr_lora.config"},
+    "pydantic": {"asr_lora.config", "asr_lora.folders.manifests"},
 }
 
 
@@ -205,7 +206,8 @@ def test_the_api_is_what_is_promised():
     import asr_lora
 
     for name in (
-        "prepare", "check", "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
+        "prepare", "check", "check_labels", "doctor",
+        "train", "evaluate", "compare", "transcribe", "promote", "sweep_strengths", "adapt",
         "analyze", "sweep_settings", "export", "push",
         "analyze", "sweep_settings", "serve",
     ):  # fmt: skip

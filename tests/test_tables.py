@@ -6,10 +6,20 @@ import sys
 import pytest
 from conftest import ROOT
 
+from asr_lora.config import Method
 from asr_lora.errors import ConfigError
 from asr_lora.folders import dataset_folder, report_folder, run_folder, workflow_folder
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
-from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.run_folder import (
+    BestCheckpoint,
+    ParameterCount,
+    RunData,
+    RunFolder,
+    RunModel,
+    RunRecord,
+    RunSettings,
+    TrainedOn,
+)
 from asr_lora.folders.tabular import MOST_ROWS, Tabular
 from asr_lora.folders.workflow_folder import AdaptFolder
 from asr_lora.forecast.estimate import Forecast, Memory, Plan, Time
@@ -63,19 +73,20 @@ def test_a_folder_that_is_not_complete_has_a_readable_repr(tmp_path):
 def test_a_long_table_is_cut_in_a_notebook_but_not_for_pandas(tmp_path):
     rows = [{"step": step, "loss": 2.0, "lr": 1e-3} for step in range(1, 61)] + [{"step": 60, "dev_wer": 0.25}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    best = {"dev_wer": 0.25, "step": 60}
-    (tmp_path / "run.json").write_text(json.dumps({**run_facts(), "best": best}))
     run = RunFolder(tmp_path)
+    run.write(
+        RunRecord(
+            method=Method.LORA, model=RunModel(name="m", language="it"), config=RunSettings(data=RunData(dataset="d")),
+            parameters=ParameterCount(trainable=1, total=2), train=TrainedOn(utterances=1, hours=0.1, epochs=1.0),
+            best=BestCheckpoint(step=60, dev_wer=0.25), weights_bytes=1, train_seconds=1.0, peak_memory_bytes=1,
+        )
+    )  # fmt: skip
     page = run._repr_html_()
     assert page.count("<tr>") == 1 + MOST_ROWS
     assert "11 more rows are not shown." in page
-    assert "best WER on dev 25.0% at step 60" in page
+    assert "lora, best WER on dev 25.0% at step 60" in page
     assert run.to_pandas()["dev_wer"].dropna().tolist() == [0.25]
     assert run.to_pandas()["learning_rate"].max() == 1e-3
-
-
-def run_facts():
-    return {"kind": "run", "schema_version": 1, "method": "lora"}
 
 
 def test_a_transcript_is_a_table_of_its_segments(tmp_path):

@@ -12,7 +12,7 @@ from asr_lora.folders.tabular import Column, Tabular
 SPLITS = ("train", "dev", "test")
 
 
-class DatasetFolder(Folder, Tabular):
+class DatasetFolder(Folder[dict[str, Any]], Tabular):
     """A prepared dataset: a parquet file for each split, and lists of ids for the subsets of train."""
 
     kind = "dataset"
@@ -28,11 +28,11 @@ class DatasetFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        body = self.read()
+        body = self.read_json()
         return [{"name": name, "facts": facts} for name, facts in {**body["splits"], **body["subsets"]}.items()]
 
     def caption(self) -> str:
-        body = self.read()
+        body = self.read_json()
         hours = ", ".join(f"{facts['hours']:.2f} h of {name}" for name, facts in body["splits"].items())
         return f"speech in {body['language']}: {hours}"
 
@@ -51,8 +51,8 @@ class DatasetFolder(Folder, Tabular):
         return self.root / "dropped.jsonl"
 
     @property
-    def diagnosis(self) -> "DiagnosisFolder":
-        return DiagnosisFolder(self.root / "doctor")
+    def label_report(self) -> "LabelReportFolder":
+        return LabelReportFolder(self.root / "doctor")
 
     @property
     def leaks(self) -> Path:
@@ -93,7 +93,7 @@ class DatasetFolder(Folder, Tabular):
         """Whether it holds nothing but a dataset, complete or interrupted."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         known = {self.split(split).name for split in SPLITS} | {"subsets", self.manifest_name}
-        known |= {self.dropped.name, self.leaks.name, self.diagnosis.root.name}
+        known |= {self.dropped.name, self.leaks.name, self.label_report.root.name}
         return all(name in known or name.startswith(".") for name in names)
 
     def whole(self, body: dict[str, Any]) -> bool:
@@ -113,7 +113,7 @@ class DatasetFolder(Folder, Tabular):
         """
         if not self.complete:
             return False
-        body = self.read_any()
+        body = self.read_json()
         made = body.get("schema_version"), body.get("speech_fingerprint"), body.get("speech_seed")
         return made in ((self.schema, stamp, seed), (self.schema, stamp, None)) and self._has_splits(body)
 
@@ -147,7 +147,7 @@ class DatasetFolder(Folder, Tabular):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class DiagnosisFolder(Folder, Tabular):
+class LabelReportFolder(Folder[dict[str, Any]], Tabular):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
@@ -161,11 +161,11 @@ class DiagnosisFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        body = self.read()
+        body = self.read_json()
         return [{"rule": r, "utterances": n, "example": body["examples"][r]} for r, n in body["counts"].items()]
 
     def caption(self) -> str:
-        body = self.read()
+        body = self.read_json()
         return f"{body['suspicious']:,} of {body['utterances']:,} utterances have suspicious labels"
 
     @property
@@ -176,10 +176,10 @@ class DiagnosisFolder(Folder, Tabular):
     def page(self) -> Path:
         return self.root / "index.html"
 
-    def opinions(self, stamp: str) -> Path:
-        """What a model thinks of each utterance, kept while it goes through them, so that it goes on after a stop."""
+    def model_scores(self, stamp: str) -> Path:
+        """Model scores of each utterance, written while the model works, so that an interrupted check continues."""
         return self.root / f"opinions-{stamp}.jsonl"
 
     @property
-    def all_opinions(self) -> list[Path]:
+    def all_model_scores(self) -> list[Path]:
         return sorted(self.root.glob("opinions-*.jsonl"))

@@ -8,7 +8,7 @@ from asr_lora.folders.manifests import Folder
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class ReportFolder(Folder, Tabular):
+class ReportFolder(Folder[dict[str, Any]], Tabular):
     """Scores and hypotheses of one system on one split of a dataset."""
 
     kind = "report"
@@ -28,7 +28,7 @@ class ReportFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return [self.read()]
+        return [self.read_json()]
 
     def caption(self) -> str:
         (row,) = self.rows()
@@ -50,7 +50,7 @@ class ReportFolder(Folder, Tabular):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder, Tabular):
+class ComparisonFolder(Folder[dict[str, Any]], Tabular):
     """Scores of several systems on the same utterances, each held against the first."""
 
     kind = "comparison"
@@ -72,7 +72,7 @@ class ComparisonFolder(Folder, Tabular):
 
     def entries(self) -> Iterable[object]:
         """Return each system with the pair that it makes with the first one; the difference is of the leading rate."""
-        body = self.read()
+        body = self.read_json()
         first = body["systems"][0]["system"]["name"]
         pairs = {pair["b"]: pair for pair in body["pairs"] if pair["a"] == first}
         for system in body["systems"]:
@@ -92,7 +92,7 @@ class ComparisonFolder(Folder, Tabular):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder, Tabular):
+class AnalysisFolder(Folder[dict[str, Any]], Tabular):
     """What training changed in the weights of some runs."""
 
     kind = "analysis"
@@ -112,10 +112,10 @@ class AnalysisFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return [{"run": run["name"], "facts": facts} for run in self.read()["runs"] for facts in run["matrices"]]
+        return [{"run": run["name"], "facts": facts} for run in self.read_json()["runs"] for facts in run["matrices"]]
 
     def caption(self) -> str:
-        body = self.read()
+        body = self.read_json()
         count = sum(len(run["matrices"]) for run in body["runs"])
         return f"{count} matrices that training changed in {len(body['runs'])} runs of {body['base']}"
 

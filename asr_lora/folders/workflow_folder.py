@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
@@ -9,7 +10,7 @@ from asr_lora.folders.manifests import Folder
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class SweepFolder(Folder, Tabular):
+class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
     """Reports of one adapter at several strengths."""
 
     kind = "strength sweep"
@@ -23,7 +24,7 @@ class SweepFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return list(self.read()["strengths"])
+        return list(self.read_json()["strengths"])
 
     def report(self, strength: float) -> Path:
         return self.root / f"strength-{strength:g}"
@@ -35,7 +36,7 @@ class SweepFolder(Folder, Tabular):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class VariantsFolder(Folder, Tabular):
+class SweepFolder(Folder[dict[str, Any]], Tabular):
     """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
 
     kind = "sweep"
@@ -54,10 +55,10 @@ class VariantsFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return [{"split": split, "scores": row} for split, rows in self.read()["splits"].items() for row in rows]
+        return [{"split": split, "scores": row} for split, rows in self.read_json()["splits"].items() for row in rows]
 
     def caption(self) -> str:
-        body = self.read()
+        body = self.read_json()
         return f"{len(body['variants'])} variants; dev chooses {body['chosen_by_dev']}"
 
     def config(self, name: str) -> Path:
@@ -86,7 +87,7 @@ class VariantsFolder(Folder, Tabular):
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
-class PromotionFolder(Folder, Tabular):
+class PromotionFolder(Folder[dict[str, Any]], Tabular):
     """What a run's folder says of its promotion; `root` is the run's."""
 
     kind = "promotion"
@@ -103,14 +104,14 @@ class PromotionFolder(Folder, Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return list(self.read()["trials"])
+        return list(self.read_json()["trials"])
 
     def report(self, model: str, dataset: Path) -> Path:
         """Where the report of a model on a dataset's dev split is kept, so that another's is not in its way."""
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
-class AdaptFolder(Folder):
+class AdaptFolder(Folder[dict[str, Any]]):
     """Everything that one `asr-lora adapt` makes."""
 
     kind = "adaptation"

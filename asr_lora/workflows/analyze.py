@@ -19,9 +19,10 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
 from asr_lora.folders.report_folder import AnalysisFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
 from asr_lora.model.adapters.updates import Update, updates
-from asr_lora.model.locate import Tuned, find_tuned
+from asr_lora.model.find_model import NamedModel, find_trained
 from asr_lora.model.spectra import (
     COUNTS,
     MOST,
@@ -39,7 +40,7 @@ from asr_lora.model.targets import target_names
 from asr_lora.model.whisper import load_whisper
 from asr_lora.pages.analysis_page import matrices_csv, render_analysis_markdown, render_analysis_page
 
-ANY_LANGUAGE = "en"  # weights are read, nothing is spoken; English is what every Whisper knows
+ANY_PROMPT = ForcedPrompt("en")  # weights are read, nothing is spoken; English is what every Whisper knows
 FIGURES = 6  # significant, of what is written
 
 
@@ -63,21 +64,21 @@ class Shared:
 
 
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
-    """Write what `describe` says of some runs: analysis.json, index.html, table.md and matrices.csv.
+    """Write what `measure_changes` says of some runs: analysis.json, index.html, table.md and matrices.csv.
 
     An analysis of the same weights is left as it is.
 
     Raises:
-        ConfigError: as `describe`; `out` holds something else.
-        DataError: as `describe`.
+        ConfigError: as `measure_changes`; `out` holds something else.
+        DataError: as `measure_changes`.
     """
     tuned = _find(runs)
-    stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
+    stamp = fingerprint({label: (run.base, folder_digest(run.trained_weights)) for label, run in tuned.items()})
     folder = AnalysisFolder(out)
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    body = {"fingerprint": stamp, **_describe_all(tuned)}
+    body = {"fingerprint": stamp, **_measure_all(tuned)}
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(body))
     write_text(folder.markdown, render_analysis_markdown(body))
@@ -86,7 +87,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     return folder
 
 
-def describe(runs: Sequence[str]) -> dict[str, Any]:
+def measure_changes(runs: Sequence[str]) -> dict[str, Any]:
     """Describe what training changed in the weights of one run or several, and what each two of them share.
 
     Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
@@ -99,14 +100,14 @@ def describe(runs: Sequence[str]) -> dict[str, Any]:
         ConfigError: no run, one named twice or with a strength, or runs of several bases.
         DataError: a run or its base cannot be used, or nothing of it changed.
     """
-    return _describe_all(_find(runs))
+    return _measure_all(_find(runs))
 
 
-def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
+def _measure_all(tuned: dict[str, NamedModel]) -> dict[str, Any]:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
     described, shared = [], {}
     for label, run in tuned.items():
-        facts, shared[label] = _describe(label, run, own)
+        facts, shared[label] = _measure(label, run, own)
         described.append(facts)
     return {
         "base": next(iter(tuned.values())).base,
@@ -115,11 +116,11 @@ def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
     }
 
 
-def _find(runs: Sequence[str]) -> dict[str, Tuned]:
+def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
     """The runs by what they are called in tables, all of one base."""
     if not runs or len(set(runs)) < len(runs):
         raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
-    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    tuned = {label: find_trained(run) for label, run in zip(_labels(runs), runs, strict=True)}
     bases = sorted({run.base for run in tuned.values()})
     if len(bases) > 1:
         raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
@@ -132,7 +133,7 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(runs)
 
 
-def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
     matrices, unchanged = [], []
     shared = Shared({}, {})
     changes, outside = _read(tuned)
@@ -148,15 +149,15 @@ def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[d
             shared.a[change.name] = change.directions.float()
     if not matrices:
         raise DataError(f"{label}: no linear layer differs from {tuned.base}: train it for longer")
-    run = tuned.run or {}
+    run = tuned.run
     inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
     facts = {
         "name": label,
-        "weights": str(tuned.weights),
-        "kind": "adapter" if tuned.adapter else "full",
-        "method": run.get("method"),
-        "seed": run["config"]["training"]["seed"] if "config" in run else None,
-        "trainable_parameters": run["parameters"]["trainable"] if "parameters" in run else None,
+        "weights": str(tuned.trained_weights),
+        "kind": "adapter" if tuned.strength is not None else "full",
+        "method": run.method if run else None,
+        "seed": run.config.training.seed if run else None,
+        "trainable_parameters": run.parameters.trainable if run else None,
         "unchanged": unchanged,
         "energy_outside": _figures(outside / (inside + outside)),
         "matrices": matrices,
@@ -200,14 +201,16 @@ def _place(name: str) -> dict[str, Any]:
 # What changed.
 
 
-def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
+def _read(tuned: NamedModel) -> tuple[Iterator[Change], float]:
     """Every matrix that was trained, in the model's order, and the squared norm of what changed beside them."""
-    if tuned.adapter:
+    if tuned.strength is not None:
         return _of_adapter(tuned), 0.0
-    base, after = (load_whisper(source, ANY_LANGUAGE).core for source in (tuned.base, str(tuned.weights)))
+    base, after = (load_whisper(source, ANY_PROMPT).core for source in (tuned.base, str(tuned.trained_weights)))
     ours, theirs = dict(base.named_parameters()), dict(after.named_parameters())
     if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
-        raise DataError(f"{tuned.weights} and {tuned.base} are not of one shape: put the base back that it was made of")
+        raise DataError(
+            f"{tuned.trained_weights} and {tuned.base} are not of one shape: put the base back that it was made of"
+        )
     names = target_names(base, AdapterSettings(targets="linear"))  # type: ignore[arg-type]
     inside = {f"{name}.weight" for name in names}
     outside = sum(
@@ -219,8 +222,8 @@ def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
     return (_of_difference(*pair) for pair in pairs), outside
 
 
-def _of_adapter(tuned: Tuned) -> Iterator[Change]:
-    whisper = load_adapter(load_whisper(tuned.base, ANY_LANGUAGE), tuned.weights)
+def _of_adapter(tuned: NamedModel) -> Iterator[Change]:
+    whisper = load_adapter(load_whisper(tuned.base, ANY_PROMPT), tuned.trained_weights)
     for name, (weight, update) in updates(whisper).items():
         spectrum = spectrum_of_product(update.b, update.a)
         yield Change(name, weight, spectrum, _moved(weight, update, spectrum), _directions(update.a))

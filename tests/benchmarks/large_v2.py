@@ -33,11 +33,12 @@ def random_model(folder: Path) -> Path:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+    from asr_lora.language import ForcedPrompt
     from asr_lora.model.whisper import load_whisper
 
     if (folder / "config.json").is_file():
         return folder
-    base = load_whisper(BASE, "nl")
+    base = load_whisper(BASE, ForcedPrompt("nl"))
     width = dict(d_model=1280, encoder_layers=32, decoder_layers=32, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
     heads = dict(encoder_attention_heads=20, decoder_attention_heads=20)
     config = WhisperConfig(**{**base.core.config.to_dict(), **width, **heads})
@@ -72,7 +73,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
             "method": changes["method"],
             "model": {"name": str(model), "language": language, "precision": "bf16", **changes.get("model", {})},
             "data": {"dataset": dataset},
-            "examples": {"long_tails": 0},
+            "examples": {"padded": 0},
             "training": {**training, **changes.get("training", {})},
         }
     )
@@ -114,7 +115,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     hour = 3600 / sum(data.seconds)  # of the train split
     contexts = sum(context_seconds(each, Context.TRUE_LENGTH) for each in data.seconds) * hour
     plain = statistics.median(paces[1:-1]) * contexts  # the first step warms up, the last is the tail
-    tails = len(data) * hour * ExampleSettings().long_tails * seconds
+    tails = len(data) * hour * ExampleSettings().padded * seconds
     return {
         "row": row,
         "trainable": trainable,
