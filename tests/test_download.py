@@ -179,7 +179,7 @@ def test_goes_on_after_a_broken_connection(platform, tmp_path, manner, capfd):
     assert fetch("nl25", tmp_path).read_bytes() == CONTENT
     begins = [None, f"bytes={PIECE}-", f"bytes={2 * PIECE}-"] if manner != 503 else [None, None, None]
     assert downloads(platform) == begins
-    assert "going on" in capfd.readouterr().err
+    assert "the download continues" in capfd.readouterr().err
 
 
 def test_a_later_call_goes_on_where_the_last_one_gave_up(platform, tmp_path):

@@ -136,7 +136,7 @@ def test_a_length_that_the_cap_cannot_fill_is_left_out():
     subsets = nested_subsets(clips, ["1min", "10min"], speaker_cap=60.0)
     assert list(subsets.ids) == ["1min"]
     assert subsets.left_out == {"10min": 180.0}
-    with pytest.raises(ConfigError, match="give the seconds"):
+    with pytest.raises(ConfigError, match="write the most seconds of one speaker"):
         nested_subsets(clips, ["1min"], speaker_cap=0.0)
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.dataset.plan_database import PlanDatabase, PlannedUtterance
+from asr_lora.dataset.plan_database import PendingRecordings, PlanDatabase, PlannedUtterance
 from asr_lora.dataset.reading import row_schema
 from asr_lora.errors import AudioError
 from asr_lora.folders.atomic import replacing
@@ -45,14 +45,6 @@ class DecodedUtterance:
     sound: AudioMeasurements
 
 
-@dataclass(frozen=True)
-class FinishedParts:
-    """What earlier runs have finished."""
-
-    parts: int
-    utterances: int
-
-
 Task = tuple[PlannedUtterance, Recording]
 Outcome = tuple[PlannedUtterance, DecodedUtterance | AudioError]
 
@@ -60,14 +52,14 @@ Outcome = tuple[PlannedUtterance, DecodedUtterance | AudioError]
 def decode_all(plan: PlanDatabase, sources: Sequence[WeightedSource], folder: DatasetFolder) -> None:
     """Decode what earlier runs have not decoded, and write it in parts."""
     schema = _part_schema()
-    salt, finished = plan.fact("salt"), _finished_parts(plan, folder)
+    salt, (parts, utterances) = plan.fact("salt"), _finished_parts(plan, folder)
     cores = len(os.sched_getaffinity(0))
     with (
         ThreadPoolExecutor(cores) as pool,  # libsndfile and soxr release Python's lock while they work
-        tqdm(total=plan.count(), initial=finished.utterances, desc="prepare", unit="utterance") as bar,
+        tqdm(total=plan.count(), initial=utterances, desc="prepare", unit="utterance") as bar,
     ):
         outcomes = _in_order(pool, _tasks(plan, sources), ahead=4 * cores)
-        for number in count(finished.parts):
+        for number in count(parts):
             first = next(outcomes, None)
             if first is None:
                 return
@@ -78,8 +70,11 @@ def decode_all(plan: PlanDatabase, sources: Sequence[WeightedSource], folder: Da
                     bar.update(len(rows))
 
 
-def _finished_parts(plan: PlanDatabase, folder: DatasetFolder) -> FinishedParts:
-    """Note the utterances of finished parts as taken. Remove a part that cannot be read, and all parts after it."""
+def _finished_parts(plan: PlanDatabase, folder: DatasetFolder) -> tuple[int, int]:
+    """Note the utterances of finished parts as taken, and return the numbers of parts and utterances.
+
+    A part that cannot be read is removed, and so are all parts after it.
+    """
     utterances = 0
     for number in count():
         try:
@@ -89,7 +84,7 @@ def _finished_parts(plan: PlanDatabase, folder: DatasetFolder) -> FinishedParts:
                 if not folder.part(later).exists():
                     break
                 folder.part(later).unlink()
-            return FinishedParts(number, utterances)
+            return number, utterances
         plan.begin(numbers)
         utterances += len(numbers)
     raise AssertionError("unreachable")
@@ -97,7 +92,7 @@ def _finished_parts(plan: PlanDatabase, folder: DatasetFolder) -> FinishedParts:
 
 def _tasks(plan: PlanDatabase, sources: Sequence[WeightedSource]) -> Iterator[Task]:
     for number, weighted in enumerate(sources):
-        for name, recording in weighted.source.recordings(plan.pending_recordings(number)):
+        for name, recording in weighted.source.recordings(PendingRecordings(plan.database, number)):
             for utterance in plan.take(number, name):
                 yield utterance, recording
 

@@ -81,9 +81,6 @@ class PlanDatabase:
         query = "SELECT COUNT(*) FROM utterance WHERE reason IS NULL AND (?1 IS NULL OR split = ?1)"
         return int(self.database.execute(query, (split,)).fetchone()[0])
 
-    def pending_recordings(self, source: int) -> "PendingRecordings":
-        return PendingRecordings(self.database, source)
-
     def take(self, source: int, recording: str) -> list[PlannedUtterance]:
         """Return the utterances of a recording that were not taken before, and note them as taken."""
         rows = self.database.execute(

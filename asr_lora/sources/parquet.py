@@ -54,28 +54,24 @@ class ParquetFiles:
             with _open(path) as table:
                 audio = _audio_column(path, table.schema_arrow)
                 names = [name for name in table.schema_arrow.names if name != audio]
-                place = 0
-                for batch in _batches(path, table, names):
-                    for row in _dicts(batch):
-                        name = f"{path.stem}-{place:08}"
-                        if row is None:
-                            yield BadRow(name, "row cannot be read", split)
-                        else:
-                            yield utterance(row, name, f"{number}:{place}", split, self.text_column)
-                        place += 1
+                rows = (row for batch in _batches(path, table, names) for row in _dicts(batch))
+                for place, row in enumerate(rows):
+                    id_ = f"{path.stem}-{place:08}"
+                    if row is None:
+                        yield BadRow(id_, "row cannot be read", split)
+                    else:
+                        yield _utterance(row, id_, f"{number}:{place}", split, self.text_column)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for number, (split, path) in enumerate(self.files):
             if split == OTHER:
                 continue
             with _open(path) as table:
-                audio, place = _audio_column(path, table.schema_arrow), 0
-                for batch in _batches(path, table, [audio]):
-                    for value in batch.column(0):
-                        name = f"{number}:{place}"
-                        place += 1
-                        if name in wanted:
-                            yield name, _stored(value, self.home)
+                batches = _batches(path, table, [_audio_column(path, table.schema_arrow)])
+                for place, value in enumerate(value for batch in batches for value in batch.column(0)):
+                    name = f"{number}:{place}"
+                    if name in wanted:
+                        yield name, _stored(value, self.home)
 
 
 @dataclass(frozen=True)
@@ -103,14 +99,14 @@ class HubDataset:
                 yield BadRow(table.split, NO_SPLIT)
                 continue
             for place, row in enumerate(table.rows(audio=False)):
-                yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
+                yield _utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for split, table in self._tables():
             for place, row in enumerate(table.rows(audio=True) if split != OTHER else ()):
                 name = f"{table.split}:{place}"
                 if name in wanted:
-                    yield name, recording(row[table.audio], Path())
+                    yield name, _recording(row[table.audio], Path())
 
     def _tables(self) -> Iterator[tuple[str, HubTable]]:
         tables = hub_splits(self.repository, self.config)
@@ -135,7 +131,7 @@ def _splits(named: list[str]) -> list[str]:
     return [split or OTHER for split in named]
 
 
-def utterance(
+def _utterance(
     row: Mapping[str, Any], fallback: str, recording: str, split: str, text_column: str | None
 ) -> Utterance | BadRow:
     """Make an utterance of a row without its audio."""
@@ -146,7 +142,7 @@ def utterance(
     return utterance_of(row, name=name, recording=recording, text=text, split=split)
 
 
-def recording(value: Any, home: Path) -> Recording:
+def _recording(value: Any, home: Path) -> Recording:
     """Return the audio of a row: bytes, or a path that starts from `home`."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -157,7 +153,7 @@ def recording(value: Any, home: Path) -> Recording:
 
 def _stored(value: pa.Scalar, home: Path) -> Recording:
     try:
-        return recording(value.as_py(), home)
+        return _recording(value.as_py(), home)
     except UnicodeDecodeError as error:
         return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
 
