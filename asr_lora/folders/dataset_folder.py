@@ -1,11 +1,13 @@
 """The folder that `prepare` makes, and within it what the label doctor found."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import fingerprint, has_bytes
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
+from asr_lora.folders.tabular import Column, Tabular
 
 SPLITS = ("train", "dev", "test")
 
@@ -70,12 +72,30 @@ class DatasetRecord(ManifestRecord):
     shared_with_others: dict[str, dict[str, Overlap]] = {}
 
 
-class DatasetFolder(Folder[DatasetRecord]):
+class DatasetFolder(Folder[DatasetRecord], Tabular):
+    """A prepared dataset: a parquet file for each split, and lists of ids for the subsets of train."""
+
     kind = "dataset"
     record = DatasetRecord
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
     schema = 2  # 2: rows say what decoding showed
+    columns = (
+        Column("name", "Split or subset"),
+        Column("utterances", "Utterances", ",", "facts.utterances"),
+        Column("hours", "Hours", ".3f", "facts.hours"),
+        Column("speakers", "Speakers", ",", "facts.speakers"),
+        Column("characters_per_second", "Characters per second", ".1f", "facts.characters_per_second"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        record = self.read()
+        return [{"name": name, "facts": facts} for name, facts in [*record.splits.items(), *record.subsets.items()]]
+
+    def caption(self) -> str:
+        record = self.read()
+        hours = ", ".join(f"{split.hours:.2f} h of {name}" for name, split in record.splits.items())
+        return f"speech in {record.language}: {hours}"
 
     def split(self, name: str) -> Path:
         return self.root / f"{name}.parquet"
@@ -189,12 +209,26 @@ class DatasetFolder(Folder[DatasetRecord]):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class LabelReportFolder(Folder[dict[str, Any]]):
+class LabelReportFolder(Folder[dict[str, Any]], Tabular):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
     manifest_name = "doctor.json"
     remedy = "Make it with: asr-lora check DATASET"
+    columns = (
+        Column("rule", "Rule"),
+        Column("utterances", "Utterances", ","),
+        Column("example", "For example", source="example.id"),
+        Column("detail", "", source="example.detail"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        body = self.read_json()
+        return [{"rule": r, "utterances": n, "example": body["examples"][r]} for r, n in body["counts"].items()]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        return f"{body['suspicious']:,} of {body['utterances']:,} utterances have suspicious labels"
 
     @property
     def findings(self) -> Path:
