@@ -111,12 +111,12 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     """One at a strength, another and the base in one batch, held against PyTorch, where they lie side by side."""
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
     named = {"cs": f"{adapters['cs']}@0.5", "it": str(adapters["it"])}
-    found = find_adapters(str(tiny_folder), named)
-    assert {name: (one.prompt, one.adapter) for name, one in found.selections.items()} == {
+    several = find_adapters(str(tiny_folder), named)
+    assert {name: (one.prompt, one.adapter) for name, one in several.selections.items()} == {
         name: (ForcedPrompt(name), name) for name in named
     }
-    whisper = open_adapters(found, Precision.FP32)
-    engine = open_ctranslate2_adapters(found, Precision.FP32)
+    whisper = open_adapters(several, Precision.FP32)
+    engine = open_ctranslate2_adapters(several, Precision.FP32)
     assert set(engine.models) == {"cs", "it", UNTOUCHED}
     rows, sounds = ["cs", UNTOUCHED, "it", "cs"], [speech(seconds) for seconds in (2.0, 2.5, 1.5, 3.0)]
     ours, theirs = (some.encode(sounds, 320, rows) for some in (TorchEngine(whisper), engine))
@@ -127,7 +127,7 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     found = engine.search(theirs, prompts, DecodingOptions(max_new_tokens=8))
     assert [len(one.tokens) for one in found] == [8] * 4
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
-    open_ctranslate2_adapters(found, Precision.FP32)
+    open_ctranslate2_adapters(several, Precision.FP32)
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")] == times  # converted once
     assert len(times) == 3
 
