@@ -1,10 +1,11 @@
 """What a run will take, as numbers: arithmetic over its schedule, its model's sizes and what a probe measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.training.examples import Example, micro_batches
 
 KEPT_BYTES, KEPT_SHARE, KEPT_STEPS = 5.9e8, 0.34, 8  # see `kept_bytes`
@@ -12,7 +13,7 @@ FRAMES_A_SECOND = 50  # that the encoder's blocks see
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Of a model, as far as work depends on it."""
 
     width: int
@@ -22,7 +23,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScheduleSummary:
     """What the schedule holds."""
 
     steps: int
@@ -37,7 +38,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryForecast:
     """Bytes, by part. Not all parts are there at once, so the peaks are less than their sum."""
 
     weights: int
@@ -69,7 +70,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeForecast:
     """Seconds."""
 
     load: float
@@ -91,17 +92,40 @@ class Time:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Tabular):
     """What `asr-lora train` will take."""
+
+    columns = (Column("quantity", "Quantity"), Column("value", "", "g"), Column("unit", ""), Column("text", "Forecast"))
 
     method: str
     trainable: int  # parameters
     total: int
-    plan: Plan
-    memory: Memory
-    time: Time | None  # None: not probed, or it would not fit
+    plan: ScheduleSummary
+    memory: MemoryForecast
+    time: TimeForecast | None  # None: not probed, or it would not fit
     price_per_hour: float | None
     warnings: tuple[str, ...]
+
+    def entries(self) -> Iterable[object]:
+        """Return the main quantities, with their numbers for pandas and the text that a notebook shows."""
+        time = self.time
+        numbers = {
+            "parameters": (self.trainable, "parameters"),
+            "utterances": (self.plan.utterances, "utterances"),
+            "steps": (self.plan.steps, "steps"),
+            "evaluations": (self.plan.evaluations, "evaluations"),
+            "memory": (self.memory.peak, "bytes"),
+            **{name: (size, "bytes") for name, size in _parts(self.memory)},
+            **({"time": (time.total, "s"), "a step": (time.step, "s"), "encoding once": (time.encode, "s"),
+                "an evaluation": (time.evaluation, "s"), "cost": (self.cost, "")} if time else {}),
+        }  # fmt: skip
+        for label, text in _lines(self):
+            value, unit = numbers.get(label.strip(), (None, ""))
+            yield {"quantity": label.strip(), "value": value, "unit": unit, "text": text}
+
+    def caption(self) -> str:
+        time = f"{self.time.total / 60:.1f} minutes" if self.time else "a time that was not measured"
+        return f"{self.method}: {self.plan.steps:,} steps, {_gigabytes(self.memory.peak)} of memory, {time}"
 
     @property
     def cost(self) -> float | None:
@@ -130,7 +154,12 @@ def utterances(schedule: Sequence[Sequence[Example]]) -> int:
 
 
 def step_work(
-    step: Sequence[Example], tokens: Sequence[int], size: Size, *, at_once: float = math.inf, encoded: bool = False
+    step: Sequence[Example],
+    tokens: Sequence[int],
+    size: ModelSize,
+    *,
+    micro_batch_seconds: float = math.inf,
+    encoded: bool = False,
 ) -> float:
     """Multiplications of a forward: what steps are held against each other by.
 
@@ -138,7 +167,7 @@ def step_work(
         step: its examples.
         tokens: that the decoder is given for each of them.
         size: of the model.
-        at_once: seconds of audio in memory at once; a longer example is computed twice, which is a third more.
+        micro_batch_seconds: audio in memory at once; the forward of a longer example runs twice, a third more work.
         encoded: whether the encoder's outputs come from a cache.
     """
     square = size.width**2
@@ -149,7 +178,7 @@ def step_work(
         a_frame: float = 2 * size.decoder_layers * square  # keys and values of it
         if not encoded:
             a_frame += size.encoder_layers * (12 * square + 2 * frames * size.width)  # the latter: attention
-        work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > at_once else 1)
+        work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > micro_batch_seconds else 1)
     return work
 
 
@@ -206,9 +235,13 @@ def kept_bytes(step_bytes: int, steps: int) -> int:
 
 
 def table(forecast: Forecast) -> str:
-    """What a forecast says, in lines."""
+    """Lay out a forecast as text, one quantity a line."""
+    return "\n".join(f"{name:20}{text}" for name, text in _lines(forecast))
+
+
+def _lines(forecast: Forecast) -> list[tuple[str, str]]:
     plan, memory = forecast.plan, forecast.memory
-    rows = [
+    return [
         (
             "parameters",
             f"{forecast.trainable:,} of {forecast.total:,} train ({forecast.trainable / forecast.total:.1%})",
@@ -221,10 +254,9 @@ def table(forecast: Forecast) -> str:
         *[(f"  {name}", _gigabytes(size)) for name, size in _parts(memory)],
         *_time_rows(forecast),
     ]
-    return "\n".join(f"{name:20}{text}" for name, text in rows)
 
 
-def _parts(memory: Memory) -> list[tuple[str, int]]:
+def _parts(memory: MemoryForecast) -> list[tuple[str, int]]:
     return [
         ("weights", memory.weights),
         ("gradients", memory.gradients),
@@ -238,7 +270,7 @@ def _parts(memory: Memory) -> list[tuple[str, int]]:
     ]
 
 
-def _of(memory: Memory) -> str:
+def _of(memory: MemoryForecast) -> str:
     return "" if memory.available is None else f" ({_gigabytes(memory.available)} available)"
 
 
