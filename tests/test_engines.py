@@ -24,8 +24,8 @@ from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.locate import locate, open_voices, voice_of
 from asr_lora.model.whisper import load_whisper, sketch_whisper
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
-from asr_lora.transcription.routes import hear_language
+from asr_lora.transcription.recognise import Options, SelectedWindow, transcribe_windows
+from asr_lora.transcription.transcriber import detect_language
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())[:2]
 TIMED = Options(timestamps=True, words=True, temperatures=(0.0,))
@@ -40,7 +40,7 @@ def floats(ctranslate2_folder):
 def said(base):
     """Two clips, and both in one window."""
     sounds = [*map(decode, CLIPS), np.concatenate([decode(clip) for clip in CLIPS])]
-    return [Said(Window(10.0 * n, sound), voice_of(base)) for n, sound in enumerate(sounds)]
+    return [SelectedWindow(Window(10.0 * n, sound), voice_of(base)) for n, sound in enumerate(sounds)]
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_eight_bits_say_nearly_the_same(ctranslate2_folder, said, ours):
 
 
 def test_it_hears_languages(floats, base, said):
-    assert hear_language(floats, said[0].window, base=False) == "it"
-    assert hear_language(TorchEngine(base), said[0].window, base=False) == "it"
+    assert detect_language(floats, said[0].window, base=False) == "it"
+    assert detect_language(TorchEngine(base), said[0].window, base=False) == "it"
 
 
 def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, monkeypatch):  # noqa: F811

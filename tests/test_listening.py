@@ -29,10 +29,10 @@ from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.adapters.multi_lora import load_adapters, speaking
 from asr_lora.model.locate import Voice, voice_of
 from asr_lora.model.whisper import evaluating, load_whisper
-from asr_lora.transcription import recognise as listen
-from asr_lora.transcription.inputs import find_inputs, opened
+from asr_lora.transcription import recognise
+from asr_lora.transcription.inputs import find_inputs, open_input
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
+from asr_lora.transcription.recognise import Options, SelectedWindow, transcribe_windows
 from asr_lora.transcription.routes import FOLDER, LANGUAGE, Routes
 from asr_lora.transcription.sequential import transcribe_in_sequence
 
@@ -120,8 +120,8 @@ def test_words_are_found_where_clips_were_joined(base):
     """Two clips with a second of silence between them: as many words end before it as the first clip has alone."""
     one, two, pause = decode(CLIPS[0]), decode(CLIPS[1]), np.zeros(16_000, np.float32)
     said = [
-        Said(Window(100.0, np.concatenate([one, pause, two])), voice_of(base)),
-        Said(Window(0.0, one), voice_of(base)),
+        SelectedWindow(Window(100.0, np.concatenate([one, pause, two])), voice_of(base)),
+        SelectedWindow(Window(0.0, one), voice_of(base)),
     ]
     options = Options(timestamps=True, words=True, temperatures=(0.0,))
     joined, alone = transcribe_windows(TorchEngine(base), said, options)
@@ -148,7 +148,7 @@ def test_words_of_scripts_without_blanks_are_characters(base):
 
 
 def test_the_sequential_way_ends_whatever_the_model_writes(tiny, monkeypatch):
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 30)
+    monkeypatch.setattr(recognise, "MAX_NEW_TOKENS", 30)
     sound = [speech(30.0), speech(30.0), speech(7.0)]
     done = list(
         transcribe_in_sequence(TorchEngine(tiny), sound, Options(temperatures=(0.0,)), lambda _: voice_of(tiny))
@@ -204,11 +204,11 @@ def test_adapters_in_one_batch_are_as_alone_and_merged(tiny_folder, adapters, st
 
 
 def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters, monkeypatch):
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 12)
+    monkeypatch.setattr(recognise, "MAX_NEW_TOKENS", 12)
     several = load_adapters(load_whisper(str(tiny_folder), "it"), {n: (f, 1.0) for n, f in adapters.items()})
     several.core.generation_config.alignment_heads = [[0, 0], [1, 1]]
     voices = [Voice(name, name, Context.TRUE_LENGTH, name) for name in ("cs", "it")]
-    said = [Said(Window(0.0, speech(2.0)), voice) for voice in voices]
+    said = [SelectedWindow(Window(0.0, speech(2.0)), voice) for voice in voices]
     options = Options(beams=2, timestamps=True, words=True, temperatures=(0.0,))
     engine = TorchEngine(several)
     together = transcribe_windows(engine, said, options)
@@ -306,8 +306,8 @@ def test_patterns_folders_and_standard_input(tmp_path, monkeypatch):
     (stdin,) = find_inputs(["-"], written=True)
     sound = (tmp_path / "x" / "1.wav").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sound)))
-    with opened(stdin) as file:
+    with open_input(stdin) as file:
         assert file.read_bytes() == sound
     assert not file.exists()
-    with pytest.raises(AudioError, match="standard input is empty"), opened(stdin):
+    with pytest.raises(AudioError, match="standard input is empty"), open_input(stdin):
         pass
