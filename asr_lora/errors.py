@@ -57,3 +57,8 @@ class Interrupted(AsrLoraError):
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice: of a GPU, or of a CPU whose limit the system enforces."""
     return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class name, for use inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

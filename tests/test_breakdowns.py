@@ -10,7 +10,7 @@ from asr_lora.metrics.breakdown import Counts, find_groups, group_columns, group
 from asr_lora.metrics.combine import combine, families
 from asr_lora.metrics.confusions import changed_words, confusions
 from asr_lora.metrics.hallucination import hallucination, loops
-from asr_lora.metrics.hotword_recall import count_terms, occurrences, read_terms
+from asr_lora.metrics.hotword_recall import count_hotwords, occurrences, read_hotwords
 from asr_lora.metrics.intervals import _weights, rate_interval, resamples
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words, score
@@ -176,14 +176,14 @@ def test_hallucination_is_measured():
 def test_terms_are_counted_where_they_are_spoken(tmp_path):
     file = tmp_path / "terms.txt"
     file.write_text("# names\nJan Smit\n\nDen Haag\njan smit\nUtrecht\n", encoding="utf-8-sig")
-    terms = read_terms(file, BASIC)
+    terms = read_hotwords(file, BASIC)
     assert [term.written for term in terms] == ["Jan Smit", "Den Haag", "Utrecht"]
     scored = score(
         ["Jan Smit en Jan Smit in Den Haag", "naar den haag", "hij heet jan"],
         ["jan smit en jan smid in den haag", "naar den hag", "hij heet jan smit"],
         BASIC,
     )
-    counts = count_terms(terms, scored, characters=False)
+    counts = count_hotwords(terms, scored, characters=False)
     assert counts.spoken.sum(axis=1).tolist() == [2, 2, 0]
     assert counts.heard.sum(axis=1).tolist() == [2, 1, 0]
     assert counts.found.sum(axis=1).tolist() == [1, 1, 0]
@@ -191,12 +191,12 @@ def test_terms_are_counted_where_they_are_spoken(tmp_path):
     for text, sentence in (("", "holds no terms"), ("Jan\n...\n", "line 2: nothing is left of '...' after basic-1")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
-            read_terms(file, BASIC)
+            read_hotwords(file, BASIC)
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="cannot be read"):
-        read_terms(file, BASIC)
+        read_hotwords(file, BASIC)
     with pytest.raises(DataError, match="cannot be read"):
-        read_terms(tmp_path / "nowhere", BASIC)
+        read_hotwords(tmp_path / "nowhere", BASIC)
 
 
 def test_seeds_combine_to_mean_and_spread():

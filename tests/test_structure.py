@@ -46,6 +46,7 @@ PURE = {
     "asr_lora.folders.source_folder",
     "asr_lora.folders.workflow_folder",
     "asr_lora.errors",
+    "asr_lora.system.cache",
     "asr_lora.system.locks",
     "asr_lora.system.progress",
     "asr_lora.dataset.subsets",
@@ -140,7 +141,7 @@ DOORS = {
     "python_multipart": {"asr_lora.serving.uploads"},
     "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.http_timeouts"},
     "prometheus_client": {"asr_lora.serving.prometheus"},
-    "pydantic": {"asr_lora.config"},
+    "pydantic": {"asr_lora.config", "asr_lora.folders.manifests"},
 }
 
 

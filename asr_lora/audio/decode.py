@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from asr_lora.errors import AudioError
+from asr_lora.errors import AudioError, first_line
 
 SAMPLE_RATE = 16_000  # Hz, what Whisper's log-mel is defined on
 SILENCE_PEAK = 1e-3  # -60 dB of full scale: audio that stays below is silence
@@ -150,8 +150,3 @@ def readable_suffixes() -> set[str]:
 def source_name(source: Path | bytes) -> str:
     """How an error message names the audio."""
     return f"audio of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for use inside a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,31 +13,32 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from asr_lora.audio.decode import first_line
 from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
 from asr_lora.config import Context, Precision, Task
 from asr_lora.decoding.engine import Adapters, Candidate, Decoding
 from asr_lora.decoding.search import default_batch_seconds, loop_end
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.recipe import Dtype, Format, Packing, Recipe
+from asr_lora.exporting.recipe import Dtype, ExportRecipe, Format, Packing
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.ctranslate2_import import WEIGHTS, cache_folder
+from asr_lora.model.ctranslate2_import import WEIGHTS
 from asr_lora.model.locate import Place, Told, Voice, find_voices, locate, open_system, require_told, system_digest
-from asr_lora.model.whisper import Whisper, default_device, sketch_whisper
+from asr_lora.model.whisper import Whisper, sketch_whisper
+from asr_lora.system.cache import cache_folder
+from asr_lora.system.device import default_device
 from asr_lora.system.progress import say
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
 ALIGNED_SECONDS = 60.0  # aligned at once: it keeps what every head of every layer looks at
 TOKENS, TOKENS_A_SECOND = 20, 8  # that a window is given at first; what has not ended by then is written anew
 KEPT = {  # type of computing -> how weights are kept on disk
-    "int8": Recipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
-    "float16": Recipe(Format.CTRANSLATE2, Dtype.FLOAT16, None),
-    "float32": Recipe(Format.CTRANSLATE2, Dtype.FLOAT32, None),
+    "int8": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
+    "float16": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT16, None),
+    "float32": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, None),
 }
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from asr_lora.decoding.word_times import WITHOUT_BLANKS
-from asr_lora.metrics.hotword_recall import read_terms
+from asr_lora.metrics.hotword_recall import read_hotwords
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.whisper import Whisper
 
@@ -20,7 +20,7 @@ def term_bias(whisper: Whisper, path: Path) -> "Bias":
         ConfigError: there is none in it.
         DataError: the file cannot be read.
     """
-    terms = [term.written for term in read_terms(path, find_normaliser("none", whisper.language or "en"))]
+    terms = [term.written for term in read_hotwords(path, find_normaliser("none", whisper.language or "en"))]
     found = [whisper.text_tokens(term) for term in terms]
     if whisper.language in WITHOUT_BLANKS:
         found += [whisper.tokenizer.encode(term, add_special_tokens=False) for term in terms]

@@ -27,7 +27,7 @@ from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.report_folder import AnalysisFolder, ComparisonFolder, ReportFolder
 from asr_lora.metrics.breakdown import find_groups, group_columns, group_facts
 from asr_lora.metrics.combine import MARK, combine, contests
-from asr_lora.metrics.hotword_recall import Term, TermCounts, count_terms, read_terms, term_facts
+from asr_lora.metrics.hotword_recall import Hotword, HotwordCounts, count_hotwords, hotword_recall, read_hotwords
 from asr_lora.metrics.intervals import Difference, Resamples, difference_of, resamples
 from asr_lora.metrics.mapsswe import MatchedPairs, matched_pairs
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
@@ -151,7 +151,7 @@ def read_comparison(
     reports: Sequence[Path],
     *,
     normaliser: str | None = None,
-    terms: Path | Sequence[Term] | None = None,
+    terms: Path | Sequence[Hotword] | None = None,
     guards: Sequence[Path] = (),
 ) -> Comparison:
     """Hold every pair of reports against each other, and write nothing.
@@ -174,7 +174,7 @@ def read_comparison(
     rows = [read_rows(folder) for folder in folders]
     _same_utterances(rows, reports)
     how = find_normaliser(normaliser or systems[0]["normaliser"], systems[0]["decoding"]["language"])
-    wanted = read_terms(terms, how) if isinstance(terms, Path) else terms
+    wanted = read_hotwords(terms, how) if isinstance(terms, Path) else terms
     comparison = _compare(systems, names, rows, how, wanted)
     return replace(comparison, guards=_guards(names, guards, normaliser)) if guards else comparison
 
@@ -208,13 +208,13 @@ def _compare(
     names: list[str],
     rows: list[list[dict[str, Any]]],
     normaliser: Normaliser,
-    terms: Sequence[Term] | None,
+    terms: Sequence[Hotword] | None,
 ) -> Comparison:
     scored = [score_rows(own, normaliser) for own in rows]
     lead, plan = leading(rows[0]), resamples([row["speaker"] for row in rows[0]])
     groups, counts = find_groups(rows[0]), [counts_of(one, lead) for one in scored]
-    counted = [count_terms(terms, one, characters=lead == "cer") for one in scored] if terms else []
-    sums = plan.draw(rate_columns(scored) | group_columns(groups, counts) | _term_columns(counted))
+    counted = [count_hotwords(terms, one, characters=lead == "cer") for one in scored] if terms else []
+    sums = plan.draw(rate_columns(scored) | group_columns(groups, counts) | _hotword_columns(counted))
 
     def difference(a: int, b: int, rate: str) -> Difference:
         (edits_a, lengths_a), (edits_b, lengths_b) = (
@@ -248,7 +248,7 @@ def _compare(
         combine(names, sums),
         _contests(names, sums, lead),
         [
-            term_facts(terms, own, sums["terms", place, "found"], sums["terms", place, "spoken"])
+            hotword_recall(terms, own, sums["terms", place, "found"], sums["terms", place, "spoken"])
             for place, own in enumerate(counted)
         ]
         if terms
@@ -278,7 +278,7 @@ def _scores(
     }
 
 
-def _term_columns(counted: Sequence[TermCounts]) -> dict[tuple[Any, ...], Any]:
+def _hotword_columns(counted: Sequence[HotwordCounts]) -> dict[tuple[Any, ...], Any]:
     return {
         ("terms", place, what): getattr(own, what).sum(axis=0)
         for place, own in enumerate(counted)
@@ -335,7 +335,7 @@ def rerun(folder: Path) -> Rerun:
     comparison = read_comparison(
         reports,
         normaliser=recorded["normaliser"],
-        terms=_recorded_terms(terms[0], find_normaliser(recorded["normaliser"], language)),
+        terms=_recorded_hotwords(terms[0], find_normaliser(recorded["normaliser"], language)),
         guards=guards,
     )
     facts = comparison_facts(comparison, transcripts=recorded.get("transcripts", False))
@@ -347,15 +347,15 @@ def _rerun_report(folder: ReportFolder) -> Rerun:
     recorded, rows = folder.read(), read_rows(folder)
     language = recorded["decoding"]["language"]
     how = find_normaliser(recorded["normaliser"], language)
-    terms = _recorded_terms(recorded.get("analysis", {}).get("terms", {}), how)
+    terms = _recorded_hotwords(recorded.get("analysis", {}).get("terms", {}), how)
     counted, facts = report_facts(rows, language, how, terms)
     utterances = disagreements(folder.hypotheses, {"": rows}, {"": counted})
     return Rerun.together([utterances, disagreements(folder.root, recorded, facts)])
 
 
-def _recorded_terms(facts: dict[str, Any], normaliser: Normaliser) -> list[Term] | None:
+def _recorded_hotwords(facts: dict[str, Any], normaliser: Normaliser) -> list[Hotword] | None:
     each = facts.get("each", ())
-    return [Term(row["term"], normaliser.clean(row["term"]).strip()) for row in each] or None
+    return [Hotword(row["term"], normaliser.clean(row["term"]).strip()) for row in each] or None
 
 
 def _found(folder: Path, report: str) -> Path:

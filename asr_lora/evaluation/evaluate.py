@@ -17,7 +17,7 @@ from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.metrics.hotword_recall import Term, read_terms
+from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.locate import System, Training, language_to_tell, locate, open_system, system_digest, training_of
 from asr_lora.system.processes import Team, join_team
@@ -26,7 +26,7 @@ STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hy
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingRecord:
     """What a hypothesis depends on besides the model; reports compare only where it is equal."""
 
     language: str
@@ -77,7 +77,7 @@ def evaluate(
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
     how = find_normaliser(normaliser, told.language)
-    wanted = read_terms(terms, how) if terms else None
+    wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
     digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
@@ -105,7 +105,7 @@ def evaluate(
                 "fingerprint": stamp,
                 "system": _system_facts(system, name or model, model),
                 "dataset": _dataset_facts(dataset, manifest, split, data),
-                "decoding": asdict(Decoding(told.language, told.token, system.whisper.task, beams)),
+                "decoding": asdict(DecodingRecord(told.language, told.token, system.whisper.task, beams)),
                 **facts,
                 "processes": team.size,
                 "inference_seconds": round(seconds, 2),
@@ -149,7 +149,7 @@ def _training_facts(training: Training | None) -> dict[str, Any] | None:
 
 
 def _score_again(
-    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Term] | None
+    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Hotword] | None
 ) -> None:
     """Bring what a report says of its system, and its scores, to what is asked; its hypotheses stay as they are."""
     body = folder.read()

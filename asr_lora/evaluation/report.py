@@ -12,7 +12,7 @@ from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.breakdown import RULE, Counts, find_groups, group_columns, group_facts, speaker_facts
 from asr_lora.metrics.confusions import confusions
 from asr_lora.metrics.hallucination import hallucination
-from asr_lora.metrics.hotword_recall import Term, count_terms, term_facts
+from asr_lora.metrics.hotword_recall import Hotword, count_hotwords, hotword_recall
 from asr_lora.metrics.intervals import REPLICATES, Resamples, Sums, rate_of, resamples
 from asr_lora.metrics.normalize import LABELS, Normaliser, characters_lead, find_normaliser
 from asr_lora.metrics.wer import Errors, Scored, score
@@ -87,7 +87,7 @@ def rate_columns(systems: Sequence[Scored]) -> Columns:
 
 
 def report_facts(
-    rows: Sequence[Row], language: str, normaliser: Normaliser, terms: Sequence[Term] | None = None
+    rows: Sequence[Row], language: str, normaliser: Normaliser, terms: Sequence[Hotword] | None = None
 ) -> tuple[list[Row], dict[str, Any]]:
     """Score hypotheses; return the rows with their counts, and what report.json says of them.
 
@@ -99,7 +99,7 @@ def report_facts(
     """
     scored, lead = score_rows(rows, normaliser), leading(rows)
     plan, groups = resamples([row["speaker"] for row in rows]), find_groups(rows)
-    counted = count_terms(terms, scored, characters=lead == "cer") if terms else None
+    counted = count_hotwords(terms, scored, characters=lead == "cer") if terms else None
     columns = rate_columns([scored]) | group_columns(groups, [counts_of(scored, lead)])
     if counted:
         columns |= {("terms", "found"): counted.found.sum(axis=0), ("terms", "spoken"): counted.spoken.sum(axis=0)}
@@ -110,7 +110,7 @@ def report_facts(
         "hallucination": hallucination(scored, characters=lead == "cer"),
     }
     if terms and counted:
-        analysis["terms"] = term_facts(terms, counted, sums["terms", "found"], sums["terms", "spoken"])
+        analysis["terms"] = hotword_recall(terms, counted, sums["terms", "found"], sums["terms", "spoken"])
     facts = {
         "normaliser": normaliser.label,
         "scoring": SCORING,

@@ -7,8 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from asr_lora.audio.decode import first_line
-from asr_lora.errors import AsrLoraError, ConfigError
+from asr_lora.errors import AsrLoraError, ConfigError, first_line
 
 TOKEN = "HF_TOKEN"
 REFUSALS: tuple[type[Exception], ...] = (ValueError, *HfHubHTTPError.__bases__)  # whichever HTTP library it uses

@@ -34,7 +34,8 @@ from asr_lora.forecast.probe import run_probe
 from asr_lora.model.adapters.adalora import extra_bytes
 from asr_lora.model.meta_model import weights_bytes
 from asr_lora.model.trainable import count_parameters
-from asr_lora.model.whisper import Whisper, compute_dtype, default_device
+from asr_lora.model.whisper import Whisper
+from asr_lora.system.device import compute_dtype, default_device
 from asr_lora.system.memory import available_memory_bytes, resident_memory_bytes
 from asr_lora.system.processes import Team
 from asr_lora.training.batches import TrainingSet

@@ -14,14 +14,14 @@ from asr_lora.metrics.wer import Scored
 
 
 @dataclass(frozen=True)
-class Term:
+class Hotword:
     """A term as the user wrote it, and after the normaliser."""
 
     written: str
     clean: str
 
 
-def read_terms(path: Path, normaliser: Normaliser) -> list[Term]:
+def read_hotwords(path: Path, normaliser: Normaliser) -> list[Hotword]:
     """Read one term a line, UTF-8; empty lines and those that begin with # are comments.
 
     Raises:
@@ -32,7 +32,7 @@ def read_terms(path: Path, normaliser: Normaliser) -> list[Term]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"the terms in {path} cannot be read ({error}): give a text file, one term a line") from error
-    found: dict[str, Term] = {}
+    found: dict[str, Hotword] = {}
     for number, line in enumerate(lines, 1):
         written = line.strip()
         if not written or written.startswith("#"):
@@ -40,7 +40,7 @@ def read_terms(path: Path, normaliser: Normaliser) -> list[Term]:
         clean = normaliser.clean(written).strip()
         if not clean:
             raise ConfigError(f"{path}, line {number}: nothing is left of {written!r} after {normaliser.label}")
-        found.setdefault(clean, Term(written, clean))
+        found.setdefault(clean, Hotword(written, clean))
     if not found:
         raise ConfigError(f"{path} holds no terms: write one a line")
     return list(found.values())
@@ -55,7 +55,7 @@ def occurrences(text: str, term: str, *, characters: bool) -> int:
 
 
 @dataclass(frozen=True)
-class TermCounts:
+class HotwordCounts:
     """Occurrences of each term in each utterance, all (terms, utterances)."""
 
     spoken: np.ndarray
@@ -67,15 +67,15 @@ class TermCounts:
         return np.asarray(np.minimum(self.spoken, self.heard))
 
 
-def count_terms(terms: Sequence[Term], scored: Scored, *, characters: bool) -> TermCounts:
+def count_hotwords(terms: Sequence[Hotword], scored: Scored, *, characters: bool) -> HotwordCounts:
     spoken, heard = (
         np.asarray([[occurrences(text, term.clean, characters=characters) for text in texts] for term in terms])
         for texts in (scored.references, scored.hypotheses)
     )
-    return TermCounts(spoken, heard)
+    return HotwordCounts(spoken, heard)
 
 
-def term_facts(terms: Sequence[Term], counts: TermCounts, found: Sums, spoken: Sums) -> dict[str, Any]:
+def hotword_recall(terms: Sequence[Hotword], counts: HotwordCounts, found: Sums, spoken: Sums) -> dict[str, Any]:
     """Recall over all terms with its interval, and the counts of each; `found` and `spoken` are summed over terms."""
     heard = int(counts.heard.sum())
     return {

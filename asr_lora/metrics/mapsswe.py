@@ -15,7 +15,7 @@ BOUNDARY = 2  # correct words in a row that end a segment
 SIGNIFICANT = 0.05  # p below which two systems differ, two-tailed: |z| above 1.96
 
 
-class Segment(NamedTuple):
+class ErrorSegment(NamedTuple):
     """A stretch in which at least one of two systems errs."""
 
     errors_a: int
@@ -68,12 +68,12 @@ def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPair
     )
 
 
-def segments(a: Alignment, b: Alignment, *, boundary: int = BOUNDARY) -> list[Segment]:
+def segments(a: Alignment, b: Alignment, *, boundary: int = BOUNDARY) -> list[ErrorSegment]:
     """Cut one utterance into segments with errors, kept apart by `boundary` words that both systems have right."""
     (added_a, right_a), (added_b, right_b) = _places(a), _places(b)
     if len(right_a) != len(right_b):
         raise ValueError(f"alignments of {len(right_a)} and {len(right_b)} reference words are of two utterances")
-    found: list[Segment] = []
+    found: list[ErrorSegment] = []
     errors_a = errors_b = good = last_good = 0
     begun = False
     for place in range(len(right_a) + 1):
@@ -88,10 +88,10 @@ def segments(a: Alignment, b: Alignment, *, boundary: int = BOUNDARY) -> list[Se
         else:
             good += 1
             if good == boundary:
-                found.append(Segment(errors_a, errors_b, place + 1 - max(0, last_good + 1 - boundary)))
+                found.append(ErrorSegment(errors_a, errors_b, place + 1 - max(0, last_good + 1 - boundary)))
                 errors_a, errors_b, begun, good, last_good = 0, 0, False, 0, place
     if begun:
-        found.append(Segment(errors_a, errors_b, len(right_a) - max(0, last_good + 1 - boundary)))
+        found.append(ErrorSegment(errors_a, errors_b, len(right_a) - max(0, last_good + 1 - boundary)))
     return found
 
 

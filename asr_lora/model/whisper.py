@@ -1,7 +1,6 @@
 """Load a Whisper from wherever it lies, run its encoder at any length, and spell its prompt."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,15 +21,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.audio.decode import first_line
-from asr_lora.config import Context, Precision, Quantise, Task
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.config import Context, Quantise, Task
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION
 
-CPU = torch.device("cpu")
 MAX_TARGET_TOKENS = 448  # prompt and end included
 # What transformers builds a tokenizer from, in folders of today and of earlier versions.
 TOKENIZER_FILES = (
@@ -362,25 +359,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def compute_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
-    """Return bfloat16 or float32 for a precision.
-
-    Raises:
-        ConfigError: bf16 is asked of a GPU that has none.
-    """
-    kind = torch.device(device).type
-    native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else kind == "cpu" and _cpu_has_bf16()
-    if precision is Precision.BF16 and kind == "cuda" and not native:
-        raise ConfigError("model.precision: this GPU does not compute in bf16; set --set model.precision=fp32")
-    return torch.bfloat16 if precision is Precision.BF16 or (precision is Precision.AUTO and native) else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
-
-
-def default_device() -> torch.device:
-    """This process's GPU, which is the first one when there is one process, or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else CPU

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asr_lora.pages.charts import curves, heat_map
-from asr_lora.pages.comparison_page import environment
+from asr_lora.pages.templating import environment
 
 HELD = (1, 4, 16, 64)  # ranks whose share of the energy is shown
 MAPS_SHOWN = 6  # pairs of runs that are drawn, and that sentences are about; the table has all

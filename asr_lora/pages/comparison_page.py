@@ -1,15 +1,12 @@
 """A comparison -> one self-contained HTML page, and its table as Markdown and as CSV."""
 
 import base64
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.evaluation.comparison import Comparison
 from asr_lora.pages.details import (
@@ -31,6 +28,7 @@ from asr_lora.pages.tables import (
     pair_table,
     score_table,
 )
+from asr_lora.pages.templating import environment, page_script
 from asr_lora.pages.utterances import shown_utterances
 
 WORDS_SHOWN = 15  # rows of each table of words
@@ -105,26 +103,6 @@ def render_empty(title: str, rows: Sequence[tuple[str, str, str, str]], command:
     context = {"title": title, "table": empty_table(rows), "command": command, "script": page_script()}
     page, text = environment(), environment(autoescape=False)
     return page.get_template("empty.html.j2").render(**context), text.get_template("empty.md.j2").render(**context)
-
-
-@cache
-def environment(autoescape: bool = True) -> Environment:
-    """Templates of pages and tables."""
-    loader = PackageLoader("asr_lora.scoring", "templates")
-    found = Environment(
-        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    found.filters["minus"] = lambda text: re.sub(r"(?<![\w-])-(?=\d)", "−", text)
-    return found
-
-
-@cache
-def page_script() -> tuple[str, str]:
-    """The script of a page, and its digest as a content security policy names it."""
-    loader = environment().loader
-    assert loader is not None
-    text = loader.get_source(environment(), "page.js")[0]
-    return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _context(comparison: Comparison, price_per_hour: float | None) -> dict[str, Any]:

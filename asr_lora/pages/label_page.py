@@ -11,7 +11,7 @@ from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align
 from asr_lora.pages.charts import histogram
-from asr_lora.pages.comparison_page import environment
+from asr_lora.pages.templating import environment
 
 WORST_SHOWN = 40
 AUDIO_BYTES = 3_200_000  # of FLAC in a page, a third more as base64: 5 MB in all, charts and text included

@@ -15,7 +15,7 @@ Sounds = dict[str, bytes]  # id -> FLAC
 
 
 @dataclass(frozen=True)
-class Line:
+class AlignedLine:
     """One line of an alignment, a cell a column; None where other lines have something and this one nothing."""
 
     name: str
@@ -24,7 +24,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Utterance:
+class ShownUtterance:
     """What the page shows of an utterance. Systems are counted from 1, the first one being what others beat or not."""
 
     id: str
@@ -35,7 +35,7 @@ class Utterance:
     better: Sequence[int]  # systems that make fewer errors than the first
     worse: Sequence[int]
     kinds: Sequence[str]  # of errors that any system makes
-    blocks: Sequence[Sequence[Line]]  # for each reading of the reference, it and the systems held against it
+    blocks: Sequence[Sequence[AlignedLine]]  # for each reading of the reference, it and the systems held against it
     direction: str  # "ltr" or "rtl"
 
 
@@ -57,7 +57,7 @@ def shown_places(comparison: Comparison) -> list[int]:
     return kept
 
 
-def shown_utterances(comparison: Comparison) -> list[Utterance]:
+def shown_utterances(comparison: Comparison) -> list[ShownUtterance]:
     """The utterances of `shown_places`, aligned by words, or by characters where these lead."""
     places = shown_places(comparison)
     edits = _edits(comparison)
@@ -87,11 +87,11 @@ def _units(comparison: Comparison, system: int, place: int) -> int:
     return one.reference + one.insertions
 
 
-def _utterance(comparison: Comparison, place: int, edits: list[int], alignments: list[Alignment]) -> Utterance:
+def _utterance(comparison: Comparison, place: int, edits: list[int], alignments: list[Alignment]) -> ShownUtterance:
     row = comparison.rows[0][place]
     changes = [count - edits[0] for count in edits[1:]]
     kinds = {step.kind for steps in alignments for step in steps}
-    return Utterance(
+    return ShownUtterance(
         id=str(row["id"]),
         seconds=float(row["seconds"]),
         reference=str(row["reference"]),
@@ -105,7 +105,7 @@ def _utterance(comparison: Comparison, place: int, edits: list[int], alignments:
     )
 
 
-def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Alignment]) -> list[list[Line]]:
+def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Alignment]) -> list[list[AlignedLine]]:
     """Systems under the reference that they are held against; a normaliser may read one in several ways."""
     readings: dict[tuple[str, ...], list[int]] = {}
     for system, steps in enumerate(alignments):
@@ -115,9 +115,9 @@ def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Ali
     for systems in readings.values():
         columns = _columns([alignments[system] for system in systems])
         spoken = [next((step.reference for step in column if step and step.reference), None) for column in columns]
-        lines = [Line("reference", None, [None if word is None else Step(word, word) for word in spoken])]
+        lines = [AlignedLine("reference", None, [None if word is None else Step(word, word) for word in spoken])]
         for number, system in enumerate(systems):
-            lines.append(Line(names[system], edits[system], [column[number] for column in columns]))
+            lines.append(AlignedLine(names[system], edits[system], [column[number] for column in columns]))
         blocks.append(lines)
     return blocks
 

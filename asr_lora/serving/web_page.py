@@ -3,7 +3,7 @@
 from importlib.resources import files
 
 from asr_lora.audio.ffmpeg import SUFFIXES, media_names, media_suffixes
-from asr_lora.pages.comparison_page import environment
+from asr_lora.pages.templating import environment
 from asr_lora.serving.served_model import ServedModel
 
 CONTENT_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}

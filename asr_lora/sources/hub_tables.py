@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.audio.decode import first_line
-from asr_lora.errors import DataError
+from asr_lora.errors import DataError, first_line
 from asr_lora.folders.digests import folder_digest
 
 HUB_TRIES, HUB_PAUSE, HUB_SECONDS = 1, 1, 10.0  # beyond those of the client below; after each; for one answer

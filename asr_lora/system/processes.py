@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from asr_lora.model.whisper import default_device
+from asr_lora.system.device import default_device
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from asr_lora.audio.decode import first_line
-from asr_lora.errors import DataError
+from asr_lora.errors import DataError, first_line
 from asr_lora.folders.atomic import replacing, replacing_folder, set_aside
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.adalora import extra_state, load_extra_state

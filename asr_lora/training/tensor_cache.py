@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from asr_lora.folders.atomic import replacing
 from asr_lora.folders.digests import fingerprint
-from asr_lora.model.ctranslate2_import import cache_folder
+from asr_lora.system.cache import cache_folder
 
 
 class TensorCache:

@@ -6,9 +6,8 @@ from typing import Any
 
 from peft import AdaLoraConfig, LoraConfig, PeftConfig
 
-from asr_lora.audio.decode import first_line
 from asr_lora.config import AdapterSettings, Method, Part
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base, load_peft
 from asr_lora.model.adapters.wrapper import PREFIX, adapted_layers
@@ -40,7 +39,7 @@ def _earlier_adapter(path: Path, source: str) -> Path:
     folder = path.expanduser()
     run = RunFolder(folder)
     if run.config.is_file() or run.complete:
-        folder = run.weights(run.read()["method"])
+        folder = run.weights(run.read().method)
     whole = (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
     if whole or folder == run.weights(Method.FULL):
         raise ConfigError(

@@ -12,8 +12,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import WhisperForConditionalGeneration
 
-from asr_lora.audio.decode import first_line
-from asr_lora.errors import DataError
+from asr_lora.errors import DataError, first_line
 from asr_lora.model.adapters.adalora import rank_allocator
 from asr_lora.model.adapters.pissa import as_lora, is_pissa
 from asr_lora.model.adapters.wrapper import ONLY

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr_lora.audio.decode import first_line
 from asr_lora.config import Task
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import write_text
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_peft
 from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
