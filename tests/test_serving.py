@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -36,26 +37,24 @@ from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
 from asr_lora.decoding.loading import EngineName
+from asr_lora.decoding.options import DecodingOptions
 from asr_lora.errors import ConfigError
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
 from asr_lora.serving import http_timeouts as protocol
-from asr_lora.serving import served_model
-from asr_lora.serving import uploads
+from asr_lora.serving import served_model, uploads
 from asr_lora.serving.access import AccessPolicy
 from asr_lora.serving.answers import full_text
 from asr_lora.serving.api_errors import ApiError
 from asr_lora.serving.limits import Limits, RequestQueue
-from asr_lora.serving.served_model import Cancelled, load_served_model
 from asr_lora.serving.request_job import ClientWatch, RequestRunner
 from asr_lora.serving.request_options import RequestOptions, read_options
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
+from asr_lora.serving.served_model import Cancelled, load_served_model
 from asr_lora.serving.shared_batches import BatchRequest, BatchScheduler
-from asr_lora.transcription import recognise
-from asr_lora.transcription import transcriber
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, SelectedWindow, transcribe_windows
-from asr_lora.transcription.transcriber import open_transcriber
+from asr_lora.transcription.recognise import SelectedWindow, transcribe_windows
 
 MEGABYTE = 2**20
 
@@ -64,9 +63,9 @@ MEGABYTE = 2**20
 def _few_tokens():
     """Random weights write until they are stopped, and are never trusted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recognise, "MAX_NEW_TOKENS", 10)
-        for module in (served_model, transcriber):
-            patch.setattr(module, "TEMPERATURES", (0.0, 0.2))
+        for module in (served_model, transcribe_job):
+            patch.setattr(module, "DecodingOptions", partial(DecodingOptions, max_new_tokens=10))
+            patch.setattr(module, "FALLBACK_TEMPERATURES", (0.2,))
         yield
 
 
@@ -85,7 +84,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, str]:
     found = {}
     for seed, name in enumerate(("it", "cs")):
         torch.manual_seed(seed)
-        whisper = attach(load_whisper(str(tiny), name), AdapterSettings(rank=4))
+        whisper = attach(load_whisper(str(tiny), ForcedPrompt(name)), AdapterSettings(rank=4))
         for parameter in whisper.model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.5)
@@ -160,11 +159,11 @@ def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters
     api = client(port).audio.transcriptions
     assert [model.id for model in client(port).models.list()] == [tiny.name, "it", "cs"]
     texts = {}
-    job = open_transcriber(str(tiny), adapters=adapters, vad=False)
     for model in ("it", "cs"):
         with clip.open("rb") as file:
             texts[model] = api.create(file=file, model=model).text
-        assert texts[model] == " ".join(segment.text for segment in job.segments(clip, route=model))
+        (job,) = transcribe(str(tiny), [f"{clip}:{model}"], adapters=adapters, vad=False)
+        assert texts[model] == " ".join(segment.text for segment in job.segments)
     (job,) = transcribe(str(tiny), [clip], language="it", vad=False, words=False)
     texts["base"] = api.create(file=clip, model=tiny.name).text
     assert texts["base"] == " ".join(segment.text for segment in job.segments)
@@ -324,7 +323,7 @@ def transcribed_at_once(sharing: BatchScheduler, callers: list[BatchRequest], se
 
 
 def caller(models, model: str, **options) -> BatchRequest:
-    return BatchRequest(Options(temperatures=(0.0,), **options), models.selections[model], threading.Event())
+    return BatchRequest(DecodingOptions(max_new_tokens=10, **options), models.selections[model], threading.Event())
 
 
 def test_requests_that_wait_share_a_batch(models, sharing):
@@ -332,7 +331,8 @@ def test_requests_that_wait_share_a_batch(models, sharing):
     shared, sizes = sharing
     names, lengths = ["it", "cs", models.name, "cs"], [2.0, 3.0, 4.0, 1.5]
     alone = [
-        transcribed_at_once(shared, [caller(models, name)], [length])[0] for name, length in zip(names, lengths, strict=True)
+        transcribed_at_once(shared, [caller(models, name)], [length])[0]
+        for name, length in zip(names, lengths, strict=True)
     ]
     assert len(set(alone)) == 4
     assert transcribed_at_once(shared, [caller(models, name) for name in names], lengths) == alone
@@ -341,10 +341,14 @@ def test_requests_that_wait_share_a_batch(models, sharing):
 
 def test_ctranslate2_serves_too(ctranslate2_folder):
     """A client who leaves is noticed at the end of a batch there, since nothing may look at its tokens."""
-    models = load_served_model(str(ctranslate2_folder), {}, language="it", max_seconds=90.0, engine=EngineName.CTRANSLATE2)
+    models = load_served_model(
+        str(ctranslate2_folder), {}, language="it", max_seconds=90.0, engine=EngineName.CTRANSLATE2
+    )
     shared, asked = BatchScheduler(models), caller(models, models.name)
     (text,) = transcribed_at_once(shared, [asked], [4.0])
-    (alone,) = transcribe_windows(models.transcriber.engine, [SelectedWindow(Window(0.0, speech(4.0)), asked.selection)], asked.options)
+    (alone,) = transcribe_windows(
+        models.transcriber.engine, [SelectedWindow(Window(0.0, speech(4.0)), asked.selection)], asked.options
+    )
     assert text == full_text(alone) != ""
     asked.cancelled.set()
     assert isinstance(transcribed_at_once(shared, [asked], [4.0])[0], Cancelled)
@@ -355,7 +359,9 @@ def test_unlike_requests_share_no_batch(models, sharing):
     shared, sizes = sharing
     unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
     callers = [caller(models, "it", **options) for options in unlike]
-    callers += [replace(caller(models, "it"), options=Options(temperatures=(0.5,))) for _ in range(2)]
+    callers += [
+        replace(caller(models, "it"), options=DecodingOptions(temperature=0.5, max_new_tokens=10)) for _ in range(2)
+    ]
     callers += [caller(models, "cs")]
     assert all(isinstance(text, str) for text in transcribed_at_once(shared, callers, [1.0] * 7))
     assert sizes == [2, 1, 1, 1, 1, 1]  # the first and the last; what is drawn is heard alone
@@ -671,7 +677,7 @@ def test_what_cannot_be_served_is_said(adapters, tiny):
 
 def test_sigterm_lets_what_is_under_way_end(adapters, monkeypatch, capsys, caplog):
     """The command, in this process, which it spares ten seconds of imports."""
-    monkeypatch.setattr(recognise, "MAX_NEW_TOKENS", 100)
+    monkeypatch.setattr(served_model, "DecodingOptions", partial(DecodingOptions, max_new_tokens=100))
     heard, over = bytearray(), threading.Event()
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     visitor = threading.Thread(target=_visit, args=(capsys, heard, over))

@@ -21,9 +21,7 @@ def full_text(segments: Sequence[Segment]) -> str:
     return " ".join(single_line(segment.text) for segment in segments)
 
 
-def answer(
-    options: RequestOptions, segments: Sequence[Segment], seconds: float, tokenise: Tokenise
-) -> tuple[str, str]:
+def answer(options: RequestOptions, segments: Sequence[Segment], seconds: float, tokenise: Tokenise) -> tuple[str, str]:
     """Return the body of an answer and its content type.
 
     Args:

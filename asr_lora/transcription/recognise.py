@@ -91,9 +91,7 @@ def decode_windows(
     """Decode encoded windows, each with the prompt and the adapter of its selection."""
     whisper = engine.whisper
     previous = _previous_prompt(whisper, options.previous)
-    prompts = [
-        [*previous, *whisper.tokens_of(one.selection.prompt, timestamps=options.timestamps)] for one in windows
-    ]
+    prompts = [[*previous, *whisper.tokens_of(one.selection.prompt, timestamps=options.timestamps)] for one in windows]
     max_new_tokens = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(prompts[0]))
     return recognise_windows(
         engine, encoder_outputs, prompts, replace(options, max_new_tokens=max_new_tokens),

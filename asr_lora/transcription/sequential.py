@@ -65,9 +65,7 @@ def transcribe_in_sequence(
         yield part
 
 
-def _complete_part(
-    whisper: Whisper, hypothesis: Hypothesis, window: Window, *, last: bool
-) -> tuple[Hypothesis, float]:
+def _complete_part(whisper: Whisper, hypothesis: Hypothesis, window: Window, *, last: bool) -> tuple[Hypothesis, float]:
     """Cut a hypothesis after its last complete segment, and return how many seconds of the window that covers.
 
     The end of the window cuts through the text after the last pair of timestamps, so the next window transcribes it

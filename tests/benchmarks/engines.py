@@ -32,25 +32,30 @@ from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.metrics.intervals import paired_difference, resamples
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align_words
-from asr_lora.model.locate import locate, open_system
+from asr_lora.model.find_model import find_model
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 
 Ears = Callable[[list[str]], list[str]]  # files -> texts
 RATE = 16_000
 
 
-def ours(engine: str, **options: Any) -> Callable[[argparse.Namespace], Ears]:
+def ours(engine: str, *, beams: int = 1, precision: Precision = Precision.AUTO) -> Callable[[argparse.Namespace], Ears]:
     def load(given: argparse.Namespace) -> Ears:
         from asr_lora.decoding.loading import EngineName
+        from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
         from asr_lora.transcription.inputs import find_inputs
+        from asr_lora.transcription.recordings import transcribe_recordings
+        from asr_lora.transcription.routes import make_routes
         from asr_lora.transcription.transcriber import open_transcriber
 
-        held = open_transcriber(given.run, engine=EngineName(engine), **options)
+        loaded = open_transcriber(given.run, engine=EngineName(engine), precision=precision)
+        how = DecodingOptions(beams, timestamps=True, fallback=FALLBACK_TEMPERATURES)
 
         def hear(files: list[str]) -> list[str]:
-            texts = [""] * len(files)
-            for news in held.heard(find_inputs(files, written=False)):
-                texts[news.number] += " ".join(["", *(segment.text for segment in news.segments)])
+            texts, entries = [""] * len(files), find_inputs(files, written=False)
+            for part in transcribe_recordings(loaded, entries, make_routes([], None, entries), how, sequential=False):
+                texts[part.file] += " ".join(["", *(segment.text for segment in part.segments)])
             return texts
 
         return hear
@@ -151,13 +156,13 @@ def prepare(given: argparse.Namespace) -> None:
     """Write weights in every format, the clips, and the long file, where they are not there yet."""
     if given.facts.is_file():
         return
-    place = locate(given.run)
+    place = find_model(given.run)
     for format_, dtype in FORMATS:
         folder = ExportFolder(given.scratch / format_)
         folder.root.mkdir(parents=True, exist_ok=True)
-        whisper = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
+        whisper = open_model(place, context=Context.FULL, precision=Precision.FP32)
         write_export(place, whisper, find_export_recipe(format_, dtype), folder)
-    write_openai(open_system(place, precision=Precision.FP32).whisper, given.scratch / "openai.pt")
+    write_openai(open_model(place, precision=Precision.FP32), given.scratch / "openai.pt")
     chance, sounds, rows = np.random.default_rng(0), [], []
     samples = 0
     for name in given.splits:
