@@ -174,7 +174,7 @@ def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkey
     (tmp_path / "terms.txt").write_text("Trastevere\n")
     sound = write_wav(tmp_path / "a.wav", speech(1.0))
     refused = {
-        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--terms changes scores .*--engine torch",
+        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--hotwords changes scores .*--engine torch",
         ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
         ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
     }

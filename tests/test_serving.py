@@ -53,6 +53,7 @@ from asr_lora.serving.request_options import RequestOptions, read_options
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
 from asr_lora.serving.served_model import Cancelled, load_served_model
 from asr_lora.serving.shared_batches import BatchRequest, BatchScheduler
+from asr_lora.transcription import transcribe as transcribe_job
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.recognise import SelectedWindow, transcribe_windows
 
@@ -523,7 +524,7 @@ def test_an_ffmpeg_that_hangs_is_ended(models, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", "")
         status, found = send(Target(port, "it", b""), body)
     assert (status, found["error"]["code"], found["error"]["param"]) == (400, "unsupported_format", "file")
-    assert found["error"]["message"].endswith("does not read: send WAV, FLAC, OGG, Opus or MP3")
+    assert found["error"]["message"].endswith("cannot read: send WAV, FLAC, OGG, Opus or MP3")
 
 
 # Hostile clients

@@ -23,6 +23,7 @@ from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
 from asr_lora.transcription.longform import WINDOW_SECONDS, SpeechSpans, quietest_sample, speech_windows, windows
+from asr_lora.transcription.writers import FORMATS
 
 CLIPS = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -188,6 +189,22 @@ def test_speech_that_repeats_itself_is_not_replaced_by_chance(base, tmp_path):
     kept, said = (set(basic(" ".join(segment.text for segment in one.segments)).split()) for one in (done, plain))
     assert "cancelletto" in said
     assert len(kept & said) > 0.8 * len(said)
+
+
+def test_each_format_is_rendered_once(tiny_folder, tmp_path, monkeypatch):
+    rendered, echoed = [], []
+
+    def counted(name, write):
+        return lambda segments, rules: (rendered.append(name), write(segments, rules))[1]
+
+    for name, write in list(FORMATS.items()):
+        monkeypatch.setitem(FORMATS, name, counted(name, write))
+    path, out = write_wav(tmp_path / "a.wav", speech(1.0)), tmp_path / "out"
+    options = {"language": "it", "formats": list(FORMATS), "vad": False, "fallback": False}
+    (done,) = transcribe(str(tiny_folder), [path], out=out, echo=echoed.append, **options)
+    assert rendered == list(FORMATS)
+    assert "".join(echoed) == (out / "a.txt").read_text(encoding="utf-8") != ""
+    assert [file.name for file in done.written] == [f"a.{name}" for name in FORMATS]
 
 
 def test_silence_gives_no_text_and_bad_files_are_named(base, tmp_path):
