@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts

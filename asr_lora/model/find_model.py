@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
@@ -38,9 +37,9 @@ class TrainingRecord:
     step: int
     dev_wer: float | None
     curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
-    config: dict[str, Any] | None  # as in config.yaml; None: the run is older than this record
+    config: dict[str, object] | None  # as in config.yaml; None: the run is older than this record
     data: dict[str, str]  # SHA-256 of splits and subset; empty: the run is older than this record
-    made_with: dict[str, Any]  # libraries, commit, machine and time of the training
+    made_with: dict[str, object]  # libraries, commit, machine and time of the training
 
 
 @dataclass(frozen=True)

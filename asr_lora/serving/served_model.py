@@ -10,8 +10,8 @@ from pathlib import Path
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.audio.ffmpeg import AudioBlocks
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.loading import EngineName
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.errors import ConfigError
 from asr_lora.language import forced_prompt, spoken_language
 from asr_lora.model.find_model import AdapterSelection, find_model

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, Engine
 from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
 from asr_lora.model.adapters.multi_lora import BASE
@@ -74,29 +73,26 @@ def transcribe_windows(
     engine: Engine, windows: Sequence[SelectedWindow], options: DecodingOptions
 ) -> list[list[Segment]]:
     """Transcribe windows of at most 30 s, all of one context, in one batch; a silent window gives no segment."""
-    encoder_outputs = encode_windows(engine, windows)
-    hypotheses = decode_windows(engine, encoder_outputs, windows, options)
-    return make_segments(engine, encoder_outputs, windows, hypotheses, word_times=options.word_times)
+    encoded = encode_windows(engine, windows)
+    hypotheses = decode_windows(engine, encoded, windows, options)
+    return make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
 
 
-def encode_windows(engine: Engine, windows: Sequence[SelectedWindow]) -> torch.Tensor:
-    """Encode windows of one context; return shape (windows, frames / 2, width)."""
+def encode_windows(engine: Engine, windows: Sequence[SelectedWindow]) -> EncodedWindows:
+    """Run the encoder on windows of one context, each with its adapter."""
     frames = context_frames(max(one.window.seconds for one in windows), windows[0].selection.context)
     return engine.encode([one.window.waveform for one in windows], frames, [one.selection.adapter for one in windows])
 
 
 def decode_windows(
-    engine: Engine, encoder_outputs: torch.Tensor, windows: Sequence[SelectedWindow], options: DecodingOptions
+    engine: Engine, encoded: EncodedWindows, windows: Sequence[SelectedWindow], options: DecodingOptions
 ) -> list[Hypothesis]:
-    """Decode encoded windows, each with the prompt and the adapter of its selection."""
+    """Decode encoded windows, each with the prompt of its selection."""
     whisper = engine.whisper
     previous = _previous_prompt(whisper, options.previous)
     prompts = [[*previous, *whisper.tokens_of(one.selection.prompt, timestamps=options.timestamps)] for one in windows]
     max_new_tokens = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(prompts[0]))
-    return recognise_windows(
-        engine, encoder_outputs, prompts, replace(options, max_new_tokens=max_new_tokens),
-        adapters=[one.selection.adapter for one in windows],
-    )  # fmt: skip
+    return recognise_windows(engine, encoded, prompts, replace(options, max_new_tokens=max_new_tokens))
 
 
 def _previous_prompt(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
@@ -108,7 +104,7 @@ def _previous_prompt(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
 
 def make_segments(
     engine: Engine,
-    encoder_outputs: torch.Tensor,
+    encoded: EncodedWindows,
     windows: Sequence[SelectedWindow],
     hypotheses: Sequence[Hypothesis],
     *,
@@ -121,8 +117,7 @@ def make_segments(
         tokens = [[token for piece in pieces for token in piece.tokens] for pieces in cut]
         prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in windows]
         seconds = [one.window.seconds for one in windows]
-        adapters = [one.selection.adapter for one in windows]
-        edges = engine.token_times(encoder_outputs, prompts, tokens, seconds, adapters)
+        edges = engine.token_times(encoded, prompts, tokens, seconds)
     found = []
     for row, (one, pieces) in enumerate(zip(windows, cut, strict=True)):
         done = 0

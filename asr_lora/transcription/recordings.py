@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from asr_lora.audio.ffmpeg import AudioBlocks
-from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.errors import AudioError
 from asr_lora.transcription.inputs import Input, open_input
 from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream

@@ -11,9 +11,9 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.word_times import STEP_SECONDS
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
@@ -52,11 +52,11 @@ def transcribe_in_sequence(
         if not window.silent:
             selection = selection or select(window)
             batch = [SelectedWindow(window, selection)]
-            outputs = encode_windows(engine, batch)
-            (whole,) = decode_windows(engine, outputs, batch, replace(options, timestamps=True, previous=previous))
+            encoded = encode_windows(engine, batch)
+            (whole,) = decode_windows(engine, encoded, batch, replace(options, timestamps=True, previous=previous))
             last = not more and len(samples.kept) <= full
             hypothesis, seconds = _complete_part(engine.whisper, whole, window, last=last)
-            (segments,) = make_segments(engine, outputs, batch, [hypothesis], word_times=options.word_times)
+            (segments,) = make_segments(engine, encoded, batch, [hypothesis], word_times=options.word_times)
             part = TranscriptPart(window.start + seconds, segments)
             text = tuple(token for token in hypothesis.tokens if token < engine.whisper.end_token)
             keep = hypothesis.temperature <= MAX_PROMPT_TEMPERATURE

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from asr_lora.audio.ffmpeg import media_seconds
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.hotwords import hotword_boost
 from asr_lora.decoding.loading import EngineName, engine_named
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
 from asr_lora.language import Task

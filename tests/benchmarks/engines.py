@@ -42,8 +42,8 @@ RATE = 16_000
 
 def ours(engine: str, *, beams: int = 1, precision: Precision = Precision.AUTO) -> Callable[[argparse.Namespace], Ears]:
     def load(given: argparse.Namespace) -> Ears:
+        from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
         from asr_lora.decoding.loading import EngineName
-        from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
         from asr_lora.transcription.inputs import find_inputs
         from asr_lora.transcription.recordings import transcribe_recordings
         from asr_lora.transcription.routes import make_routes
