@@ -36,7 +36,7 @@ TIMED = DecodingOptions(timestamps=True, word_times=True)
 
 @pytest.fixture(scope="module")
 def floats(ctranslate2_folder):
-    return open_ctranslate2(str(ctranslate2_folder), language="it", precision=Precision.FP32)
+    return open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"), precision=Precision.FP32)
 
 
 @pytest.fixture(scope="module")

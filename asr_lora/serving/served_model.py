@@ -145,7 +145,7 @@ def load_served_model(
     name = public_name(source)
     if name in adapters:
         raise ConfigError(f"--adapter {name}: this is the name of the base; give the adapter another")
-    if language is None and not adapters and not find_model(source).recorded.get("language"):
+    if language is None and not adapters and find_model(source).recorded is None:
         language = AUTO
     transcriber = open_transcriber(
         source, adapters, language=language, language_token=language_token, context=context, precision=precision,

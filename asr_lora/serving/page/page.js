@@ -57,17 +57,10 @@ function wav(blocks, rate) {
 }
 
 async function readSamples(context, source, onBlock) {
-  if (context.audioWorklet) {
-    await context.audioWorklet.addModule("recorder.js");
-    const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
-    node.port.onmessage = (event) => onBlock(event.data);
-    source.connect(node);
-    return;
-  }
-  const node = context.createScriptProcessor(4096, 1, 1);
-  node.onaudioprocess = (event) => onBlock(event.inputBuffer.getChannelData(0).slice());
+  await context.audioWorklet.addModule("recorder.js");
+  const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
+  node.port.onmessage = (event) => onBlock(event.data);
   source.connect(node);
-  node.connect(context.destination);
 }
 
 function openContext(stream) {
