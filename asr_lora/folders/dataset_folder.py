@@ -1,20 +1,40 @@
 """The folder that `prepare` makes, and within it what the label doctor found."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import fingerprint, has_bytes
 from asr_lora.folders.manifests import Folder
+from asr_lora.folders.tabular import Column, Tabular
 
 SPLITS = ("train", "dev", "test")
 
 
-class DatasetFolder(Folder[dict[str, Any]]):
+class DatasetFolder(Folder[dict[str, Any]], Tabular):
+    """A prepared dataset: a parquet file for each split, and lists of ids for the subsets of train."""
+
     kind = "dataset"
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
     schema = 2  # 2: rows say what decoding showed
+    columns = (
+        Column("name", "Split or subset"),
+        Column("utterances", "Utterances", ",", "facts.utterances"),
+        Column("hours", "Hours", ".3f", "facts.hours"),
+        Column("speakers", "Speakers", ",", "facts.speakers"),
+        Column("characters_per_second", "Characters per second", ".1f", "facts.characters_per_second"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        body = self.read_json()
+        return [{"name": name, "facts": facts} for name, facts in {**body["splits"], **body["subsets"]}.items()]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        hours = ", ".join(f"{facts['hours']:.2f} h of {name}" for name, facts in body["splits"].items())
+        return f"speech in {body['language']}: {hours}"
 
     def split(self, name: str) -> Path:
         return self.root / f"{name}.parquet"
@@ -127,12 +147,26 @@ class DatasetFolder(Folder[dict[str, Any]]):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class LabelReportFolder(Folder[dict[str, Any]]):
+class LabelReportFolder(Folder[dict[str, Any]], Tabular):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
     manifest_name = "doctor.json"
     remedy = "Make it with: asr-lora check DATASET"
+    columns = (
+        Column("rule", "Rule"),
+        Column("utterances", "Utterances", ","),
+        Column("example", "For example", source="example.id"),
+        Column("detail", "", source="example.detail"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        body = self.read_json()
+        return [{"rule": r, "utterances": n, "example": body["examples"][r]} for r, n in body["counts"].items()]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        return f"{body['suspicious']:,} of {body['utterances']:,} utterances have suspicious labels"
 
     @property
     def findings(self) -> Path:

@@ -14,6 +14,7 @@ from asr_lora.decoding.hotwords import hotword_boost
 from asr_lora.decoding.loading import EngineName, engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
+from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import Task
 from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.recordings import transcribe_recordings
@@ -25,14 +26,30 @@ from asr_lora.transcription.writers import FORMATS, SUBTITLE_FORMATS
 
 
 @dataclass(frozen=True)
-class Transcript:
+class Transcript(Tabular):
     """The result for one file."""
+
+    columns = (
+        Column("start", "From, s", ".2f"),
+        Column("end", "To, s", ".2f"),
+        Column("text", "Text"),
+        Column("language", "Language"),
+        Column("adapter", "Adapter"),
+        Column("log_probability", "", ".3f"),
+        Column("no_speech", "", ".3f"),
+    )
 
     file: Path
     segments: tuple[Segment, ...] = ()
     written: tuple[Path, ...] = ()
     error: str | None = None
     kept: bool = False  # all outputs existed already, and the file was not transcribed
+
+    def entries(self) -> Iterable[object]:
+        return self.segments
+
+    def caption(self) -> str:
+        return self.error or str(self.file)
 
 
 def transcribe(

@@ -12,7 +12,7 @@ from asr_lora.decoding.loading import EngineName, open_adapter_engine, open_engi
 from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.language import Task, forced_prompt
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.find_model import AdapterSelection, find_model, selection_of
+from asr_lora.model.find_model import AdapterSelection, find_adapters, find_model, selection_of
 from asr_lora.transcription.longform import Window, speech_windows, windows
 
 AUTO = "auto"  # as a language: the one that Whisper detects in each recording
@@ -72,14 +72,13 @@ def open_transcriber(
         DataError: the model or an adapter cannot be used.
     """
     if adapters:
-        runner, selections = open_adapter_engine(
-            engine, model, adapters, task=task, context=context, precision=precision
-        )
+        several = find_adapters(model, adapters, task=task, context=context)
+        runner = open_adapter_engine(engine, several, precision)
         base = None
         context = context or Context.FULL
         if language not in (None, AUTO):
             base = AdapterSelection(forced_prompt(language, language_token, task), context, BASE)
-        return Transcriber(runner, selections, base, context, vad)
+        return Transcriber(runner, several.selections, base, context, vad)
     named = find_model(model)
     prompt = named.prompt("en" if language == AUTO else language, language_token, task)
     runner = open_engine(engine, named, prompt, context=context, precision=precision)

@@ -6,7 +6,7 @@ stage as the command that would repeat it by hand. A stage that is complete is n
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
+from asr_lora.folders.tabular import Tabular
 from asr_lora.folders.workflow_folder import AdaptFolder
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
@@ -66,7 +67,7 @@ class AdaptationPlan:
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class Adaptation(Tabular):
     """What `adapt` made."""
 
     folder: AdaptFolder
@@ -74,6 +75,17 @@ class Adaptation:
     table: str  # Markdown
     sample: Transcript
     sample_reference: str
+
+    columns = ComparisonFolder.columns
+
+    def __repr__(self) -> str:
+        return f"Adaptation({str(self.folder.root)!r}): {self.verdict}"
+
+    def entries(self) -> Iterable[object]:
+        return ComparisonFolder(self.folder.comparison).entries()
+
+    def caption(self) -> str:
+        return self.verdict
 
 
 def adapt(
