@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Never
 
 from tqdm import tqdm
 
@@ -210,7 +211,7 @@ class _FileProgress:
     kept: list[Segment] = field(default_factory=list)
     error: AudioError | None = None
 
-    def segments(self, parts: Iterable[TranscriptPart], bar: "tqdm[None]") -> Iterator[Segment]:
+    def segments(self, parts: Iterable[TranscriptPart], bar: "tqdm[Never]") -> Iterator[Segment]:
         for part in parts:
             bar.update(self.before + round(part.seconds) - bar.n)
             self.kept += part.segments
