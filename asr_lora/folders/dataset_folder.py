@@ -90,11 +90,11 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
 
     def entries(self) -> Iterable[object]:
         record = self.read()
-        return [{"name": name, "facts": facts} for name, facts in {**record.splits, **record.subsets}.items()]
+        return [{"name": name, "facts": facts} for name, facts in [*record.splits.items(), *record.subsets.items()]]
 
     def caption(self) -> str:
         record = self.read()
-        hours = ", ".join(f"{facts.hours:.2f} h of {name}" for name, facts in record.splits.items())
+        hours = ", ".join(f"{split.hours:.2f} h of {name}" for name, split in record.splits.items())
         return f"speech in {record.language}: {hours}"
 
     def split(self, name: str) -> Path:
