@@ -224,7 +224,7 @@ def test_what_is_not_as_promised_is_removed(platform, tmp_path, manner):
 def test_no_checksum_is_said(platform, tmp_path, capfd):
     platform.details["checksum"] = platform.session["checksum"] = "d41d8cd9-12"
     fetch("nl25", tmp_path)
-    assert "gives no SHA-256" in capfd.readouterr().err
+    assert "states no SHA-256" in capfd.readouterr().err
     assert DownloadFolder(tmp_path / "nl25").read()["checked"] is False
 
 

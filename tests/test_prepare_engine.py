@@ -192,9 +192,9 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     assert {
         (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
     } == {
-        ("leaked-sentence", "c1", "quattro"): "also in train, b1",
-        ("leaked-speaker", "d1", "cinque"): "also in train, a1",
-        ("leaked-audio", "d2", "sette"): "also in train, f1",
+        ("leaked-sentence", "c1", "quattro"): "also in train: b1",
+        ("leaked-speaker", "d1", "cinque"): "also in train: a1",
+        ("leaked-audio", "d2", "sette"): "also in train: f1",
     }
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "o")])
     assert "3 utterances of dev and test share something with another split" in checked.stderr
@@ -308,7 +308,7 @@ def test_two_at_once(tmp_path):
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 0], [0, 2]), errors  # the second may have come when the first was done
     if codes == [0, 2]:
-        assert any("another prepare is at work on" in error for error in errors)
+        assert any("another prepare works on" in error for error in errors)
     assert body(tmp_path / "o")["splits"]["train"]["utterances"] == 30
 
 
@@ -322,7 +322,7 @@ def test_the_lock_is_held_while_it_works_and_dies_with_its_process(tmp_path):
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match="another prepare is at work on"):
+    with pytest.raises(ConfigError, match="another prepare works on"):
         prepare(source, language="it", out=tmp_path / "o")
     holder.kill()
     holder.wait()
