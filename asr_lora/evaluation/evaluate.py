@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
-from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
+from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_facts, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 from asr_lora.system.processes import ProcessGroup, join_process_group
@@ -66,18 +65,18 @@ def evaluate(
     """
     manifest = DatasetFolder(dataset).read()
     found = find_model(model)
-    prompt = found.prompt(language, language_token, task, default=manifest["language"])
+    prompt = found.prompt(language, language_token, task, default=manifest.language)
     options = DecodingOptions(beams=beams)
     how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
-    digest = manifest["splits"][split]["sha256"]
+    digest = manifest.splits[split].sha256
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     spoken = {"language": prompt.language, "token": prompt.token}
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        said = {"name": name or model, "training": _training_facts(found)}
+        said = {"name": name or model, "training": training_facts(found)}
         _score_again(folder, data, said, how, wanted)
         return folder
     processes = join_process_group()
@@ -109,12 +108,12 @@ def evaluate(
     return folder
 
 
-def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Split) -> dict[str, Any]:
+def _dataset_facts(dataset: Path, manifest: DatasetRecord, split: str, data: Split) -> dict[str, Any]:
     return {
         "folder": str(dataset),
-        "language": manifest["language"],
+        "language": manifest.language,
         "split": split,
-        "sha256": manifest["splits"][split]["sha256"],
+        "sha256": manifest.splits[split].sha256,
         "utterances": len(data),
         "seconds": round(sum(data.seconds), 1),
         "speakers": len(set(data.speakers)),
@@ -143,13 +142,8 @@ def _system_facts(model: NamedModel, whisper: Whisper, name: str) -> dict[str, A
         "context": whisper.context,
         "dtype": str(whisper.dtype).removeprefix("torch."),
         "device": whisper.device.type,
-        "training": _training_facts(model),
+        "training": training_facts(model),
     }
-
-
-def _training_facts(model: NamedModel) -> dict[str, Any] | None:
-    training = training_record(model)
-    return asdict(training) if training else None
 
 
 def _score_again(

@@ -6,6 +6,7 @@ adapter's update.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,26 +21,6 @@ from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.whisper import Whisper, resolve_source
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")  # of Transformers, PEFT and CTranslate2
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a run cost and made, as a report states it."""
-
-    method: str
-    trainable_parameters: int
-    total_parameters: int
-    weights_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-    hours_of_speech: float
-    epochs: float
-    step: int
-    dev_wer: float | None
-    curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
-    config: dict[str, object] | None  # as in config.yaml; None: the run is older than this record
-    data: dict[str, str]  # SHA-256 of splits and subset; empty: the run is older than this record
-    made_with: dict[str, object]  # libraries, commit, machine and time of the training
 
 
 @dataclass(frozen=True)
@@ -110,6 +91,20 @@ class AdapterSelection:
     adapter: str | None = None  # one of several by name, or `adapters.multi_lora.BASE`; None: the model as it is
 
 
+@dataclass(frozen=True)
+class AdapterSet:
+    """Several adapters of one base that were found by name, with nothing loaded."""
+
+    base: str
+    models: dict[str, NamedModel]
+    selections: dict[str, AdapterSelection]
+
+    @property
+    def prompt(self) -> ForcedPrompt:
+        """The prompt of the first adapter, with which the base is loaded."""
+        return next(iter(self.selections.values())).prompt
+
+
 def selection_of(whisper: Whisper) -> AdapterSelection:
     """Select a model as it was opened, with its own prompt and context."""
     return AdapterSelection(whisper.prompt, whisper.context)
@@ -151,8 +146,18 @@ def find_trained(name: str) -> NamedModel:
 
 def find_adapters(
     base: str, adapters: Mapping[str, str], *, task: Task | None = None, context: Context | None = None
-) -> tuple[dict[str, NamedModel], dict[str, AdapterSelection]]:
-    """Find several adapters of one base, and how each is selected; see `asr_lora.model.open_model.open_adapters`."""
+) -> AdapterSet:
+    """Find several runs or adapters of one base, each under a name and perhaps at a strength.
+
+    Args:
+        base: the model that all of them were trained from.
+        adapters: names, such as language codes, and the models that they stand for, such as `runs/nl@0.7`. The name
+            of an adapter for which no language is recorded is its language.
+
+    Raises:
+        ConfigError: a model is no adapter, has another base, or its language is not known.
+        DataError: the base or an adapter is not there.
+    """
     resolved = resolve_source(base)
     models: dict[str, NamedModel] = {}
     selections: dict[str, AdapterSelection] = {}
@@ -165,7 +170,7 @@ def find_adapters(
         prompt = replace(model.prompt(default=name), task=task or Task.TRANSCRIBE)
         selections[name] = AdapterSelection(prompt, context or model.context, name)
         models[name] = model
-    return models, selections
+    return AdapterSet(base, models, selections)
 
 
 def split_strength(name: str) -> tuple[str, float | None]:
@@ -208,27 +213,29 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
     return NamedModel(name, body.model.name, weights, run=body)
 
 
-def training_record(model: NamedModel) -> TrainingRecord | None:
-    """Read what is recorded of a model's training; None for a base model, or one that was trained elsewhere."""
+def training_facts(model: NamedModel) -> dict[str, object] | None:
+    """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
-    return TrainingRecord(
-        method=run.method,
-        trainable_parameters=run.parameters.trainable,
-        total_parameters=run.parameters.total,
-        weights_bytes=folder_bytes(weights),
-        seconds=run.train_seconds,
-        peak_memory_bytes=run.peak_memory_bytes,
-        hours_of_speech=run.train.hours,
-        epochs=run.train.epochs,
-        step=run.best.step,
-        dev_wer=run.best.dev_wer,
-        curve=_curve(RunFolder(weights.parent), run),
-        config=run.config.to_json(),
-        data=run.data,
-        made_with=run.made_with.to_json(),
-    )
+    return {
+        "method": run.method,
+        "trainable_parameters": run.parameters.trainable,
+        "total_parameters": run.parameters.total,
+        "weights_bytes": folder_bytes(weights),
+        "seconds": run.train_seconds,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "hours_of_speech": run.train.hours,
+        "epochs": run.train.epochs,
+        "step": run.best.step,
+        "dev_wer": run.best.dev_wer,
+        "curve": _curve(
+            RunFolder(weights.parent), run
+        ),  # dev at each evaluation: step, seconds since the start, wer, cer
+        "config": run.config.to_json(),
+        "data": run.data,  # SHA-256 of splits and subset
+        "made_with": run.made_with.to_json(),
+    }
 
 
 def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
@@ -269,8 +276,8 @@ def _files_identity(model: NamedModel) -> object:
 def weights_digest(name: str | NamedModel) -> str | None:
     """Return a digest of the weights that a name stands for, whatever its strength.
 
-    It is what run.json records of a run, and otherwise a digest of the weight files; None where a hub's model has not
-    been downloaded.
+    It is what run.json records of a run, and otherwise a digest of the weight files; None for a model of the hub that
+    has not been downloaded.
     """
     model = find_model(name)
     if model.run is not None:
@@ -278,12 +285,20 @@ def weights_digest(name: str | NamedModel) -> str | None:
     source = str(model.weights) if model.weights else resolve_source(model.base)
     folder = Path(source) if Path(source).is_dir() else _downloaded(source)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}) if folder else []
-    return fingerprint([(path.name, sha256_file(path)) for path in files]) if files else None
+    return fingerprint([(path.name, _file_digest(path)) for path in files]) if files else None
+
+
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; the hub's cache names large files by it, so they are not read."""
+    blob = path.resolve().name
+    return blob if re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)
 
 
 def _downloaded(hub_id: str) -> Path | None:
     """Return the folder in which transformers keeps a downloaded model."""
     from transformers.utils import cached_file
 
-    config = cached_file(hub_id, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
-    return Path(config).parent if config else None
+    try:
+        return Path(cached_file(hub_id, "config.json", local_files_only=True)).parent
+    except OSError:
+        return None

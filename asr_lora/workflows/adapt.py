@@ -155,7 +155,7 @@ def adapt(
     body = comparison.read()
     folder.write(
         {
-            "fingerprint": fingerprint(dataset.read()["fingerprint"], body["fingerprint"]),
+            "fingerprint": fingerprint(dataset.read().fingerprint, body["fingerprint"]),
             "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
             "commands": stages.commands,
             "verdict": body["verdict"],
@@ -200,8 +200,8 @@ def plan_adaptation(
     if not model:
         reasons.append(f"model {name}, as there is {'a' if gpu else 'no'} GPU (--model chooses another)")
     if subset is None:
-        hours = float(manifest["splits"]["train"]["hours"])
-        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest["subsets"] else "all"
+        hours = manifest.splits["train"].hours
+        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest.subsets else "all"
         if subset != "all":
             reasons.append(f"subset {subset} of {hours:.1f} h, as there is no GPU (--subset chooses another)")
     lengths = read_split(dataset.root, "train", subset=subset).seconds
