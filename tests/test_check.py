@@ -41,6 +41,8 @@ from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
 from asr_lora.training.setup import load_for_training, load_meta_for_training, load_training_set, make_learner
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ALONE = ProcessGroup(0, 1, CPU)
 

@@ -129,6 +129,7 @@ def test_shared_speakers_are_warned_of(release, tmp_path):
     assert "warning: train and test share 1 speakers" in done.stderr
 
 
+@pytest.mark.slow
 def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no audio")
     write_wav(tmp_path / "b.wav", speech(5.0))
