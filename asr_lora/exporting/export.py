@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -12,12 +11,12 @@ from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.exporting.formats import public_base, write_export
 from asr_lora.exporting.other_engines import open_export, require_engine
-from asr_lora.exporting.parity import Parity, parity
+from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.folders.run_folder import ExportFolder, ExportRecord, ParityData
 from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
@@ -88,20 +87,26 @@ def export(
         weights = write_export(place, whisper, recipe, draft)
         transcribe = open_export(recipe, weights, place.base, whisper)
         theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
-        found = parity(split.texts, ours, theirs, str(prompt.language), tolerance)
-        facts = {
-            "fingerprint": stamp,
-            **_system_facts(place, whisper),
+        record = ExportRecord(
+            fingerprint=stamp,
+            model=Path(place.name).name,  # no folder of this machine is named, since the record may be published
+            weights_digest=place.run.weights_digest if place.run else None,
+            base=public_base(place.base),
+            strength=place.strength,
+            language=whisper.prompt.language or "en",
+            language_token=whisper.prompt.token,
+            task=whisper.prompt.task,
+            context=place.context,
             **asdict(recipe),
-            "files": draft.listed(),
-            "dataset": {"sha256": digest, "split": SPLIT, "seconds": round(sum(split.seconds), 1)},
-            "reference": OURS,
-            "engine": engine,
-            "parity": found.facts(),
-        }
-        if not found.passed:
-            raise Refused(_refusal(place.name, engine, found, out), facts)
-        draft.write(facts)
+            files=draft.listed(),
+            dataset=ParityData(sha256=digest, split=SPLIT, seconds=round(sum(split.seconds), 1)),
+            reference=OURS,
+            engine=engine,
+            parity=parity(split.texts, ours, theirs, str(prompt.language), tolerance),
+        )
+        if not record.parity.passed:
+            raise Refused(_refusal(place.name, record, out), record)
+        draft.write(record)
     return folder
 
 
@@ -126,24 +131,10 @@ def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     return found
 
 
-def _system_facts(place: NamedModel, whisper: Whisper) -> dict[str, Any]:
-    """What was exported, in words that may be published: no folder of this machine is named."""
-    return {
-        "model": Path(place.name).name,
-        "weights_digest": place.run.weights_digest if place.run else None,
-        "base": public_base(place.base),
-        "strength": place.strength,
-        "language": whisper.prompt.language or "en",
-        "language_token": whisper.prompt.token,
-        "task": whisper.prompt.task,
-        "context": place.context,
-    }
-
-
-def _refusal(model: str, engine: str, found: Parity, out: Path) -> str:
-    rate = found.lead.upper()
+def _refusal(model: str, record: ExportRecord, out: Path) -> str:
+    found, rate = record.parity, record.parity.lead.upper()
     return (
-        f"{model} is not exported: in {engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
+        f"{model} is not exported: in {record.engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
         f"{found.clips} clips, and {100 * found.tolerance:.2f} are tolerated, so nothing is written to {out}. Quantise "
         "less, or accept it with --tolerance, best on more --clips"
     )

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
@@ -19,8 +18,9 @@ from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import CARD, ExportFolder, RunFolder
+from asr_lora.folders.run_folder import CARD, ExportFolder, ExportRecord, RunFolder
 from asr_lora.model.find_model import NamedModel, find_model
+from asr_lora.system.progress import say
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -88,10 +88,13 @@ def push(
         raise ConfigError(
             f"none of the reports is of {run}: make one with asr-lora evaluate {run} DATASET --out FOLDER"
         )
+    for path, report in zip(reports, read, strict=True):
+        if not report["system"].get("weights_digest") and own_report(place.run, facts, report):
+            say(f"note: {path} records no digest of its weights; its training time, step and dev WER match {run}")
     card = write_card(
-        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
+        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts.base), data_licence)
     )
-    files: dict[str, Path | bytes] = {file["name"]: folder.root / file["name"] for file in facts["files"]}
+    files: dict[str, Path | bytes] = {file.name: folder.root / file.name for file in facts.files}
     files |= {CARD: card.encode(), folder.manifest_name: _proof(facts)}
     speakers = {speaker for split in body.splits for speaker in read_split(home, split).speakers}
     own = (folder.root, home, Path(run), *reports, Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
@@ -118,13 +121,13 @@ def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> Export
         return export(place, format=kind, out=RunFolder(place.weights.parent).export(kind), dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if (facts["weights_digest"], facts["strength"]) != (place.run.weights_digest, place.strength):
+    if (facts.weights_digest, facts.strength) != (place.run.weights_digest, place.strength):
         raise ConfigError(
             f"{exported} is no export of {place.name}: make one with asr-lora export {place.name} --out FOLDER"
         )
-    for file in facts["files"]:
-        path = folder.root / file["name"]
-        if not path.is_file() or sha256_file(path) != file["sha256"]:
+    for file in facts.files:
+        path = folder.root / file.name
+        if not path.is_file() or sha256_file(path) != file.sha256:
             raise DataError(f"{path} is not what was proven (its SHA-256 differs). {folder.remedy}")
     return folder
 
@@ -133,9 +136,10 @@ def _licence(base: str) -> str:
     return "apache-2.0" if base.startswith("openai/whisper") else "unknown"
 
 
-def _proof(facts: dict[str, Any]) -> bytes:
-    """export.json as it is published: without what it says of the machine."""
-    kept = {key: facts[key] for key in PUBLISHED}
+def _proof(facts: ExportRecord) -> bytes:
+    """Return export.json as it is published: without the machine and its folders."""
+    body = facts.to_json()
+    kept = {key: body[key] for key in PUBLISHED}
     return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
 
 
