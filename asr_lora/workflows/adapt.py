@@ -33,7 +33,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.tabular import Tabular
-from asr_lora.folders.workflow_folder import AdaptFolder
+from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
@@ -50,7 +50,6 @@ CPU_HOURS = 1.5  # beyond this much speech, a machine without GPU trains on the 
 DEV_UTTERANCES = 128  # decoded at each dev evaluation
 EVALUATIONS = 5  # during a run
 OPTIONS = {"splits_from": "--from", "deltas": "--delta", "id_lists": "--ids"}  # of prepare, called unlike its arguments
-UNTOUCHED = "untouched"  # name of the base in reports
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def adapt(
     transcripts: bool = True,
     **asked: Any,
 ) -> Adaptation:
-    """Prepare, score the untouched model, train LoRA, score it, compare, and transcribe a held-out clip.
+    """Prepare, score the base model, train LoRA, score it, compare, and transcribe a held-out utterance.
 
     Args:
         source: one or several, as for `prepare`.
@@ -118,9 +117,9 @@ def adapt(
     Raises:
         ConfigError, DataError, Interrupted: as the stages do; the same command goes on where it stopped.
     """
-    unknown = set(baselines) - {UNTOUCHED, Method.FULL}
+    unknown = set(baselines) - {ZERO_SHOT, "untouched", Method.FULL}  # "untouched": its name in earlier versions
     if unknown:
-        raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
+        raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {ZERO_SHOT}, {Method.FULL}")
     methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
     prompt = forced_prompt(language, language_token)
     folder = AdaptFolder(out)
@@ -136,8 +135,8 @@ def adapt(
     for method, config in configs.items():
         write_text(folder.config(method), config.to_yaml())
 
-    systems = {UNTOUCHED: plan.model}
-    _evaluate(stages, plan, folder, plan.model, UNTOUCHED)
+    systems = {ZERO_SHOT: plan.model}
+    _evaluate(stages, plan, folder, plan.model, ZERO_SHOT)
     for method in methods:
         stages.begin("train", folder.config(method), "--resume")
         train(configs[method], resume=True)

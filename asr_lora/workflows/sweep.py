@@ -47,7 +47,7 @@ class PlannedVariant:
     """A variant with all of its settings."""
 
     variant: Variant
-    config: RunConfig  # of an untouched model the base's, which is not trained
+    config: RunConfig  # that of the base where nothing is trained
 
     @property
     def slug(self) -> str:
@@ -136,11 +136,11 @@ def _command(path: Path, split: str, folder: SweepFolder, overrides: Sequence[st
 
 def _described(plan: PlannedVariant) -> list[tuple[str, str, str, str]]:
     """Name, base, method and speech of what a variant scores."""
-    config, untouched = plan.config, plan.variant.zero_shot
-    method = "none" if untouched else config.method.value
-    if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
+    config, zero_shot = plan.config, plan.variant.zero_shot
+    method = "none" if zero_shot else config.method.value
+    if not zero_shot and config.model.quantise in (Quantise.INT8, Quantise.NF4):
         method += f", {config.model.quantise} base"
-    speech = "nothing" if untouched else f"{config.data.subset}, {config.training.steps:,} steps"
+    speech = "nothing" if zero_shot else f"{config.data.subset}, {config.training.steps:,} steps"
     return [(name, config.model.name, method, speech) for _, name, _ in plan.rows]
 
 
