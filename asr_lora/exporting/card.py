@@ -1,6 +1,6 @@
-"""What a run, its export, its data and its reports say -> a model card: README.md with the hub's metadata.
+"""Write a model card: README.md with the hub's metadata, from the records of a run, its export, data and reports.
 
-Every value is picked by name, so that folders of this machine, people and transcripts have no way in.
+Every value is picked by name, so that folders of this machine, people and transcripts cannot get into it.
 """
 
 import re
@@ -19,7 +19,7 @@ from asr_lora.folders.dataset_folder import DatasetRecord
 from asr_lora.folders.run_folder import ExportRecord, RunRecord
 
 TASK = "automatic-speech-recognition"
-HUB_CODES = {"jw": "jv"}  # where Whisper's code of a language is not that of ISO 639
+HUB_CODES = {"jw": "jv"}  # where Whisper's language code differs from ISO 639
 LIBRARIES = {Format.ADAPTER: "peft", Format.TRANSFORMERS: "transformers", Format.CTRANSLATE2: "ctranslate2"}
 RUNS_IN = {
     Format.ADAPTER: "PEFT",
@@ -31,7 +31,7 @@ RUNS_IN = {
 
 @dataclass(frozen=True)
 class CardSubject:
-    """All that a card is written from."""
+    """The records that a card is written from."""
 
     run: RunRecord
     export: ExportRecord
@@ -46,7 +46,7 @@ def write_card(subject: CardSubject) -> str:
     """Render the card.
 
     Raises:
-        DataError: the hub's library finds its metadata wrong.
+        DataError: the hub's library refuses the metadata.
     """
     text = f"---\n{_metadata(subject).to_yaml()}\n---\n\n{_template().render(**_context(subject))}"
     try:
@@ -80,7 +80,7 @@ def own_report(run: RunRecord, export: ExportRecord, report: dict[str, Any]) -> 
 
 
 def dataset_names(dataset: DatasetRecord) -> list[str]:
-    """What the sources of a dataset are called: a release, a dataset of the hub, or the mere name of a file."""
+    """Return public names of the sources: a release, a dataset of the hub, or a file without its folder."""
     names = []
     for source in dataset.sources:
         name = source.name
@@ -138,7 +138,7 @@ def _results(subject: CardSubject) -> list[EvalResult]:
 
 
 def _data_name(report: dict[str, Any], dataset: DatasetRecord) -> str:
-    """What the data of a report is called: the sources of the run's own dataset, of another its folder's mere name."""
+    """Return the sources if a report is of the run's own dataset, otherwise the last part of its folder."""
     own = report["dataset"]["sha256"] in {split.sha256 for split in dataset.splits.values()}
     return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
 
@@ -217,7 +217,7 @@ def _training(subject: CardSubject) -> list[tuple[str, str]]:
 
 
 def snippet(export: ExportRecord, repository: str | None) -> str:
-    """Python that transcribes speech.wav with what is published; a test runs it."""
+    """Return Python code that transcribes speech.wav with the published model; a test runs it."""
     kind = Format(export.format)
     told = export.language_token or export.language
     task = export.task
@@ -251,7 +251,7 @@ def snippet(export: ExportRecord, repository: str | None) -> str:
             "from faster_whisper import WhisperModel\n\n"
             f'model = WhisperModel("{repository or "."}")\n'
             'speech, rate = soundfile.read("speech.wav", dtype="float32")  # mono, 16 kHz\n'
-            "# Silence up to 30 s, as Whisper was trained: left to itself faster-whisper pads with something else.\n"
+            "# Pad with silence to 30 s, as Whisper was trained; faster-whisper alone pads with zero log-mels.\n"
             "speech = numpy.pad(speech, (0, max(0, 30 * rate - len(speech))))\n"
             f'segments, _ = model.transcribe(speech, language="{told}", task="{task}", beam_size=1)\n'
             'print("".join(segment.text for segment in segments))\n'

@@ -1,4 +1,4 @@
-"""The job: a run -> a folder that another engine runs, with the proof that it hears there what it hears here."""
+"""Export a run for another engine, and check that its transcripts there agree with ours."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -42,25 +42,25 @@ def export(
     language_token: str | None = None,
     task: Task | None = None,
 ) -> ExportFolder:
-    """Write a run in another engine's format, and let that engine and ours transcribe the same clips.
+    """Write a run in another engine's format, and let that engine and ours transcribe the same utterances.
 
     Both decode greedily, with the same forced language and task, on 30 s of context, as other engines do. Ours runs
     the merged float32 weights. Where the leading rate differs by more than `tolerance`, in whichever direction,
-    nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
+    nothing is left in `out`. An export of the same weights, recipe and utterances is not made again.
 
     Args:
         model: see `asr_lora.model.find_model`; perhaps with a strength, or found by `find_model`.
         format: transformers, ctranslate2, ggml or adapter.
-        dtype: float16 or float32, of what is not quantised; float16 when not given.
-        quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.
-        dataset: whose dev split is transcribed; the run's own when not given.
-        clips: how many of it, evenly over the split; all where it has fewer.
-        tolerance: of WER, or CER where that leads, as a share: 0.01 is one point.
+        dtype: float16 or float32, for weights that are not quantised; default float16.
+        quantise: int8 for ctranslate2, q8_0 or q5_0 for ggml; default none.
+        dataset: its dev split is transcribed; default: the run's own dataset.
+        clips: number of utterances, spread evenly over the split; all of them if there are fewer.
+        tolerance: largest difference of WER (of CER where that leads), as a share: 0.01 is one point.
 
     Raises:
-        Refused: the other engine hears something else; the facts are those that export.json would have held.
-        ConfigError: format, type and quantisation do not go together, a package is missing, or `out` holds something
-            else.
+        Refused: the rates differ by more than the tolerance; `facts` is the record that was not written.
+        ConfigError: format, type and quantisation do not go together, a package is not installed, or `out` holds
+            something else.
         DataError: the model or the dataset cannot be used.
     """
     recipe = find_export_recipe(format, dtype, quantise)
@@ -111,10 +111,10 @@ def export(
 
 
 def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
-    """The dataset that is given, or the run's own.
+    """Return the dataset that is given, or the run's own.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: no dataset is given, and no run names one.
     """
     if dataset is None and place.run is None:
         raise ConfigError(f"{place.name} was trained elsewhere: name a dataset of its language with --dataset")

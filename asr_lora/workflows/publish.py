@@ -1,4 +1,4 @@
-"""A run -> a model that others can use: exported with proof, described by a card, in a folder or on the hub."""
+"""Publish a run as a model with a card, in a folder or on the hub."""
 
 import json
 import re
@@ -33,7 +33,7 @@ class Published:
 
     place: str  # the commit's address, or the folder
     files: list[str]
-    measured: bool  # whether a report of the model is in its card
+    measured: bool  # whether the card has a report of the model
 
 
 def push(
@@ -47,27 +47,28 @@ def push(
     licence: str | None = None,
     data_licence: str | None = None,
 ) -> Published:
-    """Publish a run: the files of an export, its proof, and a card written from what is recorded.
+    """Publish a run: the files of an export, its parity check, and a card written from its records.
 
-    Nothing else of the run is published: files are those that the export lists, unchanged since, and they name neither
-    folders of this machine nor speakers.
+    Only files that the export lists and that are unchanged since are published, and only if they name neither folders
+    of this machine nor speakers.
 
     Args:
         run: a run folder, perhaps with a strength.
         to: `owner/name` on the hub, or a folder: one that exists, or whose name begins with a dot, ~ or a slash.
-        exported: folder made by `export` of this run; the adapter, or the whole model after full fine-tuning, is
-            exported when not given.
-        private: of a repository on the hub.
-        reports: made by `evaluate`, for the card's table.
-        dataset: the run's own, where it has moved.
-        licence: of the model; that of openai/whisper on the hub (apache-2.0) where it is the base, else "unknown".
-        data_licence: of the speech, as the card states it.
+        exported: folder made by `export` of this run; default: the adapter, or the whole model after full fine-tuning,
+            is exported now.
+        private: whether a new repository on the hub is private.
+        reports: folders made by `evaluate`, for the table of the card.
+        dataset: the run's own dataset, if it has moved.
+        licence: licence of the model; default apache-2.0 if the base is openai/whisper on the hub, else "unknown".
+        data_licence: licence of the speech, for the card.
 
     Raises:
-        Refused: as `export`.
-        ConfigError: no token, `to` is neither or holds something else, or no report given is of the run.
-        DataError: run, export, reports or dataset cannot be used; something in the files must not be published.
-        AsrLoraError: the hub refuses.
+        Refused: the export is made now and does not pass its parity check.
+        ConfigError: HF_TOKEN is not set; `to` is neither a repository nor a folder, or holds something else; or none
+            of the reports is of the run.
+        DataError: run, export, reports or dataset cannot be used, or a file must not be published.
+        AsrLoraError: the hub refuses the upload.
     """
     repository = _repository(to)
     if repository:
@@ -104,7 +105,7 @@ def push(
 
 
 def _repository(to: str) -> str | None:
-    """The hub id that `to` is; None where it is a folder."""
+    """Return `to` if it is a hub id; None if it is a folder."""
     if Path(to).expanduser().is_dir() or to.startswith((".", "~", "/")):
         return None
     if not REPOSITORY.fullmatch(to):
@@ -113,7 +114,7 @@ def _repository(to: str) -> str | None:
 
 
 def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> ExportFolder:
-    """The export that is given, checked; or one that is made now."""
+    """Return the given export after checking it, or one that is made now."""
     assert place.run is not None
     assert place.weights is not None
     if exported is None:
