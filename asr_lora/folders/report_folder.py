@@ -1,25 +1,178 @@
-"""Folders of what was measured: a report, a comparison of reports, an analysis of weights."""
+"""Folders of measurements: the report of one system, a comparison of reports, an analysis of weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asr_lora.folders.manifests import Folder
+from asr_lora.folders.manifests import Folder, MadeWith, Manifest, Record
+
+Measured = Mapping[str, Any]  # results that are written for other programs, and read back by `compare --rerun` alone
 
 
-class ReportFolder(Folder):
+class CurvePoint(Record):
+    """Scores on dev at one evaluation during training."""
+
+    step: int
+    seconds: float  # since training began
+    wer: float
+    cer: float
+
+
+class TrainingRecord(Record):
+    """What the run of a system cost, and how it was trained."""
+
+    method: str
+    trainable_parameters: int
+    total_parameters: int
+    weights_bytes: int
+    seconds: float
+    peak_memory_bytes: int
+    hours_of_speech: float
+    epochs: float
+    step: int | None  # of the best checkpoint on dev
+    dev_wer: float | None
+    curve: list[CurvePoint] = []
+    config: Mapping[str, Any] | None = None  # as config.yaml has it; None: an older run did not record it
+    data: dict[str, str] = {}  # SHA-256 of splits and subset; empty: an older run did not record them
+    made_with: MadeWith = MadeWith()
+
+
+class SystemRecord(Record):
+    """The model that a report is about."""
+
+    name: str
+    model: str
+    base: str
+    strength: float | None = None  # share of the adapter's update; None: no adapter
+    context: str
+    dtype: str
+    device: str
+    weights_digest: str | None = None  # of the run, or of the files; None: an older report, or a model of the hub
+    training: TrainingRecord | None = None  # None: zero-shot, or trained elsewhere
+
+
+class ScoredSplit(Record):
+    """The split that was scored."""
+
+    folder: str | None = None  # None: an older report did not record it
+    language: str
+    split: str
+    sha256: str
+    utterances: int
+    seconds: float
+    speakers: int
+
+
+class DecodingRecord(Record):
+    """Settings that a hypothesis depends on besides the model; only reports with equal settings are compared."""
+
+    language: str
+    language_token: str | None = None  # language whose token is borrowed; None: its own token
+    task: str = "transcribe"
+    beams: int
+    max_new_tokens: int | None = None
+    loops_end: bool | None = None  # see decoding.search.EndLoops; None: an older report did not record it
+
+
+class ScoresRecord(Record):
+    """Rates and counts of one system after the report's normaliser; older reports state fewer of them."""
+
+    lead: str = "wer"  # the rate that leads: "wer" or "cer"
+    wer: float
+    cer: float
+    mer: float | None = None  # match error rate
+    wil: float | None = None  # word information lost
+    substitutions: int | None = None
+    insertions: int | None = None
+    deletions: int | None = None
+    reference_words: int | None = None
+    character_edits: int | None = None
+    reference_characters: int | None = None
+    word_edits: int | None = None
+    wer_interval: tuple[float, float]
+    cer_interval: tuple[float, float] | None = None
+    resampled: str = "speaker"  # unit of the bootstrap: "speaker" or "utterance"
+    units: int | None = None
+    replicates: int | None = None
+    raw_wer: float
+    raw_cer: float
+    normalised: dict[str, Measured] = {}  # rates after each normaliser, by its label
+    not_scored: dict[str, str] = {}  # normalisers that could not be used, and why
+
+    def rate(self, name: str) -> float:
+        """The rate called "wer" or "cer"."""
+        return self.cer if name == "cer" else self.wer
+
+    def interval(self, name: str) -> tuple[float, float]:
+        found = self.cer_interval if name == "cer" else self.wer_interval
+        assert found is not None  # scores that are computed now have both
+        return found
+
+
+class ReportRecord(Manifest):
+    """report.json: one system on one split."""
+
+    system: SystemRecord
+    dataset: ScoredSplit
+    decoding: DecodingRecord
+    normaliser: str  # label
+    scoring: int | None = None  # see evaluation.report.SCORING; None: a version before 2
+    scores: ScoresRecord
+    analysis: Measured = {}
+    processes: int | None = None
+    inference_seconds: float | None = None
+    rtfx: float | None = None  # seconds of audio per second of inference
+    transcribed_with: MadeWith | None = None  # where the report was scored again later
+
+
+class ComparedSystem(Record):
+    system: SystemRecord
+    scores: ScoresRecord
+    rtfx: float | None = None
+    decoding: DecodingRecord
+
+
+class ComparisonRecord(Manifest):
+    """comparison.json: several systems on one split, and every pair of them."""
+
+    reports: list[str]
+    guard_reports: list[str] = []  # reports on regression sets
+    transcripts: bool = False
+    price_per_hour: float | None = None
+    commands: list[str] = []
+    systems: list[ComparedSystem]
+    dataset: ScoredSplit
+    normaliser: str
+    scoring: int | None = None
+    lead: str = "wer"
+    bootstrap: Measured = {}
+    pairs: list[Measured]
+    combined: list[Measured] = []
+    contests: list[Measured] | None = None  # None: written by an older version
+    breakdown: Measured = {}
+    hallucination: list[Measured] = []
+    terms: list[Measured] = []  # recall of hotwords
+    guards: list[Measured] = []  # regression sets
+    verdict: str
+    words: list[Measured] = []
+    changed_words: list[Measured] = []
+
+
+class ReportFolder(Folder[ReportRecord]):
     kind = "report"
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
+    record = ReportRecord
 
     @property
     def hypotheses(self) -> Path:
         return self.root / "hypotheses.jsonl"
 
-    def whole(self, _: dict[str, Any]) -> bool:
+    def whole(self, _: ReportRecord) -> bool:
         return self.hypotheses.is_file()
 
     def partial(self, rank: int) -> Path:
-        """What a process has transcribed so far, so that an interrupted evaluation goes on where it stopped."""
+        """Hypotheses of one process so far, from which an interrupted evaluation continues."""
         return self.root / f"hypotheses.partial-{rank}.jsonl"
 
     @property
@@ -27,10 +180,11 @@ class ReportFolder(Folder):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder):
+class ComparisonFolder(Folder[ComparisonRecord]):
     kind = "comparison"
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
+    record = ComparisonRecord
 
     @property
     def page(self) -> Path:
