@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BASE, attach
+from conftest import BASE, attach, run_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_adapters import ADAPTERS, train
@@ -235,15 +235,8 @@ def save_run(root, whisper, method, base, seed=0):
     run = RunFolder(root)
     root.mkdir(parents=True)
     save_weights(whisper, run.weights(method))
-    run.write(
-        {
-            "fingerprint": "by hand",
-            "method": method,
-            "model": {"name": str(base), "language": "it"},
-            "config": {"training": {"seed": seed}},
-            "parameters": {"trainable": 1},
-        }
-    )
+    config = {"data": {"dataset": "data"}, "training": {"seed": seed}}
+    run.write(run_record(base, method=method, config=config))
     return str(root)
 
 
@@ -366,7 +359,7 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folde
         analyze([nothing], out=tmp_path / "o")
     other = RunFolder(tmp_path / "other")
     other.weights("full").mkdir(parents=True)
-    other.write({"fingerprint": "by hand", "method": "full", "model": {"name": BASE, "language": "it"}})
+    other.write(run_record(BASE, method="full"))
     with pytest.raises(ConfigError, match="of one base at a time"):
         analyze([full_run, str(other.root)], out=tmp_path / "o")
     wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), "it"), "full", BASE)

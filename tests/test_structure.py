@@ -141,7 +141,7 @@ DOORS = {
     "python_multipart": {"asr_lora.serving.uploads"},
     "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.http_timeouts"},
     "prometheus_client": {"asr_lora.serving.prometheus"},
-    "pydantic": {"asr_lora.config"},
+    "pydantic": {"asr_lora.config", "asr_lora.folders.manifests"},
 }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr_lora.dataset.summary import facts_table, subset_notices
 from asr_lora.folders.dataset_folder import DatasetFolder, DiagnosisFolder
+from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.system.progress import say
@@ -151,5 +152,6 @@ def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
     print(folder.page)
 
 
-def print_json(body: dict[str, Any]) -> None:
-    print(json.dumps(body, ensure_ascii=False, indent=2))
+def print_json(body: Record | dict[str, Any]) -> None:
+    facts = body.to_json() if isinstance(body, Record) else body
+    print(json.dumps(facts, ensure_ascii=False, indent=2))

@@ -131,10 +131,10 @@ def train_command(
     if as_json:
         print_json(body)
         return
-    for reason, ids in body["train"]["left_out"].items():
+    for reason, ids in body.train.left_out.items():
         print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    best = body["best"]
-    print(f"best dev WER {100 * best['dev_wer']:.1f} % at step {best['step']}: {folder.weights(body['method'])}")
+    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
+    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command

@@ -149,7 +149,7 @@ def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
 def _require_ours(folder: DatasetFolder, language: str) -> None:
     """Check that nothing but a dataset of the same language would be written over."""
     folder.require_ours(folder.ours)
-    if folder.complete and (before := folder.read_any().get("language")) != language:
+    if folder.complete and (before := folder.read_json().get("language")) != language:
         raise ConfigError(f"{folder.root} holds a dataset of {before!r}: name another folder with --out")
 
 

@@ -72,6 +72,6 @@ def _train_rows(folder: DatasetFolder) -> Iterator[dict[str, Any]]:
 
 def remove_subsets(folder: DatasetFolder) -> None:
     """Remove the lists of ids that the manifest speaks of: those are ours."""
-    for name in folder.read_any().get("subsets", {}) if folder.complete else ():
+    for name in folder.read_json().get("subsets", {}) if folder.complete else ():
         folder.subset(name).unlink(missing_ok=True)
         folder.missing_ids(name).unlink(missing_ok=True)

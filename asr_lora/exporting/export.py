@@ -114,7 +114,7 @@ def dataset_of(place: Place, dataset: Path | None) -> Path:
     """
     if dataset is None and place.run is None:
         raise ConfigError(f"{place.name} was trained elsewhere: name a dataset of its language with --dataset")
-    return dataset or Path(place.run["config"]["data"]["dataset"])  # type: ignore[index]
+    return dataset or place.run.config.data.dataset  # type: ignore[union-attr]
 
 
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:
@@ -131,7 +131,7 @@ def _system_facts(place: Place, whisper: Whisper) -> dict[str, Any]:
     """What was exported, in words that may be published: no folder of this machine is named."""
     return {
         "model": Path(place.name).name,
-        "weights_digest": place.run["weights_digest"] if place.run else None,
+        "weights_digest": place.run.weights_digest if place.run else None,
         "base": public_base(place.base),
         "strength": place.strength,
         "language": whisper.language or "en",

@@ -10,7 +10,7 @@ from asr_lora.folders.manifests import Folder
 SPLITS = ("train", "dev", "test")
 
 
-class DatasetFolder(Folder):
+class DatasetFolder(Folder[dict[str, Any]]):
     kind = "dataset"
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
@@ -93,7 +93,7 @@ class DatasetFolder(Folder):
         """
         if not self.complete:
             return False
-        body = self.read_any()
+        body = self.read_json()
         made = body.get("schema_version"), body.get("speech_fingerprint"), body.get("speech_seed")
         return made in ((self.schema, stamp, seed), (self.schema, stamp, None)) and self._has_splits(body)
 
@@ -127,7 +127,7 @@ class DatasetFolder(Folder):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class DiagnosisFolder(Folder):
+class DiagnosisFolder(Folder[dict[str, Any]]):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"

@@ -199,7 +199,7 @@ class ComparisonFolder(Folder[ComparisonRecord]):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder):
+class AnalysisFolder(Folder[dict[str, Any]]):
     """What training changed in the weights of some runs."""
 
     kind = "analysis"

@@ -53,7 +53,7 @@ def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
     Raises:
         ConfigError: it holds another run, or something else, or an unfinished run that is not to be resumed.
     """
-    if folder.complete and folder.read().get("fingerprint") != stamp:
+    if folder.complete and folder.read().fingerprint != stamp:
         raise ConfigError(
             f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
         )

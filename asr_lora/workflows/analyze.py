@@ -148,15 +148,15 @@ def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[d
             shared.a[change.name] = change.directions.float()
     if not matrices:
         raise DataError(f"{label}: no linear layer differs from {tuned.base}: train it for longer")
-    run = tuned.run or {}
+    run = tuned.run
     inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
     facts = {
         "name": label,
         "weights": str(tuned.weights),
         "kind": "adapter" if tuned.adapter else "full",
-        "method": run.get("method"),
-        "seed": run["config"]["training"]["seed"] if "config" in run else None,
-        "trainable_parameters": run["parameters"]["trainable"] if "parameters" in run else None,
+        "method": run.method if run else None,
+        "seed": run.config.training.seed if run else None,
+        "trainable_parameters": run.parameters.trainable if run else None,
         "unchanged": unchanged,
         "energy_outside": _figures(outside / (inside + outside)),
         "matrices": matrices,

@@ -17,7 +17,7 @@ from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder, SweepFolder
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.locate import split_strength, system_digest
@@ -138,20 +138,19 @@ def promote(
         raise ConfigError(f"--tolerance {tolerance:g}: it is a share of WER, from 0 to below 1; 0.01 is one point")
     place, strength = split_strength(str(run))
     body = RunFolder(Path(place).expanduser()).read()
-    before = over or str(body["model"]["name"])
+    before = over or body.model.name
     if system_digest(before) == system_digest(str(run)):
         raise ConfigError(f"{before} and {run} are the same model: name another with --over")
     folder = PromotionFolder(Path(place).expanduser())
     trials = _trials(body, guards)
     stages = Stages(2 * len(trials))
-    task = Task(body["model"].get("task", Task.TRANSCRIBE))
-    rows = [_measured(trial, (before, str(run)), task, tolerance, folder, stages) for trial in trials]
+    rows = [_measured(trial, (before, str(run)), body.model.task, tolerance, folder, stages) for trial in trials]
     refusals = [row["sentence"] for row in rows if not row["passed"]]
     facts = {
-        "fingerprint": fingerprint(body["weights_digest"], [row["fingerprint"] for row in rows], tolerance),
+        "fingerprint": fingerprint(body.weights_digest, [row["fingerprint"] for row in rows], tolerance),
         "run": str(run),
         "over": before,
-        "weights_digest": body["weights_digest"],
+        "weights_digest": body.weights_digest,
         "strength": 1.0 if strength is None else strength,
         "tolerance": tolerance,
         "promoted": force or not refusals,
@@ -167,12 +166,11 @@ def promote(
     return folder
 
 
-def _trials(run: dict[str, Any], guards: Sequence[Path]) -> list[Trial]:
+def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
-    data, model = run["config"]["data"], run["model"]
-    own = Trial(Path(data["dataset"]), model["language"], model.get("language_token"), guard=False)
+    own = Trial(run.config.data.dataset, run.model.language, run.model.language_token, guard=False)
     same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
-    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("guards", ()), *guards)}
+    found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read()["language"]

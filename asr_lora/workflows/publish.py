@@ -118,7 +118,7 @@ def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolde
         return export(place, format=kind, out=RunFolder(place.weights.parent).export(kind), dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if (facts["weights_digest"], facts["strength"]) != (place.run["weights_digest"], place.strength):
+    if (facts["weights_digest"], facts["strength"]) != (place.run.weights_digest, place.strength):
         raise ConfigError(
             f"{exported} is no export of {place.name}: make one with asr-lora export {place.name} --out FOLDER"
         )

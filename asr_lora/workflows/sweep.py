@@ -197,7 +197,7 @@ def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequenc
     model = told.name if plan.variant.untouched else str(config.out)
     if not plan.variant.untouched:
         run = RunFolder(config.out)
-        if run.complete and run.read().get("fingerprint") != run_fingerprint(config):
+        if run.complete and run.read().fingerprint != run_fingerprint(config):
             raise ConfigError(f"{run.root} holds a run with other settings or data: rename the variant, or remove that")
         stages.begin("train", folder.config(plan.slug), "--resume")
         train(config, resume=True)
