@@ -45,7 +45,7 @@ def launch_two(*words):
 def settings():
     return dict(
         method="lora", training__steps=6, training__batch_seconds=24, adapter__dropout=0.0, model__precision="fp32",
-        data__dev_utterances=5, examples={"long_tails": 0.1, "no_speech": 0.05},
+        data__dev_utterances=5, examples={"padded": 0.1, "no_speech": 0.05},
     )  # fmt: skip
 
 

@@ -204,7 +204,7 @@ def test_any_name_makes_a_plain_folder(name):
         ({"variants": [{"name": "a", "sett": {}}, {"name": "b"}]}, "variants.0.sett, did you mean set?"),
         ({"variants": [{"name": "a" * 300}, {"name": "b"}]}, "is too long for the name of a folder"),
         ({"varaints": []}, "unknown key varaints, did you mean variants?"),
-        ({"variants": [{"name": "a", "untouched": True, "budget": 9}, {"name": "b"}]}, "a is untouched, so leave out"),
+        ({"variants": [{"name": "a", "zero_shot": True, "budget": 9}, {"name": "b"}]}, "a is zero-shot, so leave out"),
         ({"budget": 9, "variants": [{"name": "a", "set": {"adapter.rank": 2}}, {"name": "b"}]}, "a has a budget"),
         ({"budget": 9, "variants": [{"name": "a"}, {"name": "b"}]}, "variant a: a budget of 9 parameters is less"),
         (
@@ -330,7 +330,7 @@ def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
 def test_whisper_base_untouched_and_adapted(write, dataset, tmp_path):
     path = write(
         set={"data.dev_utterances": 2, "training.steps": 3, "training.evaluate_every_steps": 3},
-        variants=[{"name": "untouched", "untouched": True}, {"name": "lora"}],
+        variants=[{"name": "untouched", "zero_shot": True}, {"name": "lora"}],
     )
     done = invoke("sweep", path, "--out", tmp_path / "o", "--set", f"model.name={BASE}")
     assert done.exit_code == 0, done.stderr

@@ -32,8 +32,10 @@ from asr_lora.training.tensor_cache import TensorCache
 
 def run_fingerprint(config: RunConfig) -> str:
     """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
-    elsewhere = {"dataset", "guards", "workers", "cache_gb"}
+    elsewhere = {"dataset", "regression_sets", "workers", "cache_gb"}
     settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
+    # Runs that were begun under the key's earlier name have it in their fingerprints, and must go on.
+    settings["examples"]["long_tails"] = settings["examples"].pop("padded")
     earlier = config.adapter.continue_from
     return fingerprint(
         settings, data_hashes(config), system_digest(config.model.name), earlier and system_digest(str(earlier))

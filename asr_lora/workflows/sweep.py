@@ -89,9 +89,9 @@ def sweep_settings(
     folder.require_ours(folder.ours)
     folder.manifest.unlink(missing_ok=True)
     for plan in planned:
-        if not plan.variant.untouched:
+        if not plan.variant.zero_shot:
             write_text(folder.config(plan.slug), plan.config.to_yaml())
-    stages = Stages(sum((not plan.variant.untouched) + len(splits) * len(plan.rows) for plan in planned))
+    stages = Stages(sum((not plan.variant.zero_shot) + len(splits) * len(plan.rows) for plan in planned))
     failed: dict[str, str] = {}
     for plan in planned:
         try:
@@ -138,7 +138,7 @@ def _command(path: Path, split: str, folder: VariantsFolder, overrides: Sequence
 
 def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
     """Name, base, method and speech of what a variant scores."""
-    config, untouched = plan.config, plan.variant.untouched
+    config, untouched = plan.config, plan.variant.zero_shot
     method = "none" if untouched else config.method.value
     if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
         method += f", {config.model.quantise} base"
@@ -168,7 +168,7 @@ def plan_sweep(
             lay_over(own, key, value, place)
         config = check_config({**own, "out": folder.run(variant.slugs[0])}, place)
         budget = variant.budget or settings.budget
-        if budget and not variant.untouched and config.method is not Method.FULL:
+        if budget and not variant.zero_shot and config.method is not Method.FULL:
             name = config.model.name
             sketches[name] = sketches.get(name) or _sketch(config)
             config = _within(config, budget, sketches[name], place)
@@ -194,8 +194,8 @@ def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunC
 def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequence[str], stages: Stages) -> None:
     """Train a variant and score it, where that is not done yet."""
     config, told, dataset = plan.config, plan.config.model, base.data.dataset
-    model = told.name if plan.variant.untouched else str(config.out)
-    if not plan.variant.untouched:
+    model = told.name if plan.variant.zero_shot else str(config.out)
+    if not plan.variant.zero_shot:
         run = RunFolder(config.out)
         if run.complete and run.read().fingerprint != run_fingerprint(config):
             raise ConfigError(f"{run.root} holds a run with other settings or data: rename the variant, or remove that")
@@ -235,9 +235,9 @@ def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Compar
             {
                 "name": plan.variant.name,
                 "set": plan.variant.set,
-                "untouched": plan.variant.untouched,
-                "run": None if plan.variant.untouched else str(plan.config.out),
-                "config": None if plan.variant.untouched else plan.config.model_dump(mode="json"),
+                "untouched": plan.variant.zero_shot,
+                "run": None if plan.variant.zero_shot else str(plan.config.out),
+                "config": None if plan.variant.zero_shot else plan.config.model_dump(mode="json"),
             }
             for plan in planned
         ],
