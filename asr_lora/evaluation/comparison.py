@@ -171,7 +171,9 @@ def read_comparison(
             "another seed"
         )
     if not normaliser:
-        _require_same("normaliser", [system.normaliser for system in systems], reports, " or name one with --normaliser")
+        _require_same(
+            "normaliser", [system.normaliser for system in systems], reports, " or name one with --normaliser"
+        )
     _require_same("decoding", [system.decoding.model_dump() for system in systems], reports)
     rows = [read_rows(folder) for folder in folders]
     _require_same_utterances(rows, reports)

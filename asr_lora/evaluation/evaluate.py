@@ -1,10 +1,9 @@
-"""The job: a model and a dataset split -> hypotheses and scores."""
+"""The job: transcribe a split with a model, and score the hypotheses."""
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -12,29 +11,35 @@ from asr_lora.config import Context, Precision, Task
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.search import MAX_NEW_TOKENS, decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
-from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
+from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.report_folder import (
+    DecodingRecord,
+    ReportFolder,
+    ReportRecord,
+    ScoredSplit,
+    SystemRecord,
+    TrainingRecord,
+)
+from asr_lora.metrics.breakdown import RECORDED
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
-from asr_lora.model.locate import System, Training, language_to_tell, locate, open_system, system_digest, training_of
+from asr_lora.model.locate import (
+    Place,
+    System,
+    Training,
+    language_to_tell,
+    locate,
+    open_system,
+    system_digest,
+    training_of,
+    weights_digest,
+)
 from asr_lora.system.processes import Team, join_team
 
 STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
-
-
-@dataclass(frozen=True)
-class DecodingRecord:
-    """What a hypothesis depends on besides the model; reports compare only where it is equal."""
-
-    language: str
-    language_token: str | None  # of the language whose token is borrowed; None: its own
-    task: str
-    beams: int
-    max_new_tokens: int = MAX_NEW_TOKENS
-    loops_end: bool = True  # see transcription.decode.EndLoops
 
 
 def evaluate(
@@ -51,41 +56,50 @@ def evaluate(
     precision: Precision = Precision.AUTO,
     beams: int = 1,
     normaliser: str = "basic",
-    terms: Path | None = None,
+    hotwords: Path | None = None,
 ) -> ReportFolder:
-    """Transcribe a split and score it: report.json and hypotheses.jsonl in `out`.
+    """Transcribe a split and score it: write report.json and hypotheses.jsonl to `out`.
 
-    Language and task are forced. An interrupted evaluation goes on where it stopped; one with the same model, data
-    and settings is not transcribed again, only scored again where another normaliser or terms are asked for. Under
+    Language and task are forced. An interrupted evaluation continues where it stopped; one with the same model, data
+    and settings is not transcribed again, only scored again where another normaliser or hotwords are asked for. Under
     `accelerate launch` each process transcribes its share.
 
     Args:
-        model: see `asr_lora.model.locate`.
+        model: any name that `asr_lora.model.locate` knows.
+        dataset: a prepared dataset.
+        out: folder for the report.
+        split: the split to score.
         name: of the system in comparisons; the model's when not given.
-        language: the run's, then the dataset's, when not given.
-        language_token: of a related language, where Whisper has none for the language; the run's when not given.
-        normaliser: of the scores that lead, see `asr_lora.metrics.normalize`; the others are given beside it.
-        terms: file of named terms, one a line, whose recall is wanted.
+        language: that of the run, and then that of the dataset, when not given.
+        language_token: a related language, where Whisper has no token for the language; the run's when not given.
+        task: that of the run when not given.
+        context: that of the run when not given.
+        precision: of the computation.
+        beams: of beam search; 1 is greedy search.
+        normaliser: of the main scores, see `asr_lora.metrics.normalize`; those after the others stand beside them.
+        hotwords: file of names and words, one a line, whose recall is computed.
 
     Raises:
-        ConfigError: unknown language or normaliser; `out` holds the report of another model or split, or something
-            else.
-        DataError: the model or dataset cannot be used, or has no such split.
+        ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
+            files.
+        DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
-    manifest = DatasetFolder(dataset).read()
+    manifest = DatasetFolder(dataset).read_json()
     place = locate(model)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
     how = find_normaliser(normaliser, told.language)
-    wanted = read_hotwords(terms, how) if terms else None
+    wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
     digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     stamp = fingerprint(system_digest(place), digest, asdict(told), settings, MAX_NEW_TOKENS, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        said = {"name": name or model, "training": _training_facts(training_of(place))}
-        _score_again(folder, data, said, how, wanted)
+        facts = {"name": name or model, "training": _training_record(training_of(place))}
+        if place.run:  # other digests would have to be computed from all weights again
+            facts["weights_digest"] = weights_digest(place)
+        _score_again(folder, data, facts, how, wanted)
         return folder
     team = join_team()
     if team.main:
@@ -98,19 +112,34 @@ def evaluate(
         folder.manifest.unlink(missing_ok=True)
     hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams, team)
     if team.main:
-        rows, facts = report_facts(_rows(data, hypotheses), told.language, how, wanted)
+        rows, scored = score_report(_rows(data, hypotheses), told.language, how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
-            {
-                "fingerprint": stamp,
-                "system": _system_facts(system, name or model, model),
-                "dataset": _dataset_facts(dataset, manifest, split, data),
-                "decoding": asdict(DecodingRecord(told.language, told.token, system.whisper.task, beams)),
-                **facts,
-                "processes": team.size,
-                "inference_seconds": round(seconds, 2),
-                "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
-            }
+            ReportRecord(
+                fingerprint=stamp,
+                system=_system_record(system, name or model, model, place),
+                dataset=ScoredSplit(
+                    folder=str(dataset),
+                    language=manifest["language"],
+                    split=split,
+                    sha256=digest,
+                    utterances=len(data),
+                    seconds=round(sum(data.seconds), 1),
+                    speakers=len(set(data.speakers)),
+                ),
+                decoding=DecodingRecord(
+                    language=told.language,
+                    language_token=told.token,
+                    task=system.whisper.task,
+                    beams=beams,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    loops_end=True,
+                ),
+                **scored.fields(),
+                processes=team.size,
+                inference_seconds=round(seconds, 2),
+                rtfx=round(fresh_audio / seconds, 2) if seconds else None,
+            )
         )
         for path in folder.partials:
             path.unlink()
@@ -118,62 +147,58 @@ def evaluate(
     return folder
 
 
-def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Split) -> dict[str, Any]:
-    return {
-        "folder": str(dataset),
-        "language": manifest["language"],
-        "split": split,
-        "sha256": manifest["splits"][split]["sha256"],
-        "utterances": len(data),
-        "seconds": round(sum(data.seconds), 1),
-        "speakers": len(set(data.speakers)),
-    }
-
-
-def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
+def _system_record(system: System, name: str, model: str, place: Place) -> SystemRecord:
     whisper = system.whisper
-    return {
-        "name": name,
-        "model": model,
-        "base": system.base,
-        "strength": system.strength,
-        "context": whisper.context,
-        "dtype": str(whisper.dtype).removeprefix("torch."),
-        "device": whisper.device.type,
-        "training": _training_facts(system.training),
-    }
+    return SystemRecord(
+        name=name,
+        model=model,
+        base=system.base,
+        strength=system.strength,
+        context=whisper.context,
+        dtype=str(whisper.dtype).removeprefix("torch."),
+        device=whisper.device.type,
+        weights_digest=weights_digest(place),
+        training=_training_record(system.training),
+    )
 
 
-def _training_facts(training: Training | None) -> dict[str, Any] | None:
-    return asdict(training) if training else None
+def _training_record(training: Training | None) -> TrainingRecord | None:
+    return TrainingRecord.model_validate(asdict(training)) if training else None
 
 
 def _score_again(
-    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Hotword] | None
+    folder: ReportFolder,
+    data: Split,
+    facts: dict[str, object],
+    normaliser: Normaliser,
+    hotwords: list[Hotword],
 ) -> None:
-    """Bring what a report says of its system, and its scores, to what is asked; its hypotheses stay as they are."""
-    body = folder.read()
-    body = {**body, "transcribed_with": body.get("transcribed_with", body["made_with"])}
-    system = body["system"] | said
-    before = {key: body.get(key) for key in ("normaliser", "scoring")}
-    listed = [row["term"] for row in body.get("analysis", {}).get("terms", {}).get("each", ())]
-    same = before == {"normaliser": normaliser.label, "scoring": SCORING}
-    if same and listed == [term.written for term in terms or ()]:
-        if body["system"] != system:
-            folder.write({**body, "system": system})
+    """Bring name, training and scores of a report up to date; its hypotheses stay as they are.
+
+    Args:
+        facts: fields of the system that may have changed.
+    """
+    report = folder.read()
+    report = report.model_copy(update={"transcribed_with": report.transcribed_with or report.made_with})
+    changed = report.model_copy(update={"system": report.system.model_copy(update=facts)})
+    before = (report.analysis.get("terms") or {}).get("each", ())
+    same_hotwords = [row["term"] for row in before] == [one.written for one in hotwords]
+    if (report.normaliser, report.scoring) == (normaliser.label, SCORING) and same_hotwords:
+        if changed.system != report.system:
+            folder.write(changed)
         return
     found = {row["id"]: row["hypothesis"] for row in read_rows(folder)}
-    hypotheses = [found[clip] for clip in data.ids]
-    rows, facts = report_facts(_rows(data, hypotheses), body["decoding"]["language"], normaliser, terms)
+    hypotheses = [found[key] for key in data.ids]
+    rows, scored = score_report(_rows(data, hypotheses), report.decoding.language, normaliser, hotwords)
     write_jsonl(folder.hypotheses, rows)
-    folder.write({**body, "system": system, **facts})
+    folder.write(changed.model_copy(update=scored.fields()))
 
 
 def _check_free(folder: ReportFolder, model: str, split: str) -> None:
-    """Refuse a folder with something else in it; an earlier report of the same model and split may be replaced."""
+    """Refuse a folder that holds other files; an earlier report of the same model and split may be replaced."""
     if folder.complete:
         before = folder.read()
-        other = before["system"]["model"], before["dataset"]["split"]
+        other = before.system.model, before.dataset.split
         if other != (model, split):
             raise ConfigError(f"{folder.root} holds the report of {other[0]} on {other[1]}: name another with --out")
         return
@@ -183,12 +208,12 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 def _transcribe(
     system: System, data: Split, folder: ReportFolder, stamp: str, beams: int, team: Team
 ) -> tuple[list[str], float, float]:
-    """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took.
+    """Return hypotheses in the order of `data`, seconds of inference, and the seconds of audio transcribed in them.
 
-    Each process transcribes its share and keeps it in a file of its own, which any number of processes goes on from.
+    Each process transcribes its share and keeps it in a file of its own, from which any number of processes continues.
     """
     done = _kept(folder, stamp, team)
-    rest, whisper = data.select([index for index, clip in enumerate(data.ids) if clip not in done]), system.whisper
+    rest, whisper = data.select([index for index, key in enumerate(data.ids) if key not in done]), system.whisper
     batches = decode_split(
         whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams, rank=team.rank, team=team.size
     )
@@ -196,7 +221,7 @@ def _transcribe(
     fresh: list[tuple[str, str]] = []
     with (
         folder.partial(team.rank).open("a", encoding="utf-8") as partial,
-        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip", disable=not team.main) as bar,
+        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="utterance", disable=not team.main) as bar,
     ):
         if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
@@ -211,7 +236,7 @@ def _transcribe(
             bar.update(len(indices))
             started = time.perf_counter()
     done |= dict(team.gather(fresh))
-    return [done[clip] for clip in data.ids], max(team.gather([seconds])), team.sum(audio)
+    return [done[key] for key in data.ids], max(team.gather([seconds])), team.sum(audio)
 
 
 def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
@@ -230,19 +255,19 @@ def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
     return kept
 
 
-def _rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
-    """What is known of every utterance before it is scored, in the order of `data`."""
-    person = {field: list(data.rows[field]) for field in PERSON if field in data.rows.column_names}
+def _rows(data: Split, hypotheses: list[str]) -> list[Row]:
+    """Return the facts of every utterance before it is scored, in the order of `data`."""
+    person = {field: list(data.rows[field]) for field in RECORDED if field in data.rows.column_names}
     return [
         {
-            "id": clip,
+            "id": key,
             "speaker": speaker,
             **{field: values[place] for field, values in person.items()},
             "seconds": round(seconds, 3),
             "reference": reference,
             "hypothesis": hypothesis,
         }
-        for place, (clip, speaker, seconds, reference, hypothesis) in enumerate(
+        for place, (key, speaker, seconds, reference, hypothesis) in enumerate(
             zip(data.ids, data.speakers, data.seconds, data.texts, hypotheses, strict=True)
         )
     ]

@@ -43,11 +43,12 @@ class ReportScores:
     scores: ScoresRecord
     analysis: ErrorAnalysis
 
-    def to_json(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a ReportRecord."""
         return {
             "normaliser": self.normaliser,
             "scoring": self.scoring,
-            "scores": self.scores.to_json(),
+            "scores": self.scores,
             "analysis": asdict(self.analysis),
         }
 
@@ -56,7 +57,7 @@ def read_rows(folder: ReportFolder) -> list[Row]:
     """Read the hypotheses of a report, ordered by id.
 
     Raises:
-        DataError: the file is missing or holds no utterances, holds one twice, or a line lacks a key that scoring needs.
+        DataError: the file is missing or holds no utterances, holds one twice, or a line lacks a key.
     """
     rows = read_jsonl(folder.hypotheses)
     for number, row in enumerate(rows, 1):

@@ -54,7 +54,9 @@ def rerun(folder: Path) -> Rerun:
     body = recorded.to_json()
     hotwords = recorded.terms[0] if recorded.terms else {}
     if hotwords and "each" not in hotwords:
-        parts.append(Rerun(notes=(f"{folder}: recall of hotwords was not computed again, as their words are withheld",)))
+        parts.append(
+            Rerun(notes=(f"{folder}: recall of hotwords was not computed again, as their words are withheld",))
+        )
         del body["terms"]
     if recorded.contests is None:
         body.pop("verdict")  # an older version stated the same results in other words
@@ -78,7 +80,8 @@ def _rerun_report(folder: ReportFolder) -> Rerun:
     hotwords = _recorded_hotwords(recorded.analysis.get("terms") or {}, normaliser)
     counted, again = score_report(rows, language, normaliser, hotwords)
     utterances = disagreements(folder.hypotheses, {"": rows}, {"": counted})
-    return Rerun.together([utterances, disagreements(folder.root, recorded.to_json(), again.to_json())])
+    numbers = {**again.fields(), "scores": again.scores.to_json()}
+    return Rerun.together([utterances, disagreements(folder.root, recorded.to_json(), numbers)])
 
 
 def _recorded_hotwords(recall: Measured, normaliser: Normaliser) -> list[Hotword] | None:

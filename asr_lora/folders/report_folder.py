@@ -158,11 +158,81 @@ class ComparisonRecord(Manifest):
     changed_words: list[Measured] = []
 
 
+class AmplificationRecord(Record):
+    """How strong the base is along the first directions of a change; Frobenius norms, see model.spectra."""
+
+    directions: int
+    factor: float | None  # norm of the change over that of the base; None: the base has nothing along them
+    base: float
+    base_own: float
+    base_random: float
+
+
+class MatrixRecord(Record):
+    """What training added to one matrix."""
+
+    matrix: str
+    half: str  # "encoder" or "decoder"; empty: outside the blocks
+    layer: int
+    projection: str
+    shape: tuple[int, int]
+    rank: int
+    frobenius: float
+    relative: float
+    moved: float  # norm of all that changed over that of the matrix, magnitudes of DoRA included
+    spectral: float
+    effective_rank: float
+    stable_rank: float
+    singular_values: list[float]
+    energy_held: list[float]  # share of the squared norm in the best update of rank 1, 2, 3 and so on
+    amplification: list[AmplificationRecord]
+
+
+class AnalysedRun(Record):
+    name: str
+    weights: str
+    kind: str  # "adapter" or "full"
+    method: str | None
+    seed: int | None
+    trainable_parameters: int | None
+    unchanged: list[str]
+    energy_outside: float  # share of the squared norm of the change that lies outside these matrices
+    matrices: list[MatrixRecord]
+
+
+class SharedDirections(Record):
+    """How much of their first directions two runs share."""
+
+    directions: int
+    phi: float
+    by_chance: float
+
+
+class RunPair(Record):
+    """Two runs: phi(i, j) of arXiv 2106.09685, section 7.2, as a mean over matrices."""
+
+    a: str
+    b: str
+    of: str  # "update" or "a", the A matrix of LoRA
+    matrices: int
+    phi: list[list[float | None]]
+    shown: list[SharedDirections]
+    by_matrix: list[Measured]
+
+
+class AnalysisRecord(Manifest):
+    """analysis.json: what training changed in the weights of some runs."""
+
+    base: str
+    runs: list[AnalysedRun]
+    pairs: list[RunPair]
+
+
 class ReportFolder(Folder[ReportRecord]):
     kind = "report"
+    record = ReportRecord
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
-    record = ReportRecord
 
     @property
     def hypotheses(self) -> Path:
@@ -182,9 +252,9 @@ class ReportFolder(Folder[ReportRecord]):
 
 class ComparisonFolder(Folder[ComparisonRecord]):
     kind = "comparison"
+    record = ComparisonRecord
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
-    record = ComparisonRecord
 
     @property
     def page(self) -> Path:
@@ -199,10 +269,9 @@ class ComparisonFolder(Folder[ComparisonRecord]):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder[dict[str, Any]]):
-    """What training changed in the weights of some runs."""
-
+class AnalysisFolder(Folder[AnalysisRecord]):
     kind = "analysis"
+    record = AnalysisRecord
     manifest_name = "analysis.json"
     remedy = "Make it with: asr-lora analyze RUN --out FOLDER"
 
@@ -218,5 +287,5 @@ class AnalysisFolder(Folder[dict[str, Any]]):
     def matrices(self) -> Path:
         return self.root / "matrices.csv"
 
-    def whole(self, _: dict[str, Any]) -> bool:
+    def whole(self, _: AnalysisRecord) -> bool:
         return all(path.is_file() for path in (self.page, self.markdown, self.matrices))

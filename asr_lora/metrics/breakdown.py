@@ -207,9 +207,7 @@ def break_down(
     return Breakdown(rate, RULE, by, missing, speaker_rates(rows, systems))
 
 
-def group_rates(
-    groups: Sequence[Group], systems: int, sums: Mapping[tuple[Any, ...], Sums]
-) -> dict[str, FieldRates]:
+def group_rates(groups: Sequence[Group], systems: int, sums: Mapping[tuple[Any, ...], Sums]) -> dict[str, FieldRates]:
     """Compute the rates of each group by field, from the bootstrap sums of `group_columns`."""
     found = {}
     for field in dict.fromkeys(group.field for group in groups):
@@ -256,9 +254,7 @@ def speaker_rates(rows: Sequence[Row], systems: Sequence[Counts]) -> SpeakerRate
         spread=[Spread(np.quantile(row[spoke], quartiles).tolist(), float(row[spoke].mean())) for row in rates]
         if spoke.any()
         else [],
-        against_first=[
-            AgainstFirst(int((row < rates[0]).sum()), int((row > rates[0]).sum())) for row in rates[1:]
-        ],
+        against_first=[AgainstFirst(int((row < rates[0]).sum()), int((row > rates[0]).sum())) for row in rates[1:]],
         highest=[
             OneSpeaker(
                 str(names[place]),

@@ -94,9 +94,7 @@ def confusions(alignments: Sequence[Alignment], *, shown: int = SHOWN) -> Confus
         insertions=[WordCount(*item) for item in _top(inserted, shown)],
         deletions=[WordCount(*item) for item in _top(deleted, shown)],
         words=[
-            WrongWord(
-                word, spoken[word], instead[word].total(), [WordCount(*item) for item in _top(instead[word], 3)]
-            )
+            WrongWord(word, spoken[word], instead[word].total(), [WordCount(*item) for item in _top(instead[word], 3)])
             for word in worst
         ],
     )

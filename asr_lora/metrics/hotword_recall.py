@@ -22,7 +22,7 @@ class Hotword:
 
 @dataclass(frozen=True)
 class HotwordCounts:
-    """Occurrences of each hotword in the reference and the hypothesis of each utterance, both (hotwords, utterances)."""
+    """Occurrences of each hotword in each reference and each hypothesis, both (hotwords, utterances)."""
 
     spoken: np.ndarray
     heard: np.ndarray

@@ -14,7 +14,7 @@ from typing import Any
 from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.digests import folder_bytes
+from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
@@ -22,6 +22,8 @@ from asr_lora.model.adapters.merging import load_merged
 from asr_lora.model.adapters.multi_lora import load_adapters
 from asr_lora.model.whisper import Whisper, load_whisper, resolve_source
 from asr_lora.system.device import compute_dtype, default_device
+
+WEIGHT_FILES = (".safetensors", ".bin", ".pt")
 
 
 @dataclass(frozen=True)
@@ -365,3 +367,15 @@ def _files_digest(place: Place) -> object:
     if not folder.is_dir():
         return place.base
     return sorted((path.name, path.stat().st_size, int(path.stat().st_mtime)) for path in folder.iterdir())
+
+
+def weights_digest(place: Place) -> str | None:
+    """Digest of the weights that a name stands for: as run.json records it, or of the weight files; None: on the hub.
+
+    The strength of an adapter is no part of it.
+    """
+    if place.run is not None:
+        return place.run.weights_digest
+    folder = place.weights or Path(resolve_source(place.base))
+    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_FILES) if folder.is_dir() else []
+    return fingerprint([(path.name, sha256_file(path)) for path in files]) if files else None

@@ -58,7 +58,9 @@ class ForestPlot:
             axes.margins(x=0.12)
             axes.set_xlabel(f"{self.measure}, with 95 % interval")
             _grid(axes, "x")
-            dots = "; ".join(f"{name} {dot.value:.1f}, {dot.low:.1f} to {dot.high:.1f}" for name, dot in self.dots.items())
+            dots = "; ".join(
+                f"{name} {dot.value:.1f}, {dot.low:.1f} to {dot.high:.1f}" for name, dot in self.dots.items()
+            )
             return _svg(figure, f"{self.measure} with 95 % interval: {dots}")
 
 
@@ -88,7 +90,9 @@ class GroupPlot:
             axes.set_xlabel(f"{self.measure}, with 95 % interval")
             _grid(axes, "x")
             figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-            return _svg(figure, f"{self.measure} of {len(systems)} systems in {len(groups)} groups, with 95 % intervals")
+            return _svg(
+                figure, f"{self.measure} of {len(systems)} systems in {len(groups)} groups, with 95 % intervals"
+            )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class ShownUtterance:
     better: Sequence[int]  # systems that make fewer errors than the first
     worse: Sequence[int]
     kinds: Sequence[str]  # of errors that any system makes: "sub", "ins", "del"
-    blocks: Sequence[Sequence[AlignedLine]]  # the reference with its hypotheses; one block for each normalised reference
+    blocks: Sequence[
+        Sequence[AlignedLine]
+    ]  # the reference with its hypotheses; one block for each normalised reference
     direction: str  # "ltr" or "rtl"
 
 

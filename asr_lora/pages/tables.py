@@ -76,7 +76,7 @@ def interval(low: float | None, high: float | None, form: str = ".1f") -> Text:
 
 
 def latex_csv(table: Table) -> str:
-    """Write a table of names and numbers as CSV for siunitx, pgfplotstable or csvsimple; empty where a value is missing.
+    """Write names and numbers as CSV for siunitx, pgfplotstable or csvsimple; empty where a value is missing.
 
     Names are escaped for LaTeX, their commas and quotation marks too, since TeX's readers know no quoted cells.
     """

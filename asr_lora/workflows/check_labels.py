@@ -16,7 +16,7 @@ from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DiagnosisFold
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.diagnosis import Diagnosis, diagnose, require_rules, write_diagnosis
 from asr_lora.labels.model_scores import Opinion, judged
-from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_doctor_page, worst
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -69,9 +69,8 @@ def doctor(
         diagnosis = _with_opinions(diagnosis, thought, without)
         more["model"] = model
     sounds = _sounds(data, worst(diagnosis, thought)) if audio else {}
-    write_text(
-        folder.page, render_doctor_page(str(dataset), diagnosis, thought, transcripts=transcripts, sounds=sounds)
-    )
+    view = label_view(str(dataset), diagnosis, thought, transcripts=transcripts, sounds=sounds)
+    write_text(folder.page, render_label_page(view))
     write_diagnosis(folder, diagnosis, **more)
     return folder
 
