@@ -1,11 +1,56 @@
-"""Names and codes of languages: those that Whisper has a token for, and those that borrow one."""
+"""Look languages up by name or code, and fix the language and task that Whisper's decoder is forced to."""
 
 import difflib
 import re
+from dataclasses import dataclass
+from enum import StrEnum
 
 from asr_lora.errors import ConfigError
 
 CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")  # as in ISO 639, with script or region
+
+
+class Task(StrEnum):
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+@dataclass(frozen=True)
+class ForcedPrompt:
+    """The language and task that the tokens of the decoder's prompt force; `forced_prompt` makes one from names."""
+
+    language: str | None  # code of the spoken language; None: an English-only model, whose prompt has no language
+    token: str | None = None  # code of the language whose token is borrowed; None: the language has its own
+    task: Task = Task.TRANSCRIBE
+
+    @property
+    def forced_language(self) -> str | None:
+        """Code of the language whose token is in the prompt; None for an English-only model."""
+        return self.token or self.language
+
+    @property
+    def options(self) -> list[str]:
+        """The language and the borrowed token as options of the command line."""
+        words = ["--language", self.language] if self.language else []
+        return [*words, "--language-token", self.token] if self.token else words
+
+
+def forced_prompt(language: str, token: str | None = None, task: Task | None = None) -> ForcedPrompt:
+    """Make the prompt for a language given by name or code.
+
+    Args:
+        language: the spoken language.
+        token: name or code of the language whose token is borrowed; it wins over the language's own token.
+        task: transcribe when not given.
+
+    Raises:
+        ConfigError: a language is unknown, or Whisper has no token for the spoken one and none is borrowed.
+    """
+    code = spoken_language(language)
+    if token is None:
+        whisper_language(code)
+    borrowed = None if token is None else whisper_language(token, "language_token")
+    return ForcedPrompt(code, None if borrowed == code else borrowed, task or Task.TRANSCRIBE)
 
 
 def whisper_language(name: str, setting: str = "language") -> str:
@@ -34,23 +79,6 @@ def spoken_language(name: str) -> str:
     if not _whisper_code(name) and CODE.fullmatch(code):
         return code.split("-")[0]
     return whisper_language(name)
-
-
-def borrowed_token(language: str, token: str | None) -> str | None:
-    """Return the code of the language whose token `language` borrows; None where it has its own.
-
-    Args:
-        language: what is spoken, as `spoken_language` returns it.
-        token: name or code of a language that Whisper has; wins over the language's own.
-
-    Raises:
-        ConfigError: Whisper has no token for `language` and none is given, or the one given is no language of its.
-    """
-    if token is None:
-        whisper_language(language)
-        return None
-    code = whisper_language(token, "language_token")
-    return None if code == language else code
 
 
 def language_name(code: str) -> str:

@@ -120,7 +120,7 @@ def test_timed_targets_say_when_each_utterance_was_said(base, split):
     data = TrainingSet(split, base, examples=ExampleSettings(timestamps=0.5))
     example = Example((3, 5, 8), sum(data.seconds[i] for i in (3, 5, 8)) + 1.0, 20.0, seed=1, timestamps=True)
     given, answers = data.target(example)
-    assert given[:3] == base.prompt[:3]
+    assert given[:3] == base.prompt_tokens[:3]
     zero = base.tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
     times = [(token - zero) * 0.02 for token in given[3:] if token >= zero]
     assert base.tokenizer.decode([token for token in given[3:] if token < zero]) == "".join(
@@ -142,12 +142,12 @@ def test_timed_targets_say_when_each_utterance_was_said(base, split):
 def test_no_speech_is_answered_by_the_no_speech_token_alone(base, split):
     data = TrainingSet(split, base, examples=ExampleSettings(no_speech=0.1))
     given, answers = data.target(Example((), 4.0, 4.5, seed=1))
-    assert given == base.prompt
+    assert given == base.prompt_tokens
     assert base.tokenizer.convert_ids_to_tokens(answers[0]) in ("<|nospeech|>", "<|nocaptions|>")
     assert answers[1:] == [IGNORED, IGNORED, base.end_token]
     # Speech must then answer otherwise at that place, or the token would always be said.
     given, answers = data.target(Example((0,), 4.0, 4.5, seed=1))
-    assert answers[0] == base.prompt[1]
+    assert answers[0] == base.prompt_tokens[1]
     plain = TrainingSet(split, base).target(Example((0,), 4.0, 4.5, seed=1))
     assert plain[1][0] == IGNORED
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asr_lora.pages.utterances import direction, shown_utterances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rerun import report as invented_report
@@ -24,7 +25,6 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words
-from asr_lora.pages.utterances import direction, shown_utterances
 
 NAMES = {"untouched": (0.5, None), "lora#1": (0.2, 0.03), "lora#2": (0.25, 0.05), "full, $x_1$ <b>": (0.15, 0.05)}
 

@@ -19,10 +19,11 @@ from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_conf
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.compare import read_comparison
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import VariantsFolder
+from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.attach import adapter_parameters, rank_within
 from asr_lora.model.trainable import count_parameters
-from asr_lora.model.whisper import load_whisper, sketch_whisper
+from asr_lora.model.whisper import load_meta_whisper, load_whisper
 from asr_lora.workflows.sweep import plan_sweep
 
 SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
@@ -39,7 +40,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder):
-    return load_whisper(str(tiny_folder), "it")
+    return load_whisper(str(tiny_folder), ForcedPrompt("it"))
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def write(tmp_path, tiny_folder, dataset):
 
 
 def plans(path, out, *overrides):
-    return {plan.variant.name: plan.config for plan in plan_sweep(path, VariantsFolder(out), overrides)[0]}
+    return {plan.variant.name: plan.config for plan in plan_sweep(path, SweepFolder(out), overrides)[0]}
 
 
 # Planned
@@ -91,17 +92,17 @@ def test_shipped_sweeps_are_planned(path, tmp_path):
 def test_the_budget_of_shipped_sweeps_holds(name, ranks, tmp_path):
     planned = plans(ROOT / "configs" / "sweeps" / f"{name}.yaml", tmp_path, f"model.name={BASE}")
     assert set(planned) == set(ranks)
-    sketch = sketch_whisper(BASE, "it")
+    meta = load_meta_whisper(BASE, ForcedPrompt("it"))
     for variant, config in planned.items():
         with torch.device("meta"):
-            attached = attach(sketch, config.adapter, config.method)
+            attached = attach(meta, config.adapter, config.method)
         taken = count_parameters(attached.model)[0]
         attached.model.unload()
         assert config.adapter.alpha == 2 * config.adapter.rank
         if ranks[variant]:
             assert (config.adapter.rank, taken) == (ranks[variant], Q_AND_V_32)
         more = config.adapter.model_copy(update={"rank": config.adapter.rank + 1})
-        assert taken <= Q_AND_V_32 < adapter_parameters(sketch.core, more, config.method)
+        assert taken <= Q_AND_V_32 < adapter_parameters(meta.core, more, config.method)
 
 
 def test_the_published_experiment_is_what_its_configs_say(tmp_path):
@@ -126,7 +127,7 @@ def test_an_empty_table_has_every_row_and_no_figure(tmp_path):
     assert {cell.strip(" |") for row in rows for cell in row[4:]} == {"–"}
     committed = (ROOT / "reports" / "nl-large-v2" / "README.md").read_text(encoding="utf-8")
     assert all(" | ".join(row) in committed for row in rows)
-    (VariantsFolder(tmp_path / "o").run("lora-1h")).mkdir(parents=True)
+    (SweepFolder(tmp_path / "o").run("lora-1h")).mkdir(parents=True)
     done = invoke("sweep", path, "--split", "test", "--empty", "--out", tmp_path / "o")
     assert done.exit_code == 2
     assert "holds something else" in done.stderr
@@ -155,7 +156,7 @@ def test_parameters_are_counted_before_the_adapter_is_there(tiny, method, rank, 
 
 
 def test_a_budget_that_is_too_small_or_more_than_all(tiny_folder):
-    core, chosen = sketch_whisper(str(tiny_folder), "it").core, AdapterSettings()
+    core, chosen = load_meta_whisper(str(tiny_folder), ForcedPrompt("it")).core, AdapterSettings()
     with pytest.raises(ConfigError, match="rank 1 takes: give 1,536 or more"):
         rank_within(core, chosen, Method.LORA, 1535)
     assert rank_within(core, chosen, Method.LORA, 1536) == 1
@@ -252,7 +253,7 @@ def test_a_failed_variant_is_named_and_the_rest_goes_on(write, tmp_path):
         {"name": "none", "set": {"data.subset": "10h"}},
         {"name": "seed", "set": {"training.seed": 1}},
     ]
-    folder = VariantsFolder(tmp_path / "o")
+    folder = SweepFolder(tmp_path / "o")
     done = invoke("sweep", write(variants=rows), "--out", folder.root)
     assert done.exit_code == 1
     last = done.stderr.splitlines()[-1]
@@ -292,7 +293,7 @@ def test_all_fail(write, tmp_path):
 
 
 def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
-    folder = VariantsFolder(tmp_path / "o")
+    folder = SweepFolder(tmp_path / "o")
     path = write(variants=[{"name": "one", "padded": True}, {"name": "two", "set": {"optimiser.learning_rate": 0.1}}])
     done = invoke("sweep", path, "--out", folder.root, "--json")
     assert done.exit_code == 0, done.stderr
@@ -334,7 +335,7 @@ def test_whisper_base_untouched_and_adapted(write, dataset, tmp_path):
     )
     done = invoke("sweep", path, "--out", tmp_path / "o", "--set", f"model.name={BASE}")
     assert done.exit_code == 0, done.stderr
-    body = VariantsFolder(tmp_path / "o").read()
+    body = SweepFolder(tmp_path / "o").read()
     untouched, lora = body["splits"]["dev"]
     assert untouched["trainable_parameters"] is None
     assert lora["trainable_parameters"] == 36 * 4 * 1024

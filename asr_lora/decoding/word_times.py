@@ -21,7 +21,7 @@ WITHOUT_BLANKS = {"zh", "ja", "th", "lo", "my", "km", "yue"}
 
 def token_times(
     whisper: Whisper,
-    states: torch.Tensor,
+    encoder_outputs: torch.Tensor,
     prompts: torch.Tensor,
     tokens: Sequence[Sequence[int]],
     seconds: Sequence[float],
@@ -29,7 +29,7 @@ def token_times(
     """When each token of windows begins, and the last one ends, by the attention of the model that wrote them.
 
     Args:
-        states: what the encoder said of windows, shape (windows, frames / 2, width).
+        encoder_outputs: what the encoder said of windows, shape (windows, frames / 2, width).
         prompts: that end in the no-timestamps token, shape (windows, prompt tokens).
         tokens: text tokens of each window, without timestamps.
         seconds: length of each window.
@@ -42,12 +42,12 @@ def token_times(
     """
     heads = require_alignment_heads(whisper)
     longest = max(map(len, tokens), default=0)
-    given = torch.full((len(tokens), longest), whisper.end_token, device=states.device)
+    given = torch.full((len(tokens), longest), whisper.end_token, device=encoder_outputs.device)
     for row, written in enumerate(tokens):
         given[row, : len(written)] = torch.tensor(written, dtype=torch.long)
     with evaluating(whisper.model), _attention_of(whisper.core, heads) as scores:
         whisper.core.model.decoder(
-            input_ids=torch.cat([prompts, given], dim=1), encoder_hidden_states=states, use_cache=False
+            input_ids=torch.cat([prompts, given], dim=1), encoder_hidden_states=encoder_outputs, use_cache=False
         )
     found = torch.stack(
         [scores[layer][:, head] for layer, head in heads], dim=1

@@ -2,14 +2,14 @@
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.search import MAX_NEW_TOKENS, decode_split, default_batch_seconds
+from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
@@ -21,22 +21,14 @@ from asr_lora.folders.report_folder import (
     ReportRecord,
     ScoredSplit,
     SystemRecord,
-    TrainingRecord,
 )
+from asr_lora.language import ForcedPrompt, Task
 from asr_lora.metrics.breakdown import RECORDED
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
-from asr_lora.model.locate import (
-    Place,
-    System,
-    Training,
-    language_to_tell,
-    locate,
-    open_system,
-    system_digest,
-    training_of,
-    weights_digest,
-)
+from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
+from asr_lora.model.open_model import open_model
+from asr_lora.model.whisper import Whisper
 from asr_lora.system.processes import Team, join_team
 
 STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
@@ -65,7 +57,7 @@ def evaluate(
     `accelerate launch` each process transcribes its share.
 
     Args:
-        model: any name that `asr_lora.model.locate` knows.
+        model: any name that `asr_lora.model.find_model` knows.
         dataset: a prepared dataset.
         out: folder for the report.
         split: the split to score.
@@ -85,39 +77,38 @@ def evaluate(
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
     manifest = DatasetFolder(dataset).read_json()
-    place = locate(model)
-    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
-    assert told is not None  # a dataset says its language
-    how = find_normaliser(normaliser, told.language)
+    found = find_model(model)
+    prompt = found.prompt(language, language_token, task, default=manifest["language"])
+    options = DecodingOptions(beams=beams)
+    how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
     digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
-    stamp = fingerprint(system_digest(place), digest, asdict(told), settings, MAX_NEW_TOKENS, STAMPED)
+    spoken = {"language": prompt.language, "token": prompt.token}
+    stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        facts = {"name": name or model, "training": _training_record(training_of(place))}
-        if place.run:  # other digests would have to be computed from all weights again
-            facts["weights_digest"] = weights_digest(place)
+        facts = {"name": name or model, "training": training_record(found)}
+        if found.run:  # other digests would have to be computed from all weights again
+            facts["weights_digest"] = weights_digest(found)
         _score_again(folder, data, facts, how, wanted)
         return folder
     team = join_team()
     if team.main:
         _check_free(folder, model, split)
 
-    system = open_system(
-        place, language=told.language, language_token=told.token, task=task, context=context, precision=precision
-    )
+    whisper = open_model(found, prompt, context=context, precision=precision)
     if team.main:
         folder.manifest.unlink(missing_ok=True)
-    hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams, team)
+    hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, team)
     if team.main:
-        rows, scored = score_report(_rows(data, hypotheses), told.language, how, wanted)
+        rows, scored = score_report(_rows(data, hypotheses), str(prompt.language), how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
             ReportRecord(
                 fingerprint=stamp,
-                system=_system_record(system, name or model, model, place),
+                system=_system_record(found, whisper, name or model),
                 dataset=ScoredSplit(
                     folder=str(dataset),
                     language=manifest["language"],
@@ -127,14 +118,7 @@ def evaluate(
                     seconds=round(sum(data.seconds), 1),
                     speakers=len(set(data.speakers)),
                 ),
-                decoding=DecodingRecord(
-                    language=told.language,
-                    language_token=told.token,
-                    task=system.whisper.task,
-                    beams=beams,
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    loops_end=True,
-                ),
+                decoding=_decoding_record(prompt, options),
                 **scored.fields(),
                 processes=team.size,
                 inference_seconds=round(seconds, 2),
@@ -147,23 +131,29 @@ def evaluate(
     return folder
 
 
-def _system_record(system: System, name: str, model: str, place: Place) -> SystemRecord:
-    whisper = system.whisper
-    return SystemRecord(
-        name=name,
-        model=model,
-        base=system.base,
-        strength=system.strength,
-        context=whisper.context,
-        dtype=str(whisper.dtype).removeprefix("torch."),
-        device=whisper.device.type,
-        weights_digest=weights_digest(place),
-        training=_training_record(system.training),
+def _decoding_record(prompt: ForcedPrompt, options: DecodingOptions) -> DecodingRecord:
+    return DecodingRecord(
+        language=str(prompt.language),
+        language_token=prompt.token,
+        task=prompt.task,
+        beams=options.beams,
+        max_new_tokens=options.max_new_tokens,
+        loops_end=True,
     )
 
 
-def _training_record(training: Training | None) -> TrainingRecord | None:
-    return TrainingRecord.model_validate(asdict(training)) if training else None
+def _system_record(model: NamedModel, whisper: Whisper, name: str) -> SystemRecord:
+    return SystemRecord(
+        name=name,
+        model=model.name,
+        base=model.base,
+        weights_digest=weights_digest(model),
+        strength=model.strength,
+        context=whisper.context,
+        dtype=str(whisper.dtype).removeprefix("torch."),
+        device=whisper.device.type,
+        training=training_record(model),
+    )
 
 
 def _score_again(
@@ -206,16 +196,16 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 
 
 def _transcribe(
-    system: System, data: Split, folder: ReportFolder, stamp: str, beams: int, team: Team
+    whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, team: Team
 ) -> tuple[list[str], float, float]:
     """Return hypotheses in the order of `data`, seconds of inference, and the seconds of audio transcribed in them.
 
     Each process transcribes its share and keeps it in a file of its own, from which any number of processes continues.
     """
     done = _kept(folder, stamp, team)
-    rest, whisper = data.select([index for index, key in enumerate(data.ids) if key not in done]), system.whisper
+    rest = data.select([index for index, key in enumerate(data.ids) if key not in done])
     batches = decode_split(
-        whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams, rank=team.rank, team=team.size
+        whisper, rest, options, batch_seconds=default_batch_seconds(whisper), rank=team.rank, team=team.size
     )
     seconds, audio = 0.0, 0.0
     fresh: list[tuple[str, str]] = []

@@ -11,14 +11,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.audio.features import FULL_SECONDS, context_seconds, frames_of
 from asr_lora.config import Context
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import (
-    MAX_NEW_TOKENS,
-    batches_by_length,
-    decode_states,
-    default_batch_seconds,
-    encode_batch,
-)
-from asr_lora.labels.model_scores import Opinion
+from asr_lora.decoding.options import MAX_NEW_TOKENS, DecodingOptions
+from asr_lora.decoding.search import batches_by_length, decode_encoded, default_batch_seconds, encode_batch
+from asr_lora.labels.model_scores import ModelScore
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import character_errors
 from asr_lora.model.whisper import Whisper, evaluating
@@ -31,7 +26,7 @@ SILENT_TAIL_SECONDS = 5.0
 SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
 
 
-def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[Opinion]]:
+def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[ModelScore]]:
     """Yield opinions on a split's utterances, a batch at a time, longest first.
 
     Encoder once, decoder three times: the text with the sound, the text with silence, and free.
@@ -57,11 +52,11 @@ def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] 
             heard = token_losses(whisper, states, inputs, labels)
             nothing = silence(frames)
             unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
-            longest = max(len(known.tokens[index]) for index in batch)
-            texts = decode_states(whisper, states, max_new_tokens=min(MAX_NEW_TOKENS, 2 * longest + SPARE_TOKENS))
+            limit = min(MAX_NEW_TOKENS, 2 * max(len(known.tokens[index]) for index in batch) + SPARE_TOKENS)
+            texts = decode_encoded(whisper, states, DecodingOptions(max_new_tokens=limit))
         errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
         yield [
-            Opinion(
+            ModelScore(
                 split=name,
                 id=known.split.ids[index],
                 tokens=len(loss) - 1,

@@ -29,7 +29,7 @@ RUNS_IN = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class CardSubject:
     """All that a card is written from."""
 
     run: RunRecord
@@ -41,7 +41,7 @@ class Subject:
     data_licence: str | None
 
 
-def write_card(subject: Subject) -> str:
+def write_card(subject: CardSubject) -> str:
     """Render the card.
 
     Raises:
@@ -87,7 +87,7 @@ def dataset_names(dataset: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _metadata(subject: Subject) -> ModelCardData:
+def _metadata(subject: CardSubject) -> ModelCardData:
     export, kind = subject.export, Format(subject.export["format"])
     relation = {Format.ADAPTER: "adapter"}.get(kind, "quantized" if export["quantise"] else "finetune")
     known = re.fullmatch(r"[\w.-]+/[\w.-]+", export["base"]) is not None
@@ -107,13 +107,13 @@ def _metadata(subject: Subject) -> ModelCardData:
     )
 
 
-def _title(subject: Subject) -> str:
+def _title(subject: CardSubject) -> str:
     if subject.repository:
         return subject.repository.split("/")[1]
     return f"{subject.export['base'].split('/')[-1]}-{subject.export['language']}-{subject.run.method}"
 
 
-def _results(subject: Subject) -> list[EvalResult]:
+def _results(subject: CardSubject) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=TASK,
@@ -138,7 +138,7 @@ def _data_name(report: dict[str, Any], dataset: dict[str, Any]) -> str:
     return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
 
 
-def _context(subject: Subject) -> dict[str, Any]:
+def _context(subject: CardSubject) -> dict[str, Any]:
     from asr_lora.language import language_name
 
     run, export, parity = subject.run, subject.export, subject.export["parity"]
@@ -167,7 +167,7 @@ def _method(run: RunRecord) -> str:
     return "full fine-tuning" if run.method is Method.FULL else f"{run.method} (a low-rank adapter)"
 
 
-def _row(subject: Subject, report: dict[str, Any]) -> dict[str, str]:
+def _row(subject: CardSubject, report: dict[str, Any]) -> dict[str, str]:
     scores, system, data = report["scores"], report["system"], report["dataset"]
     low, high = scores["wer_interval"]
     return {
@@ -187,7 +187,7 @@ def _system_name(system: dict[str, Any]) -> str:
     return Path(system["name"]).name.removeprefix("pypi:")
 
 
-def _training(subject: Subject) -> list[tuple[str, str]]:
+def _training(subject: CardSubject) -> list[tuple[str, str]]:
     run, dataset = subject.run, subject.dataset
     train, adapter, optimiser = run.train, run.config.adapter, run.config.optimiser
     facts = {

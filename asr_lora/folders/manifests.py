@@ -51,7 +51,7 @@ class MadeWith(Record):
     time: str = ""
 
 
-class Manifest(Record):
+class ManifestRecord(Record):
     """What every manifest holds; `Folder.write` adds kind, schema version and provenance."""
 
     kind: str = ""
@@ -71,7 +71,7 @@ class Folder(Generic[R]):
     kind: ClassVar[str]
     manifest_name: ClassVar[str]
     remedy: ClassVar[str]
-    record: ClassVar[type[Manifest] | None] = None  # None: the manifest is read as a dict
+    record: ClassVar[type[ManifestRecord] | None] = None  # None: the manifest is read as a dict
     schema: ClassVar[int] = SCHEMA_VERSION
 
     @property
@@ -131,7 +131,7 @@ class Folder(Generic[R]):
 
     def write(self, record: R) -> None:
         """Write the manifest: the record with kind, schema version, library versions, commit and time added."""
-        body = record.to_json() if isinstance(record, Manifest) else cast(dict[str, Any], record)
+        body = record.to_json() if isinstance(record, ManifestRecord) else cast(dict[str, Any], record)
         facts = {key: value for key, value in body.items() if key not in ("kind", "schema_version", "made_with")}
         stamp = {"kind": self.kind, "schema_version": self.schema, **facts, "made_with": provenance()}
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder
 
 
-class SweepFolder(Folder[dict[str, Any]]):
+class StrengthSweepFolder(Folder[dict[str, Any]]):
     """Reports of one adapter at several strengths."""
 
     kind = "strength sweep"
@@ -25,7 +25,7 @@ class SweepFolder(Folder[dict[str, Any]]):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class VariantsFolder(Folder[dict[str, Any]]):
+class SweepFolder(Folder[dict[str, Any]]):
     """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
 
     kind = "sweep"

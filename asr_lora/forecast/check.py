@@ -10,7 +10,8 @@ import torch
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import MAX_NEW_TOKENS, batches_by_length, default_batch_seconds
+from asr_lora.decoding.options import MAX_NEW_TOKENS
+from asr_lora.decoding.search import batches_by_length, default_batch_seconds
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.run_folder import RunFolder
@@ -47,12 +48,12 @@ from asr_lora.training.setup import (
     dev_split,
     encoder_is_frozen,
     keeps_encoder_outputs,
+    load_meta_for_training,
     load_training_set,
     make_learner,
     make_recipe,
     require_place,
     run_fingerprint,
-    sketch_for_training,
 )
 
 PROBED_STEPS = 3
@@ -126,7 +127,7 @@ def _subject(config: RunConfig) -> Subject:
     DatasetFolder(config.data.dataset).read()
     device = default_device()
     dtype = compute_dtype(config.model.precision, device)
-    whisper = sketch_for_training(config, device, dtype)
+    whisper = load_meta_for_training(config, device, dtype)
     data, dev = load_training_set(config, whisper), dev_split(config)
     recipe = make_recipe(config, whisper)
     steps = list(islice(data.schedule(recipe), config.training.steps))

@@ -112,7 +112,7 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
         new_tokens: most tokens that a clip is given.
     """
     whisper = learner.whisper
-    prompt = len(whisper.prompt)
+    prompt = len(whisper.prompt_tokens)
     with _faked(learner) as mode, mode, evaluating(whisper.model), learner.autocast():
         features = torch.zeros(rows, whisper.mel_bins, frames_of(context))
         meter = Meter([*whisper.model.parameters(), *whisper.model.buffers()])

@@ -9,6 +9,7 @@ import torch
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import RunConfig
 from asr_lora.dataset.reading import Split
+from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, decode_batch, default_batch_seconds
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.system.processes import Team
@@ -111,7 +112,7 @@ def _evaluation_seconds(learner: Learner, dev: Split) -> float:
     middle = sorted(range(len(batches)), key=seen.__getitem__)[len(batches) // 2]
     waveforms = [dev.waveform(index) for index in batches[middle]]
     with learner.autocast():
-        decode_batch(whisper, waveforms[:1], max_new_tokens=2)  # to warm up
+        decode_batch(whisper, waveforms[:1], DecodingOptions(max_new_tokens=2))  # to warm up
         first, whole = (_timed(learner, waveforms, tokens) for tokens in (1, max(2, longest[middle])))
     a_token = max(0.0, whole - first) / max(1, longest[middle] - 1)
     return first / seen[middle] * sum(seen) + a_token * sum(count - 1 for count in longest)
@@ -119,7 +120,7 @@ def _evaluation_seconds(learner: Learner, dev: Split) -> float:
 
 def _timed(learner: Learner, waveforms: Sequence[object], tokens: int) -> float:
     begun = time.perf_counter()
-    decode_batch(learner.whisper, waveforms, max_new_tokens=tokens)  # type: ignore[arg-type]
+    decode_batch(learner.whisper, waveforms, DecodingOptions(max_new_tokens=tokens))  # type: ignore[arg-type]
     _finish(learner.team.device)
     return time.perf_counter() - begun
 

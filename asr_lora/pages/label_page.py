@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asr_lora.labels.diagnosis import Diagnosis
-from asr_lora.labels.model_scores import Opinion, doubt
+from asr_lora.labels.label_report import LabelReport
+from asr_lora.labels.model_scores import ModelScore, doubt
 from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import MarkedWord, align
@@ -21,14 +21,14 @@ SPARE = frozenset({"left-out", "leaked-sentence", "leaked-speaker", "reread"})  
 Sounds = dict[tuple[str, str], bytes]  # (split, id) -> FLAC
 
 
-def worst(diagnosis: Diagnosis, thought: Sequence[Opinion]) -> list[tuple[str, str]]:
+def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tuple[str, str]]:
     """Return (split, id) of the utterances to listen to first: most rules, then the doubts of the model.
 
     Without a model, rules on sound come before those on text, as they stand in RULES.
     """
     rules: dict[tuple[str, str], list[int]] = defaultdict(list)
     places = {rule: place for place, rule in enumerate(RULES)}
-    for finding in diagnosis.findings:
+    for finding in label_report.findings:
         if finding.rule not in SPARE:
             rules[finding.split, finding.id].append(places[finding.rule])
     doubts = {(opinion.split, opinion.id): doubt(opinion) for opinion in thought}
@@ -70,7 +70,7 @@ class LabelView:
     silent_rules: Sequence[str]  # those that found nothing
     without: Sequence[str]  # those that were switched off
     left_out: Mapping[str, int]  # utterances that `prepare` left out, by reason
-    facts: Mapping[str, Any]  # of the diagnosis
+    facts: Mapping[str, Any]  # of the label report
     asked: int  # utterances that a model scored
     charts: Sequence[Figure]
     worst: Sequence[SuspiciousUtterance]
@@ -79,8 +79,8 @@ class LabelView:
 
 def label_view(
     name: str,
-    diagnosis: Diagnosis,
-    thought: Sequence[Opinion],
+    label_report: LabelReport,
+    thought: Sequence[ModelScore],
     *,
     transcripts: bool,
     sounds: Mapping[tuple[str, str], bytes],
@@ -89,33 +89,33 @@ def label_view(
 
     Args:
         name: of the dataset.
-        diagnosis: what the rules found.
+        label_report: what the rules found.
         thought: model scores of the labels; empty: no model was asked.
         transcripts: whether texts, and what a rule states of them, are shown.
         sounds: FLAC of some utterances.
     """
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in diagnosis.findings:
+    for finding in label_report.findings:
         found[finding.split, finding.id].append(finding)
-    examples = diagnosis.examples()
-    labels = {(label.split, label.id): label for label in diagnosis.labels}
+    examples = label_report.examples()
+    labels = {(label.split, label.id): label for label in label_report.labels}
     opinions = {(opinion.split, opinion.id): opinion for opinion in thought}
-    active = [rule for rule in RULES if rule not in diagnosis.without and (thought or rule not in MODEL_RULES)]
+    active = [rule for rule in RULES if rule not in label_report.without and (thought or rule not in MODEL_RULES)]
     return LabelView(
         name=name,
-        utterances=len(diagnosis.labels),
-        hours=sum(label.sound.seconds for label in diagnosis.labels if label.sound) / 3600,
-        suspicious=diagnosis.suspicious,
-        rules=[RuleRow(rule, RULES[rule], total, examples[rule]) for rule, total in diagnosis.counts.items()],
-        silent_rules=[rule for rule in active if rule not in diagnosis.counts],
-        without=diagnosis.without,
-        left_out=diagnosis.left_out,
-        facts=diagnosis.facts,
+        utterances=len(label_report.labels),
+        hours=sum(label.sound.seconds for label in label_report.labels if label.sound) / 3600,
+        suspicious=label_report.suspicious,
+        rules=[RuleRow(rule, RULES[rule], total, examples[rule]) for rule, total in label_report.counts.items()],
+        silent_rules=[rule for rule in active if rule not in label_report.counts],
+        without=label_report.without,
+        left_out=label_report.left_out,
+        facts=label_report.facts,
         asked=len(thought),
-        charts=_charts(diagnosis.labels),
+        charts=_charts(label_report.labels),
         worst=[
             _suspicious(labels[key], found[key], opinions.get(key), sounds.get(key))
-            for key in worst(diagnosis, thought)
+            for key in worst(label_report, thought)
         ],
         transcripts=transcripts,
     )
@@ -126,7 +126,7 @@ def render_label_page(view: LabelView) -> str:
 
 
 def _suspicious(
-    label: Label, findings: list[Finding], opinion: Opinion | None, flac: bytes | None
+    label: Label, findings: list[Finding], opinion: ModelScore | None, flac: bytes | None
 ) -> SuspiciousUtterance:
     return SuspiciousUtterance(
         split=label.split,

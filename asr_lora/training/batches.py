@@ -54,7 +54,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         for index, (clip, seconds, text) in enumerate(zip(split.ids, split.seconds, tokens, strict=True)):
             if seconds > max_seconds:
                 self.left_out.setdefault(f"longer than {max_seconds:g} s", []).append(clip)
-            elif len(whisper.prompt) + len(text) + 1 > MAX_TARGET_TOKENS:
+            elif len(whisper.prompt_tokens) + len(text) + 1 > MAX_TARGET_TOKENS:
                 self.left_out.setdefault(f"text over {MAX_TARGET_TOKENS} tokens", []).append(clip)
             else:
                 keep.append(index)
@@ -62,7 +62,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.tokens = [tokens[index] for index in keep]
         self.seconds = self.split.seconds
         self.mel_bins = whisper.mel_bins
-        self.prompt = whisper.prompt
+        self.prompt = whisper.prompt_tokens
         self.end = whisper.end_token
         self.examples = examples or ExampleSettings()
         self.augmentation = augmentation or AugmentationSettings()

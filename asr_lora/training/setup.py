@@ -11,15 +11,15 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.attach import attach_adapter, require_quantisable
-from asr_lora.model.locate import system_digest
+from asr_lora.model.find_model import model_identity
 from asr_lora.model.meta_model import keep_the_rest_in_float32
 from asr_lora.model.trainable import train_everything
 from asr_lora.model.whisper import (
     Whisper,
     keep_layer_norms_in_bf16,
+    load_meta_whisper,
     load_whisper,
     resolve_quantise,
-    sketch_whisper,
 )
 from asr_lora.system.memory import keep_little
 from asr_lora.system.processes import Team
@@ -38,7 +38,7 @@ def run_fingerprint(config: RunConfig) -> str:
     settings["examples"]["long_tails"] = settings["examples"].pop("padded")
     earlier = config.adapter.continue_from
     return fingerprint(
-        settings, data_hashes(config), system_digest(config.model.name), earlier and system_digest(str(earlier))
+        settings, data_hashes(config), model_identity(config.model.name), earlier and model_identity(str(earlier))
     )
 
 
@@ -84,9 +84,7 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     keep_little(at_once=config.training.bf16_weights)
     whisper = load_whisper(
         config.model.name,
-        config.model.language,
-        language_token=config.model.language_token,
-        task=config.model.task,
+        config.model.prompt,
         context=config.model.context,
         dtype=weights_dtype(config, dtype),
         quantise=quantise,
@@ -99,14 +97,12 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     return _made_trainable(whisper, config, quantised=quantise is not Quantise.NONE)
 
 
-def sketch_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
+def load_meta_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
     """The same model without weights, on the meta device; of a quantised base, before it is packed."""
     quantise = base_quantise(config, device)
-    whisper = sketch_whisper(
+    whisper = load_meta_whisper(
         config.model.name,
-        config.model.language,
-        language_token=config.model.language_token,
-        task=config.model.task,
+        config.model.prompt,
         context=config.model.context,
         dtype=weights_dtype(config, dtype),
     )
@@ -143,7 +139,7 @@ def _made_trainable(whisper: Whisper, config: RunConfig, *, quantised: bool = Fa
 
 
 def make_learner(config: RunConfig, whisper: Whisper, team: Team, dtype: torch.dtype) -> Learner:
-    """A model made trainable, or its sketch, with what the run's settings say of every pass through it."""
+    """A model made trainable, or its meta model, with what the run's settings say of every pass through it."""
     return Learner(whisper, team, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
 
 
@@ -188,7 +184,7 @@ def open_caches(config: RunConfig, data: TrainingSet, recipe: Recipe, learner: L
     source = (DatasetFolder(config.data.dataset).read()["splits"]["train"]["sha256"], data.mel_bins)
     limit, team = config.data.cache_gb * 1e9, learner.team
     if keeps_encoder_outputs(config, data, recipe):
-        base = (system_digest(config.model.name), str(learner.dtype))
+        base = (model_identity(config.model.name), str(learner.dtype))
         data.states_cache = TensorCache(limit, "encoder", source, base, writers=team.size)
         keep_encoder_outputs(data, learner, batch_seconds=config.training.batch_seconds)
     else:

@@ -291,7 +291,7 @@ def _write_manifest(
 ) -> None:
     weights, whisper = folder.weights(config.method), learner.whisper
     trainable, total = count_parameters(whisper.model)
-    settings = {**config.model.model_dump(mode="json"), "language": whisper.language or "en"}
+    settings = {**config.model.model_dump(mode="json"), "language": whisper.prompt.language or "en"}
     folder.write(
         RunRecord(
             fingerprint=progress.fingerprint,

@@ -33,11 +33,11 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.workflow_folder import AdaptFolder
-from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
 from asr_lora.system.progress import Stages, say
-from asr_lora.text import TextRules
+from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
 from asr_lora.transcription.transcribe import Transcript, transcribe
 
@@ -53,12 +53,11 @@ UNTOUCHED = "untouched"  # name of the base in reports
 
 
 @dataclass(frozen=True)
-class Plan:
+class AdaptationPlan:
     """What was chosen, and why."""
 
     model: str
-    language: str
-    language_token: str | None
+    prompt: ForcedPrompt
     subset: str
     width: int  # of the model, which decides the learning rate of full fine-tuning
     steps: int
@@ -111,14 +110,14 @@ def adapt(
     if unknown:
         raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
     methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
-    token = borrowed_token(spoken_language(language), language_token)
+    prompt = forced_prompt(language, language_token)
     folder = AdaptFolder(out)
     stages = Stages(total=4 + 2 * len(methods))
 
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
-    plan = make_plan(dataset, model, subset, token, epochs)
+    plan = plan_adaptation(dataset, prompt, model, subset, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")
     configs = {method: _config(plan, method, folder) for method in methods}
@@ -160,7 +159,7 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in asked.items():
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
-        if isinstance(value, TextRules):
+        if isinstance(value, TextCleaning):
             words += [f"--{rule.replace('_', '-')}" for rule in value.chosen()]
         elif (tuple(value) if isinstance(value, list) else value) == usual[name].default:
             continue
@@ -174,13 +173,13 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def make_plan(
+def plan_adaptation(
     dataset: DatasetFolder,
+    prompt: ForcedPrompt,
     model: str | None,
     subset: str | None,
-    language_token: str | None = None,
     epochs: float | None = None,
-) -> Plan:
+) -> AdaptationPlan:
     """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
     manifest = dataset.read()
     gpu = default_device().type == "cuda"
@@ -205,16 +204,16 @@ def make_plan(
         speeds = (0.9, 1.0, 1.1)
         reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
     width = model_width(name)
-    return Plan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
+    return AdaptationPlan(name, prompt, subset, width, steps, speeds, tuple(reasons))
 
 
-def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
+def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunConfig:
     # Full fine-tuning moves every weight, so its rate is small, and smaller for larger models (arXiv 2212.04356, D.1).
     full_rate = 1e-5 if plan.width >= 1024 else 2e-5
     return RunConfig(
         out=folder.run(method),
         method=method,
-        model=ModelSettings(name=plan.model, language=plan.language, language_token=plan.language_token),
+        model=ModelSettings(name=plan.model, language=str(plan.prompt.language), language_token=plan.prompt.token),
         data=DataSettings(dataset=folder.dataset, subset=plan.subset, dev_utterances=DEV_UTTERANCES),
         adapter=AdapterSettings(),
         optimiser=OptimiserSettings(
@@ -230,12 +229,12 @@ def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
     )
 
 
-def _evaluate(stages: Stages, plan: Plan, folder: AdaptFolder, model: str, name: str) -> None:
+def _evaluate(stages: Stages, plan: AdaptationPlan, folder: AdaptFolder, model: str, name: str) -> None:
     report = folder.report(name)
-    told = ["--language", plan.language, *(["--language-token", plan.language_token] if plan.language_token else [])]
-    stages.begin("evaluate", model, folder.dataset, *told, "--name", name, "--out", report)
+    stages.begin("evaluate", model, folder.dataset, *plan.prompt.options, "--name", name, "--out", report)
     evaluate(
-        model, folder.dataset, out=report, name=name, language=plan.language, language_token=plan.language_token
+        model, folder.dataset, out=report, name=name, language=plan.prompt.language,
+        language_token=plan.prompt.token,
     )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
 from asr_lora.folders.report_folder import AnalysisFolder, AnalysisRecord
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
 from asr_lora.model.adapters.updates import Update, updates
-from asr_lora.model.locate import Tuned, find_tuned
+from asr_lora.model.find_model import NamedModel, find_trained
 from asr_lora.model.spectra import (
     COUNTS,
     MOST,
@@ -44,7 +45,7 @@ from asr_lora.pages.analysis_page import (
     render_analysis_page,
 )
 
-ANY_LANGUAGE = "en"  # weights are read, nothing is spoken; English is what every Whisper knows
+ANY_PROMPT = ForcedPrompt("en")  # weights are read, nothing is spoken; English is what every Whisper knows
 FIGURES = 6  # significant, of what is written
 
 
@@ -68,21 +69,21 @@ class Shared:
 
 
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
-    """Write what `describe` says of some runs: analysis.json, index.html, table.md and matrices.csv.
+    """Write what `measure_changes` says of some runs: analysis.json, index.html, table.md and matrices.csv.
 
     An analysis of the same weights is left as it is.
 
     Raises:
-        ConfigError: as `describe`; `out` holds something else.
-        DataError: as `describe`.
+        ConfigError: as `measure_changes`; `out` holds something else.
+        DataError: as `measure_changes`.
     """
     tuned = _find(runs)
-    stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
+    stamp = fingerprint({label: (run.base, folder_digest(run.trained_weights)) for label, run in tuned.items()})
     folder = AnalysisFolder(out)
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    record = AnalysisRecord.model_validate({"fingerprint": stamp, **_describe_all(tuned)})
+    record = AnalysisRecord.model_validate({"fingerprint": stamp, **_measure_all(tuned)})
     view = analysis_view(record)
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(view))
@@ -92,7 +93,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     return folder
 
 
-def describe(runs: Sequence[str]) -> dict[str, Any]:
+def measure_changes(runs: Sequence[str]) -> dict[str, Any]:
     """Describe what training changed in the weights of one run or several, and what each two of them share.
 
     Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
@@ -105,14 +106,14 @@ def describe(runs: Sequence[str]) -> dict[str, Any]:
         ConfigError: no run, one named twice or with a strength, or runs of several bases.
         DataError: a run or its base cannot be used, or nothing of it changed.
     """
-    return _describe_all(_find(runs))
+    return _measure_all(_find(runs))
 
 
-def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
+def _measure_all(tuned: dict[str, NamedModel]) -> dict[str, Any]:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
     described, shared = [], {}
     for label, run in tuned.items():
-        facts, shared[label] = _describe(label, run, own)
+        facts, shared[label] = _measure(label, run, own)
         described.append(facts)
     return {
         "base": next(iter(tuned.values())).base,
@@ -121,11 +122,11 @@ def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
     }
 
 
-def _find(runs: Sequence[str]) -> dict[str, Tuned]:
+def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
     """The runs by what they are called in tables, all of one base."""
     if not runs or len(set(runs)) < len(runs):
         raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
-    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    tuned = {label: find_trained(run) for label, run in zip(_labels(runs), runs, strict=True)}
     bases = sorted({run.base for run in tuned.values()})
     if len(bases) > 1:
         raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
@@ -138,7 +139,7 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(runs)
 
 
-def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
     matrices, unchanged = [], []
     shared = Shared({}, {})
     changes, outside = _read(tuned)
@@ -158,8 +159,8 @@ def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[d
     inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
     facts = {
         "name": label,
-        "weights": str(tuned.weights),
-        "kind": "adapter" if tuned.adapter else "full",
+        "weights": str(tuned.trained_weights),
+        "kind": "adapter" if tuned.strength is not None else "full",
         "method": run.method if run else None,
         "seed": run.config.training.seed if run else None,
         "trainable_parameters": run.parameters.trainable if run else None,
@@ -206,14 +207,16 @@ def _place(name: str) -> dict[str, Any]:
 # What changed.
 
 
-def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
+def _read(tuned: NamedModel) -> tuple[Iterator[Change], float]:
     """Every matrix that was trained, in the model's order, and the squared norm of what changed beside them."""
-    if tuned.adapter:
+    if tuned.strength is not None:
         return _of_adapter(tuned), 0.0
-    base, after = (load_whisper(source, ANY_LANGUAGE).core for source in (tuned.base, str(tuned.weights)))
+    base, after = (load_whisper(source, ANY_PROMPT).core for source in (tuned.base, str(tuned.trained_weights)))
     ours, theirs = dict(base.named_parameters()), dict(after.named_parameters())
     if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
-        raise DataError(f"{tuned.weights} and {tuned.base} are not of one shape: put the base back that it was made of")
+        raise DataError(
+            f"{tuned.trained_weights} and {tuned.base} are not of one shape: put the base back that it was made of"
+        )
     names = target_names(base, AdapterSettings(targets="linear"))  # type: ignore[arg-type]
     inside = {f"{name}.weight" for name in names}
     outside = sum(
@@ -225,8 +228,8 @@ def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
     return (_of_difference(*pair) for pair in pairs), outside
 
 
-def _of_adapter(tuned: Tuned) -> Iterator[Change]:
-    whisper = load_adapter(load_whisper(tuned.base, ANY_LANGUAGE), tuned.weights)
+def _of_adapter(tuned: NamedModel) -> Iterator[Change]:
+    whisper = load_adapter(load_whisper(tuned.base, ANY_PROMPT), tuned.trained_weights)
     for name, (weight, update) in updates(whisper).items():
         spectrum = spectrum_of_product(update.b, update.a)
         yield Change(name, weight, spectrum, _moved(weight, update, spectrum), _directions(update.a))

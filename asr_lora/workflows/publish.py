@@ -11,8 +11,8 @@ from typing import Any
 
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.exporting.card import Subject, own_report, write_card
-from asr_lora.exporting.export import dataset_of, export
+from asr_lora.exporting.card import CardSubject, own_report, write_card
+from asr_lora.exporting.export import export, export_dataset
 from asr_lora.exporting.hub import require_token, upload
 from asr_lora.exporting.privacy import require_publishable
 from asr_lora.folders.atomic import replacing_folder
@@ -20,7 +20,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import CARD, ExportFolder, RunFolder
-from asr_lora.model.locate import Place, locate
+from asr_lora.model.find_model import NamedModel, find_model
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -76,10 +76,10 @@ def push(
         raise ConfigError(f"--private is for a repository on the hub, and {to} is a folder: leave it out")
     else:
         ExportFolder(Path(to).expanduser()).require_ours(ExportFolder(Path(to).expanduser()).complete, "with --to")
-    place = locate(run)
+    place = find_model(run)
     if place.run is None:
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
-    home = dataset_of(place, dataset)
+    home = export_dataset(place, dataset)
     body = DatasetFolder(home).read()
     read = [ReportFolder(folder).read().to_json() for folder in reports]
     folder = _exported(place, exported, home)
@@ -89,7 +89,7 @@ def push(
             f"none of the reports is of {run}: make one with asr-lora evaluate {run} DATASET --out FOLDER"
         )
     card = write_card(
-        Subject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
+        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
     )
     files: dict[str, Path | bytes] = {file["name"]: folder.root / file["name"] for file in facts["files"]}
     files |= {CARD: card.encode(), folder.manifest_name: _proof(facts)}
@@ -109,7 +109,7 @@ def _repository(to: str) -> str | None:
     return to
 
 
-def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolder:
+def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> ExportFolder:
     """The export that is given, checked; or one that is made now."""
     assert place.run is not None
     assert place.weights is not None

@@ -26,13 +26,14 @@ import torch
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import read_split
 from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.recipe import find_recipe
+from asr_lora.exporting.recipe import find_export_recipe
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.metrics.intervals import paired_difference, resamples
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align_words
-from asr_lora.model.locate import locate, open_system
+from asr_lora.model.find_model import find_model
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 
 Ears = Callable[[list[str]], list[str]]  # files -> texts
@@ -151,13 +152,13 @@ def prepare(given: argparse.Namespace) -> None:
     """Write weights in every format, the clips, and the long file, where they are not there yet."""
     if given.facts.is_file():
         return
-    place = locate(given.run)
+    place = find_model(given.run)
     for format_, dtype in FORMATS:
         folder = ExportFolder(given.scratch / format_)
         folder.root.mkdir(parents=True, exist_ok=True)
-        whisper = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
-        write_export(place, whisper, find_recipe(format_, dtype), folder)
-    write_openai(open_system(place, precision=Precision.FP32).whisper, given.scratch / "openai.pt")
+        whisper = open_model(place, context=Context.FULL, precision=Precision.FP32)
+        write_export(place, whisper, find_export_recipe(format_, dtype), folder)
+    write_openai(open_model(place, precision=Precision.FP32), given.scratch / "openai.pt")
     chance, sounds, rows = np.random.default_rng(0), [], []
     samples = 0
     for name in given.splits:

@@ -33,11 +33,12 @@ def random_model(folder: Path) -> Path:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+    from asr_lora.language import ForcedPrompt
     from asr_lora.model.whisper import load_whisper
 
     if (folder / "config.json").is_file():
         return folder
-    base = load_whisper(BASE, "nl")
+    base = load_whisper(BASE, ForcedPrompt("nl"))
     width = dict(d_model=1280, encoder_layers=32, decoder_layers=32, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
     heads = dict(encoder_attention_heads=20, decoder_attention_heads=20)
     config = WhisperConfig(**{**base.core.config.to_dict(), **width, **heads})

@@ -16,7 +16,7 @@ from asr_lora.errors import DataError, first_line
 from asr_lora.model.adapters.adalora import rank_allocator
 from asr_lora.model.adapters.pissa import as_lora, is_pissa
 from asr_lora.model.adapters.wrapper import ONLY
-from asr_lora.model.whisper import Whisper, force_language
+from asr_lora.model.whisper import Whisper, force_prompt
 
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -29,7 +29,7 @@ def save_weights(whisper: Whisper, folder: Path) -> None:
         return
     from transformers import WhisperFeatureExtractor
 
-    force_language(whisper)
+    force_prompt(whisper)
     whisper.core.save_pretrained(folder)
     whisper.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=whisper.mel_bins).save_pretrained(folder)

@@ -7,22 +7,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr_lora.config import Task
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import write_text
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_peft
 from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
-from asr_lora.model.whisper import Whisper, force_language, load_whisper
+from asr_lora.model.whisper import Whisper, force_prompt, load_whisper
 
 
 def load_merged(
     base: str,
     folder: Path,
-    language: str,
+    prompt: ForcedPrompt,
     dtype: torch.dtype,
     *,
-    language_token: str | None = None,
-    task: Task,
     device: torch.device,
     strength: float = 1.0,
 ) -> Whisper:
@@ -33,7 +31,7 @@ def load_merged(
         DataError: base or adapter are not there, or do not fit.
     """
     require_strength(strength)
-    whisper = load_whisper(base, language, language_token=language_token, task=task, dtype=torch.float32)
+    whisper = load_whisper(base, prompt, dtype=torch.float32)
     merged = merge_adapter(load_adapter(whisper, folder), strength)
     merged.core.to(device, dtype)
     return merged
@@ -77,7 +75,7 @@ def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
             weight.data = torch.lerp(before, weight.data, strength)
     core = model.unload()
     merged = replace(whisper, model=core, core=core)
-    force_language(merged)
+    force_prompt(merged)
     return merged
 
 

@@ -18,7 +18,7 @@ BASE = "__base__"  # PEFT's name of the base among several adapters
 
 
 def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) -> Whisper:
-    """Put several saved adapters on one loaded base, each under a name and at a strength; see `speaking`.
+    """Put several saved adapters on one loaded base, each under a name and at a strength; see `using_adapters`.
 
     Raises:
         ConfigError: one is no plain LoRA: PEFT computes no others side by side.
@@ -42,7 +42,7 @@ def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) 
 
 
 @contextmanager
-def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
+def using_adapters(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
     """Let each row of a batch be computed by the adapter of that name, or the `BASE`; None: the model as it is.
 
     Raises:
