@@ -316,8 +316,8 @@ def compare_command(
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=terms, regression_sets=guards or (),
-        price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=terms,
+        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
     print_comparison(folder, as_json)
 

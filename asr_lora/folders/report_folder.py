@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asr_lora.folders.manifests import Folder, MadeWith, Manifest, Record
+from asr_lora.folders.manifests import Folder, MadeWith, ManifestRecord, Record
 
 Measured = Mapping[str, Any]  # results that are written for other programs, and read back by `compare --rerun` alone
 
@@ -109,7 +109,7 @@ class ScoresRecord(Record):
         return found
 
 
-class ReportRecord(Manifest):
+class ReportRecord(ManifestRecord):
     """report.json: one system on one split."""
 
     system: SystemRecord
@@ -132,7 +132,7 @@ class ComparedSystem(Record):
     decoding: DecodingRecord
 
 
-class ComparisonRecord(Manifest):
+class ComparisonRecord(ManifestRecord):
     """comparison.json: several systems on one split, and every pair of them."""
 
     reports: list[str]
@@ -220,7 +220,7 @@ class RunPair(Record):
     by_matrix: list[Measured]
 
 
-class AnalysisRecord(Manifest):
+class AnalysisRecord(ManifestRecord):
     """analysis.json: what training changed in the weights of some runs."""
 
     base: str

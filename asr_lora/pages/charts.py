@@ -109,8 +109,8 @@ class LinePlot:
         with _drawing(5.2, 3.4 + 0.2 * -(-len(self.lines) // 2)) as (figure, axes):
             for place, (name, points) in enumerate(self.lines.items()):
                 axes.plot(
-                    *zip(*points, strict=True), _stroke(place), label=shorter(name), color=COLOURS[place % len(COLOURS)],
-                    marker=MARKERS[place % len(MARKERS)], markersize=4.5,
+                    *zip(*points, strict=True), _stroke(place), label=shorter(name),
+                    color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5,
                 )  # fmt: skip
             for name, value in self.levels.items():
                 axes.axhline(value, linestyle=":", color=INK, linewidth=1.2, label=shorter(name))
