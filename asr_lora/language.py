@@ -73,7 +73,7 @@ def spoken_language(name: str) -> str:
     """Return the code of any language: Whisper's where it has one, else the code as given, such as "fy" of "fy-NL".
 
     Raises:
-        ConfigError: neither known to Whisper nor a code, such as a misspelt name.
+        ConfigError: the name is neither known to Whisper nor a code; it may be misspelt.
     """
     code = _plain(name)
     if not _whisper_code(name) and CODE.fullmatch(code):
@@ -82,18 +82,18 @@ def spoken_language(name: str) -> str:
 
 
 def language_name(code: str) -> str:
-    """The English name of a language that Whisper has, in lower case; of another its code."""
+    """Return the English name of a language of Whisper in lower case; of any other language, its code."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     return str(LANGUAGES.get(code, code))
 
 
 def missing_token(language: str) -> str | None:
-    """What a user should know of a language that Whisper has no token for; None where it has one."""
+    """Return a notice about a language that Whisper has no token for; None where it has one."""
     if _whisper_code(language):
         return None
     return (
-        f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt borrow that of a "
+        f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt need the token of a "
         "related language, such as nl for Frisian; set model.language_token or --language-token"
     )
 
@@ -122,5 +122,5 @@ def _near(name: str) -> str:
 
 
 def _two_letters(code: str) -> str:
-    """Whisper knows languages by two letters where they have them, so "deu" may well be its "de"."""
+    """Return a hint for a three-letter code: Whisper has codes of two letters, so "deu" may be its "de"."""
     return " (if it also has a code of two letters, use that)" if len(_plain(code).split("-")[0]) > 2 else ""

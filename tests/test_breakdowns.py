@@ -195,7 +195,10 @@ def test_hotwords_are_counted_where_they_are_spoken(tmp_path):
     assert counts.heard.sum(axis=1).tolist() == [2, 1, 0]
     assert counts.found.sum(axis=1).tolist() == [1, 1, 0]
     assert occurrences("今天 天气很好", "天天气", characters=True) == 1
-    for text, sentence in (("", "holds no hotwords"), ("Jan\n...\n", "line 2: the normaliser basic-1 leaves nothing of '...'")):
+    for text, sentence in (
+        ("", "holds no hotwords"),
+        ("Jan\n...\n", "line 2: the normaliser basic-1 leaves nothing of '...'"),
+    ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             read_hotwords(file, BASIC)

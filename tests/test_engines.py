@@ -17,8 +17,8 @@ from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.decoding import ctranslate2_engine
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import ForcedPrompt
@@ -76,11 +76,11 @@ def test_both_engines_say_the_same_at_the_same_times(floats, said, ours):
 
 
 def test_times_where_there_are_no_tokens_and_hardly_any_sound(floats, base):
-    states, prompts = floats.encode([speech(3.0), speech(3.0)], 350, [None] * 2), [base.prompt_tokens] * 2
+    windows, prompts = floats.encode([speech(3.0), speech(3.0)], 350, [None] * 2), [base.prompt_tokens] * 2
     tokens = base.text_tokens("pronto")
     for written, seconds in ([[], []], [3.0, 3.0]), ([tokens, []], [3.0, 0.001]), ([tokens, tokens], [0.001, 3.0]):
-        found = floats.token_times(states, prompts, written, seconds, [None] * 2)
-        ours = TorchEngine(base).token_times(states, prompts, written, seconds, [None] * 2)
+        found = floats.token_times(windows, prompts, written, seconds)
+        ours = TorchEngine(base).token_times(windows, prompts, written, seconds)
         assert [len(times) for times in found] == [len(one) + 1 for one in written] == [len(times) for times in ours]
         assert all(0 <= time <= length + 0.02 for times, length in zip(found, seconds, strict=True) for time in times)
 
@@ -97,7 +97,7 @@ def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said
 def test_eight_bits_say_nearly_the_same(ctranslate2_folder, said, ours):
     engine = open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"))
     assert engine.models[None].compute_type.startswith("int8")
-    theirs = transcribe_windows(engine, said, replace(TIMED, words=False))
+    theirs = transcribe_windows(engine, said, replace(TIMED, word_times=False))
     mine, yours = (" ".join(s.text for some in found for s in some).split() for found in (ours, theirs))
     assert sum(a != b for a, b in zip(mine, yours, strict=False)) + abs(len(mine) - len(yours)) <= 0.2 * len(mine)
 
@@ -116,10 +116,11 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     assert same == selections
     rows, sounds = ["cs", UNTOUCHED, "it", "cs"], [speech(seconds) for seconds in (2.0, 2.5, 1.5, 3.0)]
     ours, theirs = (some.encode(sounds, 320, rows) for some in (TorchEngine(whisper), engine))
-    assert torch.allclose(ours, theirs, atol=1e-3)
-    assert (ours[0] - engine.encode(sounds[:1], 320, ["it"])[0]).abs().max() > 0.1  # another adapter says another thing
+    assert torch.allclose(ours.outputs, theirs.outputs, atol=1e-3)
+    other = engine.encode(sounds[:1], 320, ["it"])
+    assert (ours.outputs[0] - other.outputs[0]).abs().max() > 0.1  # another adapter, another output
     prompts = [whisper.prompt_tokens] * 4
-    found = engine.search(theirs, prompts, rows, DecodingOptions(max_new_tokens=8))
+    found = engine.search(theirs, prompts, DecodingOptions(max_new_tokens=8))
     assert [len(one.tokens) for one in found] == [8] * 4
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
     open_ctranslate2_adapters(str(tiny_folder), named, precision=Precision.FP32)

@@ -18,11 +18,11 @@ from asr_lora.audio.decode import decode
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
-from asr_lora.decoding.engine import TorchEngine
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, TorchEngine
 from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hotwords import HotwordBoost
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.search import encode_batch, search
 from asr_lora.decoding.word_times import path_times, split_words
 from asr_lora.errors import AudioError, ConfigError
@@ -80,12 +80,13 @@ def test_what_cannot_be_trusted_is_tried_again_and_alike_every_time(tiny, states
     """Random weights are never sure, so every temperature is tried; draws are repeated, and batches change none."""
     prompts, engine = [tiny.prompt_tokens] * 3, TorchEngine(tiny)
     before = torch.random.get_rng_state()
+    windows = EncodedWindows(states, [None] * 3)
     options = DecodingOptions(fallback=FALLBACK_TEMPERATURES, max_new_tokens=8)
-    one, two = (recognise_windows(engine, states, prompts, options, adapters=[None] * 3) for _ in range(2))
+    one, two = (recognise_windows(engine, windows, prompts, options) for _ in range(2))
     assert one == two
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(not h.trusted for h in one)
-    greedy = recognise_windows(engine, states, prompts, replace(options, fallback=()), adapters=[None] * 3)
+    greedy = recognise_windows(engine, windows, prompts, replace(options, fallback=()))
     assert all(new.log_probability >= old.log_probability for new, old in zip(one, greedy, strict=True))
 
 

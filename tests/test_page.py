@@ -161,7 +161,9 @@ def test_charts_are_drawn_where_there_is_something_to_draw(made, tmp_path):
 
 
 def test_costs_are_in_nobodys_money_and_only_where_a_price_is_given(made, tmp_path):
-    assert "Cost: hours of training at 0.5 an hour, in the currency of that price" in made.markdown.read_text(encoding="utf-8")
+    assert "Cost: hours of training at 0.5 an hour, in the currency of that price" in made.markdown.read_text(
+        encoding="utf-8"
+    )
     reports = [Path(path) for path in made.read_json()["reports"]]
     plain = compare(reports, out=tmp_path / "plain")
     assert "Cost" not in plain.markdown.read_text(encoding="utf-8")

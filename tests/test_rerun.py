@@ -102,7 +102,9 @@ def test_another_normaliser_needs_no_other_transcription(reports, tmp_path):
     other = report(tmp_path / "c", "c", 0.1, seed=3, normaliser="none-1")
     with pytest.raises(DataError, match=r"differ in normaliser .* or name one with --normaliser"):
         compare([reports[0], other], out=tmp_path / "never")
-    assert compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read_json()["normaliser"] == "basic-1"
+    assert (
+        compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read_json()["normaliser"] == "basic-1"
+    )
 
 
 def test_characters_lead_in_chinese(tmp_path):

@@ -36,8 +36,8 @@ from asr_lora.audio import ffmpeg as media
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.loading import EngineName
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights

@@ -15,9 +15,9 @@ import torch
 
 from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
 from asr_lora.config import Context, Precision
-from asr_lora.decoding.engine import Adapters
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import Adapters, EncodedWindows
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import default_batch_seconds, loop_end, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line
@@ -55,7 +55,7 @@ class CTranslate2Engine:
     def batch_seconds(self) -> float:
         return 2 * default_batch_seconds(self.whisper, self.device)  # only the decoder sees all of it at once
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
         on_cpu = self.device.type == "cpu"
         at_once = max(1, int(ENCODED_SECONDS * FRAMES_PER_SECOND / frames)) if on_cpu else len(waveforms)
 
@@ -66,14 +66,10 @@ class CTranslate2Engine:
                 found += self._tensor(self.models[adapter].encode(_view(features)))
             return found
 
-        return torch.stack(_by_key(adapters, encode))
+        return EncodedWindows(torch.stack(_by_key(adapters, encode)), adapters)
 
     def search(
-        self,
-        encoder_outputs: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        options: DecodingOptions,
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
     ) -> list[Hypothesis]:
         """Decode windows once, see `Engine.search`.
 
@@ -86,7 +82,7 @@ class CTranslate2Engine:
         if options.processors:
             raise ConfigError("CTranslate2 lets nothing change the scores of tokens: take --engine torch")
         limit, temperature = options.max_new_tokens, options.temperature
-        likely = min(limit, int(TOKENS + TOKENS_PER_SECOND * encoder_outputs.shape[1] * STEP_SECONDS))
+        likely = min(limit, int(TOKENS + TOKENS_PER_SECOND * windows.outputs.shape[1] * STEP_SECONDS))
         limits = (likely, limit) if options.beams == 1 else (limit,)  # a beam that is cut short may end otherwise
 
         def decode(adapter: str | None, rows: list[int]) -> list[Hypothesis]:
@@ -94,7 +90,7 @@ class CTranslate2Engine:
             for most in limits:
                 left = [row for row in rows if row not in found]
                 results = left and self.models[adapter].generate(
-                    _view(encoder_outputs[left]), [list(prompts[row]) for row in left], beam_size=options.beams,
+                    _view(windows.outputs[left]), [list(prompts[row]) for row in left], beam_size=options.beams,
                     sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
                     max_length=_most_tokens(most, len(prompts[0])), return_scores=True, return_no_speech_prob=True,
                 )  # fmt: skip
@@ -107,32 +103,31 @@ class CTranslate2Engine:
                         found[row] = Hypothesis(tuple(tokens[:end]), text, mean, result.no_speech_prob, temperature)
             return [found[row] for row in rows]
 
-        return _by_key(adapters, decode)
+        return _by_key(windows.adapters, decode)
 
-    def detect_languages(self, encoder_outputs: torch.Tensor, adapters: Adapters) -> list[str]:
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
         def detect(adapter: str | None, rows: list[int]) -> list[str]:
-            ranked = self.models[adapter].detect_language(_view(encoder_outputs[rows]))
+            ranked = self.models[adapter].detect_language(_view(windows.outputs[rows]))
             return [likeliest[0][0].strip("<|>") for likeliest in ranked]
 
-        return _by_key(adapters, detect)
+        return _by_key(windows.adapters, detect)
 
     def token_times(
         self,
-        encoder_outputs: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
         require_alignment_heads(self.whisper)
-        at_once = max(1, int(ALIGNED_SECONDS / (encoder_outputs.shape[1] * STEP_SECONDS)))
+        at_once = max(1, int(ALIGNED_SECONDS / (windows.outputs.shape[1] * STEP_SECONDS)))
 
         def times(key: tuple[str | None, tuple[int, ...]], rows: list[int]) -> list[np.ndarray]:
             adapter, prompt = key
             found: list[np.ndarray] = []
             for some in _few(rows, at_once):
                 results = self.models[adapter].align(
-                    _view(encoder_outputs[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
+                    _view(windows.outputs[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
                     [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in some],
                 )  # fmt: skip
                 # (steps, token and frame); where there is no token, the end begins at once.
@@ -140,7 +135,7 @@ class CTranslate2Engine:
                 found += [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
             return found
 
-        return _by_key(list(zip(adapters, map(tuple, prompts), strict=True)), times)
+        return _by_key(list(zip(windows.adapters, map(tuple, prompts), strict=True)), times)
 
     def _tensor(self, view: Any) -> torch.Tensor:
         if self.device.type == "cpu":

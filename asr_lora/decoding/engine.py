@@ -9,8 +9,8 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import default_batch_seconds, encode_batch, plain_text, search
 from asr_lora.decoding.word_times import token_times
 from asr_lora.model.adapters.multi_lora import using_adapters
@@ -19,8 +19,19 @@ from asr_lora.model.whisper import Whisper, evaluating
 Adapters = Sequence[str | None]  # the adapter of each row, see `model.adapters.multi_lora.using_adapters`
 
 
+@dataclass(frozen=True)
+class EncodedWindows:
+    """What an engine's encoder made of windows, and the adapter of each."""
+
+    outputs: torch.Tensor  # (windows, frames / 2, width)
+    adapters: Adapters
+
+    def select(self, rows: Sequence[int]) -> "EncodedWindows":
+        return EncodedWindows(self.outputs[list(rows)], [self.adapters[row] for row in rows])
+
+
 class Engine(Protocol):
-    """What transcribing asks of an engine. Encoder outputs have the shape (windows, frames / 2, width)."""
+    """What transcribing asks of an engine."""
 
     @property
     def whisper(self) -> Whisper:
@@ -34,28 +45,23 @@ class Engine(Protocol):
     def takes_processors(self) -> bool:
         """Whether `DecodingOptions.processors` may change the scores before every token."""
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
         """Run the encoder on windows, each of shape (samples,) and padded to so many frames."""
 
     def search(
-        self,
-        encoder_outputs: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        options: DecodingOptions,
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
     ) -> list[Hypothesis]:
         """Decode windows once, at `options.temperature`; prompts have equal length and may forbid timestamps."""
 
-    def detect_languages(self, encoder_outputs: torch.Tensor, adapters: Adapters) -> list[str]:
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
         """Return the code of each window's likeliest language among those that the model has tokens for."""
 
     def token_times(
         self,
-        encoder_outputs: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
         """Return the start of each token, and the end of the last; see `asr_lora.decoding.word_times.token_times`."""
 
@@ -71,67 +77,60 @@ class TorchEngine:
     def batch_seconds(self) -> float:
         return default_batch_seconds(self.whisper)
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
         with evaluating(self.whisper.model), using_adapters(self.whisper, adapters):
-            return encode_batch(self.whisper, waveforms, frames)
+            return EncodedWindows(encode_batch(self.whisper, waveforms, frames), adapters)
 
     def search(
-        self,
-        encoder_outputs: torch.Tensor,
-        prompts: Sequence[Sequence[int]],
-        adapters: Adapters,
-        options: DecodingOptions,
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
     ) -> list[Hypothesis]:
-        with using_adapters(self.whisper, adapters):
-            no_speech = self._start_probabilities(encoder_outputs)[:, self.whisper.no_speech_token].tolist()
+        no_speech = self._start_probabilities(windows)[:, self.whisper.no_speech_token].tolist()
         processors = list(options.processors)
         if prompts[0][-1] != self.whisper.no_timestamps_token:
             settings = self.whisper.core.generation_config
             processors.append(WhisperTimeStampLogitsProcessor(settings, len(prompts[0])))
-        rows = [adapter for adapter in adapters for _ in range(options.beams)]
-        devices = [encoder_outputs.device] if encoder_outputs.device.type == "cuda" else []
-        with using_adapters(self.whisper, rows), torch.random.fork_rng(devices=devices):
+        rows = [adapter for adapter in windows.adapters for _ in range(options.beams)]
+        device = windows.outputs.device
+        with (
+            using_adapters(self.whisper, rows),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
             torch.manual_seed(0)
-            found = search(
-                self.whisper, encoder_outputs, torch.tensor(prompts, device=encoder_outputs.device),
-                replace(options, processors=processors), confidence=True,
-            )  # fmt: skip
+            options = replace(options, processors=processors)
+            given = torch.tensor(prompts, device=device)
+            found = search(self.whisper, windows.outputs, given, options, confidence=True)
         return [
             Hypothesis(tuple(tokens), plain_text(self.whisper, tokens), mean, silent, options.temperature)
             for tokens, mean, silent in zip(found.tokens, found.log_probabilities, no_speech, strict=True)
         ]
 
-    def detect_languages(self, encoder_outputs: torch.Tensor, adapters: Adapters) -> list[str]:
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
         names, tokens = zip(*self.whisper.core.generation_config.lang_to_id.items(), strict=True)
-        with using_adapters(self.whisper, adapters):
-            probabilities = self._start_probabilities(encoder_outputs)[:, torch.tensor(tokens)]
+        probabilities = self._start_probabilities(windows)[:, torch.tensor(tokens)]
         return [str(names[place]).strip("<|>") for place in probabilities.argmax(-1).tolist()]
 
     def token_times(
         self,
-        encoder_outputs: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
-        with using_adapters(self.whisper, adapters):
-            return token_times(
-                self.whisper, encoder_outputs, torch.tensor(prompts, device=encoder_outputs.device), tokens, seconds
-            )
+        given = torch.tensor(prompts, device=windows.outputs.device)
+        with using_adapters(self.whisper, windows.adapters):
+            return token_times(self.whisper, windows.outputs, given, tokens, seconds)
 
-    def _start_probabilities(self, encoder_outputs: torch.Tensor) -> torch.Tensor:
+    def _start_probabilities(self, windows: EncodedWindows) -> torch.Tensor:
         """Return the probabilities of the token after the start token: a language, or that nobody speaks.
 
         Returns:
             Shape (windows, vocabulary), float32.
         """
-        start = torch.full((len(encoder_outputs), 1), self.whisper.prompt_tokens[0], device=encoder_outputs.device)
-        with evaluating(self.whisper.model):
+        outputs = windows.outputs
+        start = torch.full((len(outputs), 1), self.whisper.prompt_tokens[0], device=outputs.device)
+        with evaluating(self.whisper.model), using_adapters(self.whisper, windows.adapters):
             found = self.whisper.core(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoder_outputs),
-                decoder_input_ids=start,
-                use_cache=False,
+                encoder_outputs=BaseModelOutput(last_hidden_state=outputs), decoder_input_ids=start, use_cache=False
             )
         probabilities: torch.Tensor = found.logits[:, 0].float().softmax(-1)
         return probabilities

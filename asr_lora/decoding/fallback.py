@@ -8,11 +8,9 @@ hypothesis can be trusted, the likeliest one without repetition is kept. Samples
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, Engine
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 
 LOOP = 4.0  # compression of a text that is surely a loop
 MAX_LOSS = 0.1  # of mean log-probability, from a first hypothesis that is no loop to one that may replace it
@@ -20,18 +18,14 @@ MAX_LOSS = 0.1  # of mean log-probability, from a first hypothesis that is no lo
 
 def recognise_windows(
     engine: Engine,
-    encoder_outputs: torch.Tensor,
+    windows: EncodedWindows,
     prompts: Sequence[Sequence[int]],
     options: DecodingOptions,
-    *,
-    adapters: Sequence[str | None],
 ) -> list[Hypothesis]:
     """Decode windows, each at the first temperature whose hypothesis can be trusted.
 
     Args:
-        encoder_outputs: shape (windows, frames / 2, width).
         prompts: tokens of equal length, one sequence per window.
-        adapters: name of each window's adapter, see `asr_lora.model.adapters.multi_lora.using_adapters`.
 
     Returns:
         One hypothesis per window, without text where the window is silent.
@@ -39,10 +33,8 @@ def recognise_windows(
     tries: list[list[Hypothesis]] = [[] for _ in prompts]
     left = list(range(len(prompts)))
     for temperature in (options.temperature, *options.fallback):
-        found = engine.search(
-            encoder_outputs[left], [prompts[row] for row in left], [adapters[row] for row in left],
-            replace(options, temperature=temperature, beams=1 if temperature else options.beams),
-        )  # fmt: skip
+        attempt = replace(options, temperature=temperature, beams=1 if temperature else options.beams)
+        found = engine.search(windows.select(left), [prompts[row] for row in left], attempt)
         for row, hypothesis in zip(left, found, strict=True):
             tries[row].append(hypothesis)
         left = [row for row in left if not _settled(tries[row])]

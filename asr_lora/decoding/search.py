@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import context_frames, context_seconds, log_mel
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.model.whisper import Whisper, evaluating
 
 GREEDY = DecodingOptions()

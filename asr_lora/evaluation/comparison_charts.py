@@ -50,14 +50,17 @@ def training_figures(comparison: Comparison) -> list[Figure]:
     if not curves:
         return []
     up, rate = f"dev {comparison.lead.upper()}, %", comparison.lead
-    by_step, by_minute = (
-        {name: [(x(point), 100 * getattr(point, rate)) for point in curve] for name, curve in curves.items()}
-        for x in (lambda point: point.step, lambda point: point.seconds / 60)
-    )
     return [
-        Figure("On dev, by steps", LinePlot(by_step, "steps", up)),
-        Figure("On dev, by minutes of training", LinePlot(by_minute, "minutes of training", up)),
+        Figure(
+            f"On dev, by {across}",
+            LinePlot({name: _points(curve, key, times, rate) for name, curve in curves.items()}, across, up),
+        )
+        for across, key, times in (("steps", "step", 1), ("minutes of training", "seconds", 1 / 60))
     ]
+
+
+def _points(curve: list[CurvePoint], key: str, times: float, rate: str) -> list[tuple[float, float]]:
+    return [(times * getattr(point, key), 100 * getattr(point, rate)) for point in curve]
 
 
 def group_figure(comparison: Comparison, field: str, rates: FieldRates) -> Figure | None:

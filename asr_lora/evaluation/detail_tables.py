@@ -63,7 +63,7 @@ def hallucination_table(comparison: Comparison) -> Table:
         "System", f"Inserted {unit}s", "Insertion rate %", "Length ratio", "Much too long", "Repetition loops",
         "Empty hypotheses", "Empty references", "of these with words",
     ]  # fmt: skip
-    rows = [
+    rows: list[list[Cell]] = [
         [
             name,
             count(own.insertions),
@@ -101,7 +101,7 @@ def normaliser_table(comparison: Comparison) -> Table:
     """Make the table of the leading rate after every normaliser; it has no rows where the reports do not state it."""
     found = {name: system.scores.normalised for name, system in named(comparison)}
     labels = list(dict.fromkeys(label for own in found.values() for label in own))
-    rows = [
+    rows: list[list[Cell]] = [
         [name, *(percent(own.get(label, {}).get(comparison.lead)) for label in labels)] for name, own in found.items()
     ]
     return Table(f"{comparison.lead.upper()} % after every normaliser", ["System", *labels], rows if labels else [])
@@ -117,20 +117,23 @@ def word_sections(comparison: Comparison) -> list[WordSection]:
 
 
 def _error_tables(own: Confusions) -> list[Table]:
-    substituted = [[row.reference, row.hypothesis, count(row.count)] for row in own.substitutions[:WORDS_SHOWN]]
-    inserted, deleted = (
-        [[row.word or "", count(row.count)] for row in rows[:WORDS_SHOWN]] for rows in (own.insertions, own.deletions)
-    )
+    substituted: list[list[Cell]] = [
+        [row.reference, row.hypothesis, count(row.count)] for row in own.substitutions[:WORDS_SHOWN]
+    ]
     wrong: list[list[Cell]] = [
         [row.word, count(row.spoken), count(row.wrong), ", ".join(map(_instead, row.heard_as))]
         for row in own.words[:WORDS_SHOWN]
     ]
     return [
         Table("Substitutions", ["Reference", "Hypothesis", "Count"], substituted, frozenset({1})),
-        Table("Insertions", ["Word", "Count"], inserted),
-        Table("Deletions", ["Word", "Count"], deleted),
+        Table("Insertions", ["Word", "Count"], _word_counts(own.insertions)),
+        Table("Deletions", ["Word", "Count"], _word_counts(own.deletions)),
         Table("Words with the most errors", ["Word", "Spoken", "Wrong", "Transcribed as"], wrong, frozenset({3})),
     ]
+
+
+def _word_counts(words: list[WordCount]) -> list[list[Cell]]:
+    return [[row.word or "", count(row.count)] for row in words[:WORDS_SHOWN]]
 
 
 def _instead(row: WordCount) -> str:
@@ -147,7 +150,7 @@ def _changed_section(own: WordChanges) -> WordSection:
 
 
 def _changed_table(words: list[ChangedWord], total: int, title: str) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [row.word, count(row.spoken), count(row.right_before), count(row.right_after)] for row in words[:WORDS_SHOWN]
     ]
     first = f", the first {WORDS_SHOWN}" if total > WORDS_SHOWN else ""

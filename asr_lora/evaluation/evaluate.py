@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
@@ -89,7 +89,7 @@ def evaluate(
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        facts = {"name": name or model, "training": training_record(found)}
+        facts: dict[str, object] = {"name": name or model, "training": training_record(found)}
         if found.run:  # other digests would have to be computed from all weights again
             facts["weights_digest"] = weights_digest(found)
         _score_again(folder, data, facts, how, wanted)

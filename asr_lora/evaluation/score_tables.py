@@ -84,9 +84,9 @@ def score_table(comparison: Comparison, price_per_hour: float | None = None) -> 
         f"{lead.upper()} difference": lambda row: _value_and_interval(row.difference)[0],
         "its 95 % interval": lambda row: _value_and_interval(row.difference)[1],
         "Trainable parameters": _trainable,
-        "Checkpoint MB": lambda row: _scaled(row.training and row.training.weights_bytes, 1e-6),
-        "Training min": lambda row: _scaled(row.training and row.training.seconds, 1 / 60),
-        "Peak memory GB": lambda row: _scaled(row.training and row.training.peak_memory_bytes, 1e-9),
+        "Checkpoint MB": lambda row: _trained(row.training, "weights_bytes", 1e-6),
+        "Training min": lambda row: _trained(row.training, "seconds", 1 / 60),
+        "Peak memory GB": lambda row: _trained(row.training, "peak_memory_bytes", 1e-9),
     }
     if price_per_hour is not None:
         columns["Cost"] = lambda row: Number(row.cost, ".2f")
@@ -117,8 +117,9 @@ def _trainable(row: SystemRow) -> Cell:
     return text(count(row.training.trainable_parameters), " (", percent(share), " %)")
 
 
-def _scaled(value: float | None, times: float) -> Number:
-    return Number(None if value is None else value * times)
+def _trained(training: TrainingRecord | None, key: str, times: float) -> Number:
+    """One number of the training in another unit; a dash where nothing was trained."""
+    return Number(getattr(training, key) * times if training else None)
 
 
 def value_and_interval(found: Interval | Difference, form: str = ".1f") -> list[Cell]:
@@ -147,10 +148,10 @@ def number_table(comparison: Comparison, price_per_hour: float | None = None) ->
                 Number(row.runs),
                 *map(percent, [*shares, *changes]),
                 Number(row.p),
-                Number(training and training.trainable_parameters),
-                _scaled(training and training.weights_bytes, 1e-6),
-                _scaled(training and training.seconds, 1 / 60),
-                _scaled(training and training.peak_memory_bytes, 1e-9),
+                _trained(training, "trainable_parameters", 1),
+                _trained(training, "weights_bytes", 1e-6),
+                _trained(training, "seconds", 1 / 60),
+                _trained(training, "peak_memory_bytes", 1e-9),
                 Number(row.cost),
                 Number(row.rtfx),
             ]
@@ -208,7 +209,7 @@ def combined_table(comparison: Comparison) -> Table:
         own = family.cer if comparison.lead == "cer" else family.wer
         name = f"{family.name} ({', '.join(family.systems)})"
         values = map(percent, (own.mean, own.sd, own.lowest, own.highest))
-        rows.append([name, *values, interval(*own.interval), *_value_and_interval(own.difference)])
+        rows.append([name, *values, interval(own.interval[0], own.interval[1]), *_value_and_interval(own.difference)])
     return Table("Several seeds or subsets", columns, rows)
 
 
@@ -230,7 +231,7 @@ def making_table(comparison: Comparison) -> Table:
                 ", ".join(f"{part} {digest[:12]}" for part, digest in (training.data if training else {}).items())
                 or DASH,
                 Number(((training and training.config) or {}).get("training", {}).get("seed"), "d"),
-                Number(training and training.step, "d"),
+                Number(training.step if training else None, "d"),
                 Number(facts.strength, "g"),
                 f"{facts.dtype} on {facts.device}",
                 _provenance(report.made_with),

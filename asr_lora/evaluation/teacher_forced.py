@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.audio.features import FULL_SECONDS, context_seconds, frames_of
 from asr_lora.config import Context
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.options import MAX_NEW_TOKENS, DecodingOptions
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS, DecodingOptions
 from asr_lora.decoding.search import batches_by_length, decode_encoded, default_batch_seconds, encode_batch
 from asr_lora.labels.model_scores import ModelScore
 from asr_lora.metrics.normalize import basic

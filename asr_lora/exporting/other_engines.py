@@ -10,7 +10,7 @@ import torch
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.decoding.options import MAX_NEW_TOKENS
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS
 from asr_lora.errors import ConfigError
 from asr_lora.exporting.recipe import ExportRecipe, Format
 from asr_lora.language import Task

@@ -10,7 +10,7 @@ import torch
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.options import MAX_NEW_TOKENS
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS
 from asr_lora.decoding.search import batches_by_length, default_batch_seconds
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.dataset_folder import DatasetFolder

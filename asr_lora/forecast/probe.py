@@ -9,7 +9,7 @@ import torch
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.options import DecodingOptions
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, decode_batch, default_batch_seconds
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.system.processes import Team

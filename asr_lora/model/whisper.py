@@ -28,8 +28,8 @@ from asr_lora.language import ForcedPrompt
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION
 
-MAX_TARGET_TOKENS = 448  # prompt and end included
-# What transformers builds a tokenizer from, in folders of today and of earlier versions.
+MAX_TARGET_TOKENS = 448  # of the decoder, prompt and end included
+# The files that transformers builds a tokenizer from, in its present and earlier versions.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json",
     "special_tokens_map.json",
@@ -121,7 +121,7 @@ def load_whisper(
         DataError: the model is not there or is not a Whisper.
     """
     path = resolve_source(source)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
+    options: dict[str, object] = {"dtype": dtype, "attn_implementation": ATTENTION}
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
     try:
@@ -214,7 +214,7 @@ def resolve_source(source: str, *, weights: bool = True) -> str:
 
 
 def model_width(source: str) -> int:
-    """Width of a model (d_model) from its config alone.
+    """Read the width of a model (d_model) from its config.
 
     Raises:
         DataError: the model is not there.
@@ -231,10 +231,10 @@ def _unloadable(source: str, error: Exception) -> DataError:
 
 
 def resolve_quantise(quantise: Quantise, source: str, device: torch.device) -> Quantise:
-    """Choose how a frozen base is kept, where that is left to us.
+    """Replace `auto` by 8-bit weights where 16-bit ones take more than a third of a GPU's memory, else by none.
 
-    On a CPU bitsandbytes computes with 8-bit weights by unpacking them, which costs more time and memory than it saves
-    (reports/large-v2-cost). On a GPU whose memory 16-bit weights would take a third of, they leave too little room.
+    On a CPU bitsandbytes unpacks 8-bit weights to compute with them, which costs more time and memory than it saves
+    (reports/large-v2-cost).
     """
     if quantise is not Quantise.AUTO:
         return quantise
@@ -282,12 +282,12 @@ def force_prompt(whisper: Whisper) -> None:
 
 
 def run_at_any_length(model: WhisperForConditionalGeneration) -> None:
-    """Let the encoder take fewer than 3000 frames, by slicing its positional embedding (as icefall trains Whisper)."""
+    """Let the encoder take fewer than 3000 frames by slicing its positional embedding, as icefall trains Whisper."""
     model.model.encoder.forward = MethodType(_encoder_forward, model.model.encoder)
 
 
 def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutput:
-    """The forward of transformers' WhisperEncoder without its length check; equal to it at 3000 frames.
+    """Run the forward pass of transformers' WhisperEncoder without its length check; equal to it at 3000 frames.
 
     Args:
         encoder: the WhisperEncoder.
@@ -303,10 +303,10 @@ def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: 
 
 
 def keep_layer_norms_in_bf16(model: nn.Module) -> None:
-    """Let the layer norms of a bf16 model answer in bf16 under autocast too.
+    """Make the layer norms of a bf16 model return bf16 under autocast.
 
-    Autocast brings them to float32, and each linear layer after them back to bf16 again: the same numbers for more
-    memory and time.
+    Autocast would return float32, which the next linear layer rounds to bf16 again: the same numbers for more memory
+    and time.
     """
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.dtype is torch.bfloat16:
@@ -322,7 +322,7 @@ def _layer_norm_forward(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tenso
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block without gradients and without dropout, then go back to training where the model was."""
+    """Run a block without gradients and dropout; afterwards the model trains again if it did before."""
     was_training = model.training
     model.eval()
     try:

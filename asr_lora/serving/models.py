@@ -13,9 +13,9 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.loading import EngineName, open_adapter_engine, open_engine
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import ForcedPrompt, forced_prompt, spoken_language

@@ -10,7 +10,7 @@ import torch
 
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import Context
-from asr_lora.decoding.options import DecodingOptions, Processor
+from asr_lora.decoding.decoding_options import DecodingOptions, Processor
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.serving.models import Models, Stopped
 from asr_lora.transcription.longform import Window

@@ -21,7 +21,7 @@ from asr_lora.model.whisper import (
     load_whisper,
     resolve_quantise,
 )
-from asr_lora.system.memory import keep_little
+from asr_lora.system.memory import limit_kept_memory
 from asr_lora.system.processes import Team
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
@@ -81,7 +81,7 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
     """
     quantise = base_quantise(config, device)
-    keep_little(at_once=config.training.bf16_weights)
+    limit_kept_memory(at_once=config.training.bf16_weights)
     whisper = load_whisper(
         config.model.name,
         config.model.prompt,

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.decoding.engine import Engine
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, Engine
 from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
@@ -72,31 +72,25 @@ def _group(
 
 def transcribe_windows(engine: Engine, said: Sequence[Said], options: DecodingOptions) -> list[list[Segment]]:
     """Transcribe windows of at most 30 s, of one context, in one batch; silence gives no segment."""
-    encoder_outputs = encode_windows(engine, said)
-    heard = decode_windows(engine, encoder_outputs, [one.selection for one in said], options)
-    return segments_of(engine, encoder_outputs, said, heard, words=options.word_times)
+    encoded = encode_windows(engine, said)
+    heard = decode_windows(engine, encoded, [one.selection.prompt for one in said], options)
+    return segments_of(engine, encoded, said, heard, words=options.word_times)
 
 
-def encode_windows(engine: Engine, said: Sequence[Said]) -> torch.Tensor:
-    """What the encoder says of windows: shape (windows, frames / 2, width)."""
+def encode_windows(engine: Engine, said: Sequence[Said]) -> EncodedWindows:
+    """Run the encoder on windows of one context, each with its adapter."""
     frames = context_frames(max(one.window.seconds for one in said), said[0].selection.context)
     return engine.encode([one.window.waveform for one in said], frames, [one.selection.adapter for one in said])
 
 
 def decode_windows(
-    engine: Engine, encoder_outputs: torch.Tensor, selections: Sequence[AdapterSelection], options: DecodingOptions
+    engine: Engine, encoded: EncodedWindows, prompts: Sequence[ForcedPrompt], options: DecodingOptions
 ) -> list[Hypothesis]:
     """What the decoder makes of windows, with timestamps where they are wanted, after what was said before."""
     before = _said_before(engine.whisper, options.previous)
-    prompts = [
-        [*before, *engine.whisper.tokens_of(selection.prompt, timestamps=options.timestamps)]
-        for selection in selections
-    ]
-    limit = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(prompts[0]))
-    adapters = [selection.adapter for selection in selections]
-    return recognise_windows(
-        engine, encoder_outputs, prompts, replace(options, max_new_tokens=limit), adapters=adapters
-    )
+    given = [[*before, *engine.whisper.tokens_of(prompt, timestamps=options.timestamps)] for prompt in prompts]
+    limit = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(given[0]))
+    return recognise_windows(engine, encoded, given, replace(options, max_new_tokens=limit))
 
 
 def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
@@ -107,7 +101,7 @@ def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
 
 
 def segments_of(
-    engine: Engine, encoder_outputs: torch.Tensor, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
+    engine: Engine, encoded: EncodedWindows, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
 ) -> list[list[Segment]]:
     """What was heard in windows as segments, in seconds of their file, with the times of words where wanted."""
     stretches = [_stretches(engine.whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
@@ -116,7 +110,7 @@ def segments_of(
         tokens = [[token for stretch in found for token in stretch.tokens] for found in stretches]
         prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in said]
         seconds = [one.window.seconds for one in said]
-        edges = engine.token_times(encoder_outputs, prompts, tokens, seconds, [one.selection.adapter for one in said])
+        edges = engine.token_times(encoded, prompts, tokens, seconds)
     found = []
     for place, one in enumerate(said):
         done = 0

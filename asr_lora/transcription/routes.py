@@ -65,5 +65,4 @@ def detect_language(engine: Engine, window: Window, *, base: bool) -> str | None
     whisper = engine.whisper
     if whisper.prompt.forced_language is None or not getattr(whisper.core.generation_config, "lang_to_id", None):
         return None
-    adapters = [BASE if base else None]
-    return engine.detect_languages(engine.encode([window.waveform], FULL_FRAMES, adapters), adapters)[0]
+    return engine.detect_languages(engine.encode([window.waveform], FULL_FRAMES, [BASE if base else None]))[0]

@@ -11,9 +11,9 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.options import DecodingOptions
 from asr_lora.decoding.word_times import STEP_SECONDS
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
@@ -54,12 +54,12 @@ def transcribe_in_sequence(
         else:
             selection = selection or choose(window)
             said = [Said(window, selection)]
-            encoder_outputs = encode_windows(engine, said)
+            encoded = encode_windows(engine, said)
             (heard,) = decode_windows(
-                engine, encoder_outputs, [selection], replace(options, timestamps=True, previous=before)
+                engine, encoded, [selection.prompt], replace(options, timestamps=True, previous=before)
             )
             heard, after = _until_cut(engine.whisper, heard, window, last=not more and len(samples.kept) <= full)
-            (segments,) = segments_of(engine, encoder_outputs, said, [heard], words=options.word_times)
+            (segments,) = segments_of(engine, encoded, said, [heard], words=options.word_times)
             text = tuple(token for token in heard.tokens if token < engine.whisper.end_token)
             before = (*before, *text)[-MAX_TARGET_TOKENS:] if heard.temperature <= FORGETS else tuple(options.previous)
         samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))

@@ -29,9 +29,9 @@ from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
 from asr_lora.decoding.hotwords import HotwordBoost
-from asr_lora.decoding.options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.search import batches_by_length, encode_batch, plain_text, search
 from asr_lora.language import forced_prompt
 from asr_lora.metrics.hotword_recall import occurrences
