@@ -91,7 +91,9 @@ def hotword_tables(comparison: Comparison) -> list[Table]:
     tables = [Table("Hotwords", columns, rows)]
     if first := comparison.hotwords[0].each:
         found = [[count(one.found) for one in own.each or ()] for own in comparison.hotwords]
-        each = [[one.term, count(one.spoken), *by_system] for one, *by_system in zip(first, *found, strict=True)]
+        each: list[list[Cell]] = [
+            [one.term, count(one.spoken), *counts] for one, counts in zip(first, zip(*found, strict=True), strict=True)
+        ]
         heads = ["Hotword", "Spoken", *(f"recognised by {name}" for name in comparison.names)]
         tables.append(Table("Each hotword", heads, each))
     return tables
