@@ -176,8 +176,8 @@ class TrainingSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @property
-    def at_once(self) -> float:
-        """Seconds of audio in memory at once, to begin with."""
+    def initial_micro_batch_seconds(self) -> float:
+        """`micro_batch_seconds`, or the whole step where it is not set. Training halves it where memory runs out."""
         return self.micro_batch_seconds or self.batch_seconds
 
 

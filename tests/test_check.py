@@ -18,10 +18,10 @@ from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.forecast.estimate import (
     Forecast,
-    Memory,
-    Plan,
-    Size,
-    Time,
+    MemoryForecast,
+    ModelSize,
+    ScheduleSummary,
+    TimeForecast,
     evaluations,
     kept_bytes,
     largest,
@@ -36,13 +36,13 @@ from asr_lora.model.adapters.adalora import extra_state
 from asr_lora.model.meta_model import weights_bytes
 from asr_lora.model.trainable import count_parameters
 from asr_lora.system.device import compute_dtype
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
 from asr_lora.training.setup import load_for_training, load_meta_for_training, load_training_set, make_learner
 
 CPU = torch.device("cpu")
-TEAM = Team(0, 1, CPU)
+ALONE = ProcessGroup(0, 1, CPU)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def both(config):
     """Learners of a meta model and of the real model."""
     dtype = compute_dtype(config.model.precision, CPU)
     return (
-        make_learner(config, make(config, CPU, dtype), TEAM, dtype)
+        make_learner(config, make(config, CPU, dtype), ALONE, dtype)
         for make in (load_meta_for_training, load_for_training)
     )
 
@@ -370,9 +370,9 @@ def test_the_largest_micro_batches_are_those_of_most_audio_and_most_text():
     long, wordy, short = (Example((n,), seconds, seconds, 0) for n, seconds in enumerate((9.0, 3.0, 1.0)))
     assert largest([[long], [wordy], [short]], [[5], [90], [4]], 10.0) == [[long], [wordy]]
     assert padding([[Example((0,), 3.0, 4.0, 0)]]) == pytest.approx(0.25)
-    size = Size(width=2, encoder_layers=1, decoder_layers=1, vocabulary=10)
+    size = ModelSize(width=2, encoder_layers=1, decoder_layers=1, vocabulary=10)
     assert step_work([long], [0], size) == 9 * 50 * (14 * 4 + 2 * 9 * 50 * 2)
-    assert step_work([long], [0], size, at_once=8.0) == pytest.approx(4 / 3 * step_work([long], [0], size))
+    assert step_work([long], [0], size, micro_batch_seconds=8.0) == pytest.approx(4 / 3 * step_work([long], [0], size))
     assert step_work([long], [1], size, encoded=True) == 9 * 50 * 2 * 4 + 14 * 4 + 20
 
 
@@ -383,9 +383,9 @@ def test_what_is_kept_grows_ever_more_slowly():
 
 
 def test_cost_is_time_and_price():
-    plan = Plan(10, 1.0, 5, {"longer than 30 s": 1}, 1.0, 0.1, 1, 2, 4)
-    memory = Memory(1, 2, 3, 4, 5, 6, 7, loading=8, step=20, decoding=30, saving=9)
-    time = Time(load=60.0, encode=0.0, step=100.0, evaluation=770.0, final=0.0, steps=10, evaluations=2)
+    plan = ScheduleSummary(10, 1.0, 5, {"longer than 30 s": 1}, 1.0, 0.1, 1, 2, 4)
+    memory = MemoryForecast(1, 2, 3, 4, 5, 6, 7, loading=8, step=20, decoding=30, saving=9)
+    time = TimeForecast(load=60.0, encode=0.0, step=100.0, evaluation=770.0, final=0.0, steps=10, evaluations=2)
     said = Forecast("lora", 1, 10, plan, memory, time, 2.0, ())
     assert memory.peak == 30
     assert memory.fits

@@ -15,7 +15,7 @@ from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, merge_adapter
 from asr_lora.model.trainable import require_gradients, train_everything, trainable_state
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, load_whisper
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet, collated
 from asr_lora.training.learner import Learner
 
@@ -35,7 +35,7 @@ def collate(whisper, texts, seconds=2.0, context=Context.TRUE_LENGTH):
 
 
 def learner(whisper, **options):
-    return Learner(whisper, Team(0, 1, CPU), torch.float32, **options)
+    return Learner(whisper, ProcessGroup(0, 1, CPU), torch.float32, **options)
 
 
 def target_tokens(*batches):

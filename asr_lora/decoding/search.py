@@ -177,20 +177,20 @@ def decode_split(
     *,
     batch_seconds: float,
     rank: int = 0,
-    team: int = 1,
+    world_size: int = 1,
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Transcribe the utterances of a split, in batches of similar length.
 
     Args:
         batch_seconds: seconds of audio that the encoder sees at once, see `default_batch_seconds`.
-        rank: number of this process among `team` processes; each takes every team-th batch.
-        team: how many processes share the split.
+        rank: number of this process, from 0; it takes every `world_size`-th batch.
+        world_size: number of processes that share the split.
 
     Yields:
         Indices into the split and their texts, a batch at a time.
     """
     cost = [context_seconds(seconds, whisper.context) for seconds in split.seconds]
-    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, team):
+    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, world_size):
         yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], options)
 
 

@@ -29,7 +29,7 @@ from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
-from asr_lora.system.processes import Team, join_team
+from asr_lora.system.processes import ProcessGroup, join_process_group
 
 STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
 
@@ -94,15 +94,15 @@ def evaluate(
             facts["weights_digest"] = weights_digest(found)
         _score_again(folder, data, facts, how, wanted)
         return folder
-    team = join_team()
-    if team.main:
+    processes = join_process_group()
+    if processes.main:
         _check_free(folder, model, split)
 
     whisper = open_model(found, prompt, context=context, precision=precision)
-    if team.main:
+    if processes.main:
         folder.manifest.unlink(missing_ok=True)
-    hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, team)
-    if team.main:
+    hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, processes)
+    if processes.main:
         rows, scored = score_report(_rows(data, hypotheses), str(prompt.language), how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
@@ -120,14 +120,14 @@ def evaluate(
                 ),
                 decoding=_decoding_record(prompt, options),
                 **scored.fields(),
-                processes=team.size,
+                processes=processes.size,
                 inference_seconds=round(seconds, 2),
                 rtfx=round(fresh_audio / seconds, 2) if seconds else None,
             )
         )
         for path in folder.partials:
             path.unlink()
-    team.wait()
+    processes.wait()
     return folder
 
 
@@ -196,22 +196,29 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 
 
 def _transcribe(
-    whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, team: Team
+    whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, processes: ProcessGroup
 ) -> tuple[list[str], float, float]:
     """Return hypotheses in the order of `data`, seconds of inference, and the seconds of audio transcribed in them.
 
     Each process transcribes its share and keeps it in a file of its own, from which any number of processes continues.
     """
-    done = _kept(folder, stamp, team)
+    done = _kept(folder, stamp, processes)
     rest = data.select([index for index, key in enumerate(data.ids) if key not in done])
     batches = decode_split(
-        whisper, rest, options, batch_seconds=default_batch_seconds(whisper), rank=team.rank, team=team.size
+        whisper,
+        rest,
+        options,
+        batch_seconds=default_batch_seconds(whisper),
+        rank=processes.rank,
+        world_size=processes.size,
     )
     seconds, audio = 0.0, 0.0
     fresh: list[tuple[str, str]] = []
     with (
-        folder.partial(team.rank).open("a", encoding="utf-8") as partial,
-        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="utterance", disable=not team.main) as bar,
+        folder.partial(processes.rank).open("a", encoding="utf-8") as partial,
+        tqdm(
+            total=len(data), initial=len(done), desc="transcribe", unit="utterance", disable=not processes.main
+        ) as bar,
     ):
         if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
@@ -225,13 +232,13 @@ def _transcribe(
             partial.flush()
             bar.update(len(indices))
             started = time.perf_counter()
-    done |= dict(team.gather(fresh))
-    return [done[key] for key in data.ids], max(team.gather([seconds])), team.sum(audio)
+    done |= dict(processes.gather(fresh))
+    return [done[key] for key in data.ids], max(processes.gather([seconds])), processes.sum(audio)
 
 
-def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
+def _kept(folder: ReportFolder, stamp: str, processes: ProcessGroup) -> dict[str, str]:
     """Hypotheses of an interrupted evaluation of the same model, data and settings; a half-written line is ignored."""
-    if team.main:
+    if processes.main:
         folder.root.mkdir(parents=True, exist_ok=True)
         for path in folder.partials:
             rows = read_jsonl(path)
@@ -239,9 +246,9 @@ def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
                 write_jsonl(path, rows)  # without a half-written last line
             else:
                 path.unlink()
-    team.wait()
+    processes.wait()
     kept = {row["id"]: row["hypothesis"] for path in folder.partials for row in read_jsonl(path)[1:]}
-    team.wait()  # before anybody writes on, so that all share out the same rest
+    processes.wait()  # before anybody writes on, so that all share out the same rest
     return kept
 
 

@@ -11,7 +11,7 @@ from asr_lora.system.device import default_device
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of one job, seen from one of them. With one process every method is the identity."""
 
     rank: int
@@ -61,12 +61,12 @@ class Team:
             value.grad = piece.view_as(value).to(value.dtype)
 
 
-def join_team() -> Team:
+def join_process_group() -> ProcessGroup:
     """Join the processes that `accelerate launch` (or torchrun) started, or be the only one."""
     device = default_device()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(0, 1, device)
+        return ProcessGroup(0, 1, device)
     from accelerate import PartialState
 
     state = PartialState(cpu=device.type == "cpu")
-    return Team(state.process_index, state.num_processes, torch.device(state.device))
+    return ProcessGroup(state.process_index, state.num_processes, torch.device(state.device))

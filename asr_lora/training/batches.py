@@ -14,7 +14,7 @@ from asr_lora.audio.features import FRAMES_PER_SECOND, TAIL_SECONDS, frames_of, 
 from asr_lora.config import AugmentationSettings, ExampleSettings
 from asr_lora.dataset.reading import Split
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
-from asr_lora.training.examples import GAP_SECONDS, Example, Recipe, schedule
+from asr_lora.training.examples import GAP_SECONDS, Example, ScheduleSettings, schedule
 from asr_lora.training.tensor_cache import TensorCache
 
 IGNORED = -100  # what cross-entropy leaves out
@@ -69,9 +69,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.features_cache: TensorCache | None = None
         self.states_cache: TensorCache | None = None
 
-    def schedule(self, recipe: Recipe) -> Iterator[list[Example]]:
+    def schedule(self, settings: ScheduleSettings) -> Iterator[list[Example]]:
         """The examples of each optimiser step, for ever; see `asr_lora.training.examples.schedule`."""
-        return schedule(self.seconds, [len(text) for text in self.tokens], recipe)
+        return schedule(self.seconds, [len(text) for text in self.tokens], settings)
 
     def __len__(self) -> int:
         return len(self.tokens)

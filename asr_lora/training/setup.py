@@ -22,10 +22,10 @@ from asr_lora.model.whisper import (
     resolve_quantise,
 )
 from asr_lora.system.memory import limit_kept_memory
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
-from asr_lora.training.examples import Recipe
+from asr_lora.training.examples import ScheduleSettings
 from asr_lora.training.learner import Learner, keep_encoder_outputs
 from asr_lora.training.tensor_cache import TensorCache
 
@@ -138,9 +138,9 @@ def _made_trainable(whisper: Whisper, config: RunConfig, *, quantised: bool = Fa
     )
 
 
-def make_learner(config: RunConfig, whisper: Whisper, team: Team, dtype: torch.dtype) -> Learner:
+def make_learner(config: RunConfig, whisper: Whisper, processes: ProcessGroup, dtype: torch.dtype) -> Learner:
     """A model made trainable, or its meta model, with what the run's settings say of every pass through it."""
-    return Learner(whisper, team, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
+    return Learner(whisper, processes, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
 
 
 def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
@@ -161,9 +161,9 @@ def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
     return data
 
 
-def make_recipe(config: RunConfig, whisper: Whisper) -> Recipe:
+def make_schedule_settings(config: RunConfig, whisper: Whisper) -> ScheduleSettings:
     """How the run's examples are made; a frozen encoder hears each utterance in a context of its own."""
-    return Recipe(
+    return ScheduleSettings(
         batch_seconds=config.training.batch_seconds,
         context=config.model.context,
         seed=config.training.seed,
@@ -177,23 +177,25 @@ def encoder_is_frozen(whisper: Whisper) -> bool:
     return not any(value.requires_grad for value in whisper.core.model.encoder.parameters())
 
 
-def open_caches(config: RunConfig, data: TrainingSet, recipe: Recipe, learner: Learner) -> None:
+def open_caches(config: RunConfig, data: TrainingSet, settings: ScheduleSettings, learner: Learner) -> None:
     """Keep log-mels between epochs and runs; or the outputs of an encoder that does not train, computed here once."""
     if not config.data.cache_gb:
         return
     source = (DatasetFolder(config.data.dataset).read()["splits"]["train"]["sha256"], data.mel_bins)
-    limit, team = config.data.cache_gb * 1e9, learner.team
-    if keeps_encoder_outputs(config, data, recipe):
+    limit, processes = config.data.cache_gb * 1e9, learner.processes
+    if keeps_encoder_outputs(config, data, settings):
         base = (model_identity(config.model.name), str(learner.dtype))
-        data.states_cache = TensorCache(limit, "encoder", source, base, writers=team.size)
+        data.states_cache = TensorCache(limit, "encoder", source, base, writers=processes.size)
         keep_encoder_outputs(data, learner, batch_seconds=config.training.batch_seconds)
     else:
-        data.features_cache = TensorCache(limit, "log-mel", source, writers=team.size * max(1, config.data.workers))
+        data.features_cache = TensorCache(
+            limit, "log-mel", source, writers=processes.size * max(1, config.data.workers)
+        )
 
 
-def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, recipe: Recipe) -> bool:
+def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, settings: ScheduleSettings) -> bool:
     """Whether a cache holds what a frozen encoder says, which must be the same each time."""
-    return config.data.cache_gb > 0 and recipe.own_context and not data.changes_sound and not data.masks
+    return config.data.cache_gb > 0 and settings.own_context and not data.changes_sound and not data.masks
 
 
 def dev_split(config: RunConfig) -> Split:
