@@ -34,7 +34,8 @@ from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Packing
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
-from asr_lora.folders.report_folder import ReportFolder, ReportRecord
+from asr_lora.folders.measurements import ReportRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunRecord
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import find_normaliser
@@ -107,7 +108,7 @@ def report(place, run, dataset):
             },
             "dataset": {
                 "folder": str(dataset), "language": "it", "split": "test", "utterances": len(split), "speakers": 2,
-                "seconds": float(len(split)), "sha256": manifest["splits"]["test"]["sha256"],
+                "seconds": float(len(split)), "sha256": manifest.splits["test"].sha256,
             },
             "decoding": {"language": "it", "beams": 1},
             **score_report(rows, "it", find_normaliser("basic", "it"))[1].fields(),

@@ -22,7 +22,8 @@ from asr_lora.evaluation.report import score_report
 from asr_lora.evaluation.shown_utterances import direction, shown_utterances
 from asr_lora.folders.atomic import write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
-from asr_lora.folders.report_folder import ReportFolder, ReportRecord
+from asr_lora.folders.measurements import ReportRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words
 
@@ -73,7 +74,7 @@ def demo_reports(dataset: Path, root: Path) -> list[Path]:
                 "device": "cpu", "training": trained(name, hours) if hours else None, "strength": None,
             },
             "dataset": {
-                "language": "it", "split": "test", "sha256": manifest["splits"]["test"]["sha256"],
+                "language": "it", "split": "test", "sha256": manifest.splits["test"].sha256,
                 "utterances": len(rows), "seconds": sum(data.seconds), "speakers": 12, "folder": str(dataset),
             },
             "decoding": {"language": "it", "language_token": None, "task": "transcribe", "beams": 1},

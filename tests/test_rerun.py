@@ -15,7 +15,8 @@ from asr_lora.evaluation.comparison import read_comparison
 from asr_lora.evaluation.report import score_report
 from asr_lora.evaluation.rerun import rerun
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder, ReportRecord
+from asr_lora.folders.measurements import ReportRecord
+from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 
 VOCABULARY = {

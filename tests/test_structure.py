@@ -41,9 +41,11 @@ PURE = {
     "asr_lora.folders.dataset_folder",
     "asr_lora.folders.digests",
     "asr_lora.folders.manifests",
+    "asr_lora.folders.measurements",
     "asr_lora.folders.report_folder",
     "asr_lora.folders.run_folder",
     "asr_lora.folders.source_folder",
+    "asr_lora.folders.tabular",
     "asr_lora.folders.workflow_folder",
     "asr_lora.errors",
     "asr_lora.language",
@@ -146,6 +148,7 @@ DOORS = {
     "python_multipart": {"asr_lora.serving.uploads"},
     "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.http_timeouts"},
     "prometheus_client": {"asr_lora.serving.prometheus"},
+    "pandas": {"asr_lora.folders.tabular"},
     "pydantic": {"asr_lora.config", "asr_lora.folders.manifests"},
 }
 

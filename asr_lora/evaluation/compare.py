@@ -117,8 +117,8 @@ def _sounds(comparison: Comparison, audio: Path) -> dict[str, bytes]:
     from asr_lora.dataset.reading import read_split
 
     wanted = comparison.systems[0].dataset
-    body = DatasetFolder(audio).read_json()
-    if body["splits"].get(wanted.split, {}).get("sha256") != wanted.sha256:
+    found = DatasetFolder(audio).read().splits.get(wanted.split)
+    if found is None or found.sha256 != wanted.sha256:
         raise DataError(
             f"--with-audio {audio} is not the dataset of the reports ({wanted.split}, {wanted.sha256[:16]}): "
             f"name the dataset they were evaluated on{f': {wanted.folder}' if wanted.folder else ''}"

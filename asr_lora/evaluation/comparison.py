@@ -17,7 +17,8 @@ from asr_lora.evaluation.report import (
     score_record,
     score_rows,
 )
-from asr_lora.folders.report_folder import ReportFolder, ReportRecord, ScoresRecord
+from asr_lora.folders.measurements import ReportRecord, ScoresRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.breakdown import Breakdown, break_down, find_groups, group_columns
 from asr_lora.metrics.combine import Family, combine, contests
 from asr_lora.metrics.confusions import ChangedWords, Confusions, changed_words, confusions

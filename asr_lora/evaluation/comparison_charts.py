@@ -4,7 +4,7 @@ from statistics import fmean
 
 from asr_lora.evaluation.comparison import Comparison
 from asr_lora.evaluation.score_tables import named, system_rows
-from asr_lora.folders.report_folder import CurvePoint
+from asr_lora.folders.measurements import CurvePoint
 from asr_lora.metrics.breakdown import FieldRates
 from asr_lora.pages.charts import Dot, Figure, ForestPlot, GroupPlot, LinePlot
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from asr_lora.evaluation.comparison import Comparison, Pair
 from asr_lora.evaluation.report import SCORING
-from asr_lora.folders.report_folder import ComparedSystem, ComparisonRecord, Measured
+from asr_lora.folders.measurements import ComparedSystem, ComparisonRecord, Measured
 from asr_lora.metrics.combine import Family
 from asr_lora.metrics.hotword_recall import HotwordRecall
 from asr_lora.metrics.intervals import REPLICATES, Difference

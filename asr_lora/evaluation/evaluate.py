@@ -15,13 +15,8 @@ from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.report_folder import (
-    DecodingRecord,
-    ReportFolder,
-    ReportRecord,
-    ScoredSplit,
-    SystemRecord,
-)
+from asr_lora.folders.measurements import DecodingRecord, ReportRecord, ScoredSplit, SystemRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
 from asr_lora.metrics.breakdown import RECORDED
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
@@ -76,14 +71,14 @@ def evaluate(
             files.
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
-    manifest = DatasetFolder(dataset).read_json()
+    manifest = DatasetFolder(dataset).read()
     found = find_model(model)
-    prompt = found.prompt(language, language_token, task, default=manifest["language"])
+    prompt = found.prompt(language, language_token, task, default=manifest.language)
     options = DecodingOptions(beams=beams)
     how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
-    digest = manifest["splits"][split]["sha256"]
+    digest = manifest.splits[split].sha256
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     spoken = {"language": prompt.language, "token": prompt.token}
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
@@ -111,7 +106,7 @@ def evaluate(
                 system=_system_record(found, whisper, name or model),
                 dataset=ScoredSplit(
                     folder=str(dataset),
-                    language=manifest["language"],
+                    language=manifest.language,
                     split=split,
                     sha256=digest,
                     utterances=len(data),

@@ -8,7 +8,8 @@ import numpy as np
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.report_folder import Measured, ReportFolder, ScoresRecord
+from asr_lora.folders.measurements import Measured, ScoresRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.breakdown import Breakdown, Counts, break_down, find_groups, group_columns
 from asr_lora.metrics.confusions import Confusions, confusions
 from asr_lora.metrics.hallucination import HallucinationSigns, hallucination_signs

@@ -10,7 +10,8 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.evaluation.comparison import read_comparison
 from asr_lora.evaluation.comparison_record import comparison_record
 from asr_lora.evaluation.report import read_rows, score_report
-from asr_lora.folders.report_folder import ComparisonFolder, Measured, ReportFolder
+from asr_lora.folders.measurements import Measured
+from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.metrics.hotword_recall import Hotword
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from asr_lora.evaluation.comparison import Comparison, Pair
 from asr_lora.folders.manifests import MadeWith
-from asr_lora.folders.report_folder import ReportRecord, TrainingRecord
+from asr_lora.folders.measurements import ReportRecord, TrainingRecord
 from asr_lora.metrics.combine import Family
 from asr_lora.metrics.intervals import Difference, Interval
 from asr_lora.pages.charts import Dot

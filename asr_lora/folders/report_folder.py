@@ -1,238 +1,39 @@
 """Folders of measurements: the report of one system, a comparison of reports, an analysis of weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from asr_lora.folders.manifests import Folder, MadeWith, ManifestRecord, Record
-
-Measured = Mapping[str, Any]  # results that are written for other programs, and read back by `compare --rerun` alone
-
-
-class CurvePoint(Record):
-    """Scores on dev at one evaluation during training."""
-
-    step: int
-    seconds: float  # since training began
-    wer: float
-    cer: float
+from asr_lora.folders.manifests import Folder
+from asr_lora.folders.measurements import AnalysisRecord, ComparisonRecord, ReportRecord
+from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class TrainingRecord(Record):
-    """What the run of a system cost, and how it was trained."""
+class ReportFolder(Folder[ReportRecord], Tabular):
+    """Scores and hypotheses of one system on one split of a dataset."""
 
-    method: str
-    trainable_parameters: int
-    total_parameters: int
-    weights_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-    hours_of_speech: float
-    epochs: float
-    step: int | None  # of the best checkpoint on dev
-    dev_wer: float | None
-    curve: list[CurvePoint] = []
-    config: Mapping[str, Any] | None = None  # as config.yaml has it; None: an older run did not record it
-    data: dict[str, str] = {}  # SHA-256 of splits and subset; empty: an older run did not record them
-    made_with: MadeWith = MadeWith()
-
-
-class SystemRecord(Record):
-    """The model that a report is about."""
-
-    name: str
-    model: str
-    base: str
-    strength: float | None = None  # share of the adapter's update; None: no adapter
-    context: str
-    dtype: str
-    device: str
-    weights_digest: str | None = None  # of the run, or of the files; None: an older report, or a model of the hub
-    training: TrainingRecord | None = None  # None: zero-shot, or trained elsewhere
-
-
-class ScoredSplit(Record):
-    """The split that was scored."""
-
-    folder: str | None = None  # None: an older report did not record it
-    language: str
-    split: str
-    sha256: str
-    utterances: int
-    seconds: float
-    speakers: int
-
-
-class DecodingRecord(Record):
-    """Settings that a hypothesis depends on besides the model; only reports with equal settings are compared."""
-
-    language: str
-    language_token: str | None = None  # language whose token is borrowed; None: its own token
-    task: str = "transcribe"
-    beams: int
-    max_new_tokens: int | None = None
-    loops_end: bool | None = None  # see decoding.search.EndLoops; None: an older report did not record it
-
-
-class ScoresRecord(Record):
-    """Rates and counts of one system after the report's normaliser; older reports state fewer of them."""
-
-    lead: str = "wer"  # the rate that leads: "wer" or "cer"
-    wer: float
-    cer: float
-    mer: float | None = None  # match error rate
-    wil: float | None = None  # word information lost
-    substitutions: int | None = None
-    insertions: int | None = None
-    deletions: int | None = None
-    reference_words: int | None = None
-    character_edits: int | None = None
-    reference_characters: int | None = None
-    word_edits: int | None = None
-    wer_interval: tuple[float, float]
-    cer_interval: tuple[float, float] | None = None
-    resampled: str = "speaker"  # unit of the bootstrap: "speaker" or "utterance"
-    units: int | None = None
-    replicates: int | None = None
-    raw_wer: float
-    raw_cer: float
-    normalised: dict[str, Measured] = {}  # rates after each normaliser, by its label
-    not_scored: dict[str, str] = {}  # normalisers that could not be used, and why
-
-    def rate(self, name: str) -> float:
-        """The rate called "wer" or "cer"."""
-        return self.cer if name == "cer" else self.wer
-
-    def interval(self, name: str) -> tuple[float, float]:
-        found = self.cer_interval if name == "cer" else self.wer_interval
-        assert found is not None  # scores that are computed now have both
-        return found
-
-
-class ReportRecord(ManifestRecord):
-    """report.json: one system on one split."""
-
-    system: SystemRecord
-    dataset: ScoredSplit
-    decoding: DecodingRecord
-    normaliser: str  # label
-    scoring: int | None = None  # see evaluation.report.SCORING; None: a version before 2
-    scores: ScoresRecord
-    analysis: Measured = {}
-    processes: int | None = None
-    inference_seconds: float | None = None
-    rtfx: float | None = None  # seconds of audio per second of inference
-    transcribed_with: MadeWith | None = None  # where the report was scored again later
-
-
-class ComparedSystem(Record):
-    system: SystemRecord
-    scores: ScoresRecord
-    rtfx: float | None = None
-    decoding: DecodingRecord
-
-
-class ComparisonRecord(ManifestRecord):
-    """comparison.json: several systems on one split, and every pair of them."""
-
-    reports: list[str]
-    guard_reports: list[str] = []  # reports on regression sets
-    transcripts: bool = False
-    price_per_hour: float | None = None
-    commands: list[str] = []
-    systems: list[ComparedSystem]
-    dataset: ScoredSplit
-    normaliser: str
-    scoring: int | None = None
-    lead: str = "wer"
-    bootstrap: Measured = {}
-    pairs: list[Measured]
-    combined: list[Measured] = []
-    contests: list[Measured] | None = None  # None: written by an older version
-    breakdown: Measured = {}
-    hallucination: list[Measured] = []
-    terms: list[Measured] = []  # recall of hotwords
-    guards: list[Measured] = []  # regression sets
-    verdict: str
-    words: list[Measured] = []
-    changed_words: list[Measured] = []
-
-
-class AmplificationRecord(Record):
-    """How strong the base is along the first directions of a change; Frobenius norms, see model.spectra."""
-
-    directions: int
-    factor: float | None  # norm of the change over that of the base; None: the base has nothing along them
-    base: float
-    base_own: float
-    base_random: float
-
-
-class MatrixRecord(Record):
-    """What training added to one matrix."""
-
-    matrix: str
-    half: str  # "encoder" or "decoder"; empty: outside the blocks
-    layer: int
-    projection: str
-    shape: tuple[int, int]
-    rank: int
-    frobenius: float
-    relative: float
-    moved: float  # norm of all that changed over that of the matrix, magnitudes of DoRA included
-    spectral: float
-    effective_rank: float
-    stable_rank: float
-    singular_values: list[float]
-    energy_held: list[float]  # share of the squared norm in the best update of rank 1, 2, 3 and so on
-    amplification: list[AmplificationRecord]
-
-
-class AnalysedRun(Record):
-    name: str
-    weights: str
-    kind: str  # "adapter" or "full"
-    method: str | None
-    seed: int | None
-    trainable_parameters: int | None
-    unchanged: list[str]
-    energy_outside: float  # share of the squared norm of the change that lies outside these matrices
-    matrices: list[MatrixRecord]
-
-
-class SharedDirections(Record):
-    """How much of their first directions two runs share."""
-
-    directions: int
-    phi: float
-    by_chance: float
-
-
-class RunPair(Record):
-    """Two runs: phi(i, j) of arXiv 2106.09685, section 7.2, as a mean over matrices."""
-
-    a: str
-    b: str
-    of: str  # "update" or "a", the A matrix of LoRA
-    matrices: int
-    phi: list[list[float | None]]
-    shown: list[SharedDirections]
-    by_matrix: list[Measured]
-
-
-class AnalysisRecord(ManifestRecord):
-    """analysis.json: what training changed in the weights of some runs."""
-
-    base: str
-    runs: list[AnalysedRun]
-    pairs: list[RunPair]
-
-
-class ReportFolder(Folder[ReportRecord]):
     kind = "report"
     record = ReportRecord
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
+    columns = (
+        Column("system", "System", source="system.name"),
+        Column("split", "Split", source="dataset.split"),
+        Column("utterances", "Utterances", ",", "dataset.utterances"),
+        *rate_columns("wer", "scores."),
+        *rate_columns("cer", "scores."),
+        Column("raw_wer", "WER as written", ".1%", "scores.raw_wer"),
+        Column("raw_cer", "CER as written", ".1%", "scores.raw_cer"),
+        Column("mer", "MER", ".1%", "scores.mer"),
+        Column("wil", "WIL", ".1%", "scores.wil"),
+        Column("rtfx", "RTFx", ".1f"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return [self.read_json()]
+
+    def caption(self) -> str:
+        (row,) = self.rows()
+        return f"WER {row['wer']:.1%}, CER {row['cer']:.1%} on {row['utterances']} utterances of {row['split']}"
 
     @property
     def hypotheses(self) -> Path:
@@ -250,11 +51,35 @@ class ReportFolder(Folder[ReportRecord]):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder[ComparisonRecord]):
+class ComparisonFolder(Folder[ComparisonRecord], Tabular):
+    """Scores of several systems on the same utterances, each held against the first."""
+
     kind = "comparison"
     record = ComparisonRecord
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
+    columns = (
+        Column("system", "System", source="system.system.name"),
+        *rate_columns("wer", "system.scores."),
+        *rate_columns("cer", "system.scores."),
+        *difference_columns("difference"),
+        Column("verdict", "Verdict", source="pair.verdict"),
+        Column("p", "MAPSSWE p", ".3f", "pair.mapsswe.p"),
+        Column("trainable_parameters", "Trainable parameters", ",", "system.system.training.trainable_parameters"),
+        Column("weights_bytes", "Checkpoint, bytes", ",", "system.system.training.weights_bytes"),
+        Column("seconds", "Training, s", ",.0f", "system.system.training.seconds"),
+        Column("peak_memory_bytes", "Peak memory, bytes", ",", "system.system.training.peak_memory_bytes"),
+        Column("rtfx", "RTFx", ".1f", "system.rtfx"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        """Return each system with the pair that it makes with the first one; the difference is of the leading rate."""
+        body = self.read_json()
+        first = body["systems"][0]["system"]["name"]
+        pairs = {pair["b"]: pair for pair in body["pairs"] if pair["a"] == first}
+        for system in body["systems"]:
+            pair = pairs.get(system["system"]["name"])
+            yield {"system": system, "pair": pair, "difference": pair[body["lead"]] if pair else None}
 
     @property
     def page(self) -> Path:
@@ -269,11 +94,33 @@ class ComparisonFolder(Folder[ComparisonRecord]):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder[AnalysisRecord]):
+class AnalysisFolder(Folder[AnalysisRecord], Tabular):
+    """What training changed in the weights of some runs."""
+
     kind = "analysis"
     record = AnalysisRecord
     manifest_name = "analysis.json"
     remedy = "Make it with: asr-lora analyze RUN --out FOLDER"
+    columns = (
+        Column("run", "Run"),
+        Column("matrix", "", source="facts.matrix"),
+        Column("half", "Half", source="facts.half"),
+        Column("layer", "Layer", source="facts.layer"),
+        Column("projection", "Projection", source="facts.projection"),
+        Column("rank", "Rank", source="facts.rank"),
+        Column("frobenius", "Norm of the update", ".3g", "facts.frobenius"),
+        Column("relative", "Norm, relative", ".2%", "facts.relative"),
+        Column("effective_rank", "Effective rank", ".1f", "facts.effective_rank"),
+        Column("stable_rank", "Stable rank", ".1f", "facts.stable_rank"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return [{"run": run["name"], "facts": facts} for run in self.read_json()["runs"] for facts in run["matrices"]]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        count = sum(len(run["matrices"]) for run in body["runs"])
+        return f"{count} matrices that training changed in {len(body['runs'])} runs of {body['base']}"
 
     @property
     def page(self) -> Path:

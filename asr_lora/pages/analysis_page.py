@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from asr_lora.folders.report_folder import AnalysedRun, AnalysisRecord, MatrixRecord, RunPair
+from asr_lora.folders.measurements import AnalysedRun, AnalysisRecord, MatrixRecord, RunPair
 from asr_lora.pages.charts import Figure, HeatMap, RankPlot
 from asr_lora.pages.tables import Cell, Number, Table, percent
 from asr_lora.pages.templating import environment

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asr_lora.folders.report_folder import DecodingRecord, ScoredSplit
+from asr_lora.folders.measurements import DecodingRecord, ScoredSplit
 from asr_lora.metrics.wer import Step
 from asr_lora.pages.charts import Figure
 from asr_lora.pages.tables import DASH, Cell, Table, Text

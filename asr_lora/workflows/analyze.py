@@ -18,7 +18,8 @@ from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
-from asr_lora.folders.report_folder import AnalysisFolder, AnalysisRecord
+from asr_lora.folders.measurements import AnalysisRecord
+from asr_lora.folders.report_folder import AnalysisFolder
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
 from asr_lora.model.adapters.updates import Update, updates

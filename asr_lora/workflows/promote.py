@@ -15,7 +15,8 @@ from asr_lora.evaluation.comparison import Comparison, Pair, read_comparison
 from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint, sha256_file
-from asr_lora.folders.report_folder import ReportFolder, ReportRecord
+from asr_lora.folders.measurements import ReportRecord
+from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
@@ -170,11 +171,11 @@ def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
     prompt = run.model.prompt
     own = Trial(run.config.data.dataset, prompt, guard=False)
-    same = {DatasetFolder(own.dataset).read()["language"], prompt.language}
+    same = {DatasetFolder(own.dataset).read().language, prompt.language}
     found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
-        language = DatasetFolder(path).read()["language"]
+        language = DatasetFolder(path).read().language
         if language in same:
             trials.append(Trial(path, prompt, guard=True))
             continue
