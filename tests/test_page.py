@@ -52,7 +52,7 @@ def spoilt(text: str, wrong: float, chance: np.random.Generator) -> str:
 
 def demo_reports(dataset: Path, root: Path) -> list[Path]:
     """Reports of systems that get shares of the demo's words wrong; its clips are real, and are heard on the page."""
-    data, manifest = read_split(dataset, "test"), DatasetFolder(dataset).read_json()
+    data, manifest = read_split(dataset, "test"), DatasetFolder(dataset).read()
     reports = []
     for place, (name, (wrong, hours)) in enumerate(NAMES.items()):
         chance = np.random.default_rng(place)
