@@ -423,7 +423,7 @@ def transcribe_command(
     ] = False,
 ) -> None:
     """Audio or video of any length -> text, subtitles or JSON."""
-    from asr_lora.transcription.subtitles import Rules
+    from asr_lora.transcription.subtitles import SubtitleRules
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
@@ -434,7 +434,7 @@ def transcribe_command(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
-        engine=engine, rules=Rules(line_length, lines), keep_existing=keep_existing,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:

@@ -215,7 +215,7 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
 
 
 def training_record(model: NamedModel) -> TrainingRecord | None:
-    """Read what is recorded of a model's training; None for a base model, or one that was trained elsewhere."""
+    """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
