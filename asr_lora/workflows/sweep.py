@@ -1,7 +1,7 @@
 """Train, evaluate and compare many variants of one config.
 
-Every variant is a run with a config of its own, which `train` takes. Finished runs are not run again, and a variant that
-fails does not stop the others.
+Every variant is a run with a config of its own, which `train` takes. Finished runs are not run again, and a variant
+that fails does not stop the others.
 """
 
 import copy
