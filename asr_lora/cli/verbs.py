@@ -5,7 +5,6 @@ named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted
 """
 
 import functools
-import json
 import logging
 import os
 import re
@@ -230,7 +229,7 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", terms=terms,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", hotwords=terms,
     )  # fmt: skip
     print_report(folder, as_json)
 
@@ -302,7 +301,8 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Reports -> one table, one verdict, one self-contained page; --rerun checks one that was made before."""
-    from asr_lora.evaluation.compare import compare, rerun
+    from asr_lora.evaluation.compare import compare
+    from asr_lora.evaluation.rerun import rerun
 
     if again is not None:
         if any((reports, out, normaliser, terms, guards, price_per_hour is not None, audio, analysis)):
@@ -315,8 +315,8 @@ def compare_command(
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or (),
-        price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=terms,
+        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
     print_comparison(folder, as_json)
 
@@ -532,15 +532,15 @@ def export_command(
             tolerance=tolerance, language=language, language_token=language_token, task=task,
         )  # fmt: skip
     except Refused as error:
-        print(json.dumps(error.facts, ensure_ascii=False, indent=2) if as_json else parity_table(error.facts))
+        print_json(error.facts) if as_json else print(parity_table(error.facts))
         raise
     body = folder.read()
     if as_json:
         print_json(body)
         return
     print(parity_table(body))
-    for file in body["files"]:
-        print(f"{file['bytes'] / 1e6:9.1f} MB  {folder.root / file['name']}")
+    for file in body.files:
+        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
     print(folder.manifest)
 
 
