@@ -39,7 +39,7 @@ Json = Annotated[bool, option("Print the result as JSON to standard output.", "-
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
         "hf:NAME:CONFIG or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train split.",
     ),
@@ -146,7 +146,7 @@ def _speech(
         "--keep-shared-sentences", section=SPLITS)] = False,
     drop: Annotated[list[str] | None, option(
         "Rule of `check`, such as too-fast, whose findings are left out of train (never of dev or test); may "
-        "berepeated.",
+        "be repeated.",
         metavar="RULE", section=SPLITS)] = None,
     locale: Annotated[str | None, option(
         "Folder of the language in a release; by default the language's code. Example: zh-CN.",

@@ -159,7 +159,7 @@ def adapt_command(
 def transcribe_command(
     model: Model,
     inputs: Annotated[list[str], typer.Argument(
-        metavar="INPUT...", help="Audio or video files, folders or patterns; - is standard input.")],
+        metavar="INPUT", help="Audio or video files, folders or patterns; - is standard input.")],
     formats: Annotated[list[str] | None, option(
         "Output format: txt (the default), srt, vtt, tsv or json; may be repeated.",
         "--format", metavar="NAME")] = None,
@@ -377,7 +377,7 @@ def evaluate_command(
 @command("asr-lora compare reports/zero-shot reports/lora --out reports/nl", "asr-lora compare --rerun reports/nl")
 def compare_command(
     reports: Annotated[list[Path] | None, typer.Argument(
-        metavar="REPORT...", help="Report folders made by `evaluate`; the first is the reference.")] = None,
+        metavar="REPORT", help="Report folders made by `evaluate`; the first is the reference.")] = None,
     out: Annotated[Path | None, option("Folder for the comparison and its page.", metavar="FOLDER")] = None,
     guards: Annotated[list[Path] | None, option(
         "Report of one of the systems on a regression set, another dataset; may be repeated.",
@@ -488,7 +488,7 @@ def sweep_command(
 def analyze_command(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Run folders or adapters that were trained from one base model."),
+        typer.Argument(metavar="RUN", help="Run folders or adapters that were trained from one base model."),
     ],
     out: Out,
     as_json: Json = False,
