@@ -198,7 +198,7 @@ def transcribe_command(
     lines: Annotated[int, option("Most lines in one subtitle.", section="Subtitles")] = 2,
 ) -> None:  # fmt: skip
     """Transcribe audio or video to text, subtitles or JSON."""
-    from asr_lora.transcription.subtitles import Rules
+    from asr_lora.transcription.subtitles import SubtitleRules
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
@@ -209,7 +209,7 @@ def transcribe_command(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=hotwords,
-        engine=engine, rules=Rules(line_length, lines), keep_existing=keep_existing,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip
         if transcript.error:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
-from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
+from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_facts, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 from asr_lora.system.processes import ProcessGroup, join_process_group
@@ -77,7 +76,7 @@ def evaluate(
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        said = {"name": name or model, "training": _training_facts(found)}
+        said = {"name": name or model, "training": training_facts(found)}
         _score_again(folder, data, said, how, wanted)
         return folder
     processes = join_process_group()
@@ -143,13 +142,8 @@ def _system_facts(model: NamedModel, whisper: Whisper, name: str) -> dict[str, A
         "context": whisper.context,
         "dtype": str(whisper.dtype).removeprefix("torch."),
         "device": whisper.device.type,
-        "training": _training_facts(model),
+        "training": training_facts(model),
     }
-
-
-def _training_facts(model: NamedModel) -> dict[str, Any] | None:
-    training = training_record(model)
-    return asdict(training) if training else None
 
 
 def _score_again(

@@ -24,26 +24,6 @@ WEIGHT_FILES = ("*.safetensors", "*.bin")  # of Transformers, PEFT and CTranslat
 
 
 @dataclass(frozen=True)
-class TrainingRecord:
-    """What a run cost and made, as a report states it."""
-
-    method: str
-    trainable_parameters: int
-    total_parameters: int
-    weights_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-    hours_of_speech: float
-    epochs: float
-    step: int
-    dev_wer: float | None
-    curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
-    config: dict[str, object] | None  # as in config.yaml; None: the run is older than this record
-    data: dict[str, str]  # SHA-256 of splits and subset; empty: the run is older than this record
-    made_with: dict[str, object]  # libraries, commit, machine and time of the training
-
-
-@dataclass(frozen=True)
 class NamedModel:
     """A model that was found by its name, with nothing loaded."""
 
@@ -233,27 +213,29 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
     return NamedModel(name, body.model.name, weights, run=body)
 
 
-def training_record(model: NamedModel) -> TrainingRecord | None:
-    """Read what is recorded of a model's training; None for a base model, or one that was trained elsewhere."""
+def training_facts(model: NamedModel) -> dict[str, object] | None:
+    """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
-    return TrainingRecord(
-        method=run.method,
-        trainable_parameters=run.parameters.trainable,
-        total_parameters=run.parameters.total,
-        weights_bytes=folder_bytes(weights),
-        seconds=run.train_seconds,
-        peak_memory_bytes=run.peak_memory_bytes,
-        hours_of_speech=run.train.hours,
-        epochs=run.train.epochs,
-        step=run.best.step,
-        dev_wer=run.best.dev_wer,
-        curve=_curve(RunFolder(weights.parent), run),
-        config=run.config.to_json(),
-        data=run.data,
-        made_with=run.made_with.to_json(),
-    )
+    return {
+        "method": run.method,
+        "trainable_parameters": run.parameters.trainable,
+        "total_parameters": run.parameters.total,
+        "weights_bytes": folder_bytes(weights),
+        "seconds": run.train_seconds,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "hours_of_speech": run.train.hours,
+        "epochs": run.train.epochs,
+        "step": run.best.step,
+        "dev_wer": run.best.dev_wer,
+        "curve": _curve(
+            RunFolder(weights.parent), run
+        ),  # dev at each evaluation: step, seconds since the start, wer, cer
+        "config": run.config.to_json(),
+        "data": run.data,  # SHA-256 of splits and subset
+        "made_with": run.made_with.to_json(),
+    }
 
 
 def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
