@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asr_lora.errors import ConfigError
-from asr_lora.language import Task
+from asr_lora.language import ForcedPrompt, Task, forced_prompt
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -108,59 +108,67 @@ class ModelSettings(Section):
     """The base model, and how it is loaded."""
 
     name: str = Field(
-        "openai/whisper-large-v2",
+        default="openai/whisper-large-v2",
         description="Base model: a hub id, a folder, a CTranslate2 folder, or pypi:whisper-base.",
     )
     language: Annotated[str, BeforeValidator(_norwegian)] = Field(
         description="Language of the speech, as a name or a code, such as Dutch or nl."
     )
     language_token: Annotated[str | None, BeforeValidator(_norwegian)] = Field(
-        None,
+        default=None,
         description="Related language whose token the decoder is given. Set it only for a language that Whisper has "
         "no token for, such as nl for West Frisian.",
     )
-    task: Task = Field(Task.TRANSCRIBE, description="Task of the decoder: transcribe, or translate to English.")
+    task: Task = Field(default=Task.TRANSCRIBE, description="Task of the decoder: transcribe, or translate to English.")
     context: Context = Field(
-        Context.TRUE_LENGTH,
+        default=Context.TRUE_LENGTH,
         description="Audio that the encoder sees. true_length: the speech and a short silent tail, several times "
         "faster. full: 30 s, padded with zeros; choose it where other tools run the trained model.",
     )
     precision: Precision = Field(
-        Precision.AUTO,
+        default=Precision.AUTO,
         description="Number format of the computation: bf16 or fp32. auto takes bf16 where the machine computes in it.",
     )
     quantise: Quantise = Field(
-        Quantise.AUTO,
+        default=Quantise.AUTO,
         description="Format of the frozen base in memory (bitsandbytes), for adapters only: none, 8bit or 4bit. auto "
         "takes 8bit on a GPU that is too small for 16 bits; on a CPU 8 bits cost more memory and time than none.",
     )
+
+    @property
+    def prompt(self) -> ForcedPrompt:
+        """The language and task that the decoder is forced to."""
+        return forced_prompt(self.language, self.language_token, self.task)
 
 
 class DataSettings(Section):
     """The prepared dataset, and how it is read."""
 
     dataset: Path = Field(description="Dataset folder that `asr-lora prepare` made.")
-    subset: str = Field("all", description="Subset of train to learn from, such as 1h, or all.")
+    subset: str = Field(default="all", description="Subset of train to learn from, such as 1h, or all.")
     max_seconds: float = Field(
-        30.0, gt=0, le=30, description="Longest training utterance, in seconds; longer ones are left out and counted."
+        default=30.0,
+        gt=0,
+        le=30,
+        description="Longest training utterance, in seconds; longer ones are left out and counted.",
     )
     dev_utterances: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Number of dev utterances that each dev evaluation decodes; 0 takes all. Lower it where decoding "
         "takes much of the time.",
     )
     regression_sets: tuple[Path, ...] = Field(
-        (), description="Dataset folders on which WER must not rise; `asr-lora promote` scores them."
+        default=(), description="Dataset folders on which WER must not rise; `asr-lora promote` scores them."
     )
     workers: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Number of processes that decode audio; 0 decodes in the training process. Raise it where a GPU "
         "waits for data (data_wait in metrics.jsonl).",
     )
     cache_gb: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Disk space for computed features, in GB: log-mels in float16, or the outputs of a frozen encoder. "
         "Set it, such as to 5, for several epochs without augmentation of the sound.",
@@ -171,26 +179,30 @@ class AdapterSettings(Section):
     """The adapter; `part` and `layers` also apply to full fine-tuning."""
 
     rank: Count = Field(
-        32,
+        default=32,
         description="Rank of the update; for adalora the mean rank at the end. Raise it for more speech, and lower it "
         "for a smaller adapter.",
     )
     alpha: Positive = Field(
-        64, description="Scale of the update, which is multiplied by alpha / rank. Twice the rank is a good start."
+        default=64,
+        description="Scale of the update, which is multiplied by alpha / rank. Twice the rank is a good start.",
     )
-    dropout: Share = Field(0.05, description="Share of the adapter's inputs that are dropped at random in training.")
+    dropout: Share = Field(
+        default=0.05, description="Share of the adapter's inputs that are dropped at random in training."
+    )
     targets: Annotated[tuple[str, ...], BeforeValidator(_targets)] = Field(
-        TARGETS["q,v"],
+        default=TARGETS["q,v"],
         min_length=1,
         description="Projections that get an adapter: a preset (q,v; attention; linear) or a list of names such as "
         "[q_proj, v_proj].",
     )
-    part: Part = Field(Part.BOTH, description="Half of the model that trains: both, encoder or decoder.")
+    part: Part = Field(default=Part.BOTH, description="Half of the model that trains: both, encoder or decoder.")
     layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="First and last layer that train, counted from 0, such as [0, 5]; by default all layers."
+        default=None,
+        description="First and last layer that train, counted from 0, such as [0, 5]; by default all layers.",
     )
     continue_from: Path | None = Field(
-        None,
+        default=None,
         description="Run or adapter whose training continues, for example to add a domain to a language.",
     )
 
@@ -199,42 +211,50 @@ class OptimiserSettings(Section):
     """The optimiser and its learning rate."""
 
     name: Optimiser = Field(
-        Optimiser.ADAM8BIT,
+        default=Optimiser.ADAM8BIT,
         description="Optimiser: adam8bit keeps Adam's moments in 8 bits (bitsandbytes), adamw is torch's AdamW.",
     )
     learning_rate: Positive = Field(
-        1e-3,
+        default=1e-3,
         description="Peak learning rate. Start with 1e-3 for lora, 5e-3 for adalora, 2e-4 for pissa, and 1e-5 (large "
         "models) or 2e-5 (small models) for full.",
     )
     plus_ratio: Positive = Field(
-        1.0, description="Learning rate of the matrix B over that of A (LoRA+, arXiv 2402.12354); 1 is plain LoRA."
+        default=1.0,
+        description="Learning rate of the matrix B over that of A (LoRA+, arXiv 2402.12354); 1 is plain LoRA.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of matrices; biases and norms are not decayed.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Weight decay of matrices; biases and norms are not decayed."
+    )
     warmup_steps: int = Field(
-        50, ge=0, description="Steps over which the learning rate rises; about a tenth of training.steps is usual."
+        default=50,
+        ge=0,
+        description="Steps over which the learning rate rises; about a tenth of training.steps is usual.",
     )
     decay: Decay = Field(
-        Decay.LINEAR, description="Fall of the learning rate after the warm-up: linear, cosine or none."
+        default=Decay.LINEAR, description="Fall of the learning rate after the warm-up: linear, cosine or none."
     )
-    clip_norm: Positive = Field(1.0, description="Largest gradient norm; larger gradients are scaled down to it.")
+    clip_norm: Positive = Field(
+        default=1.0, description="Largest gradient norm; larger gradients are scaled down to it."
+    )
 
 
 class ExampleSettings(Section):
     """Training examples that are not plain utterances, each by its share of all examples."""
 
     padded: Share = Field(
-        0.01,
+        default=0.01,
         description="Share of examples padded with silence to 30 s, with model.context true_length only. Raise it to "
         "0.1 where other tools run the model padded.",
     )
     timestamps: Share = Field(
-        0.0,
+        default=0.0,
         description="Share of utterances that are joined into windows with timestamps (arXiv 2412.15726). Try 0.2 "
         "where segment times matter.",
     )
     no_speech: Share = Field(
-        0.0, description="Examples of noise or near silence, as a share of the utterances, which teach no-speech."
+        default=0.0,
+        description="Examples of noise or near silence, as a share of the utterances, which teach no-speech.",
     )
 
 
@@ -242,22 +262,22 @@ class AugmentationSettings(Section):
     """Changes to the sound that are drawn anew each time; all are off by default."""
 
     speeds: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field(
-        (1.0,),
+        default=(1.0,),
         min_length=1,
         description="Speeds of which one is drawn for each utterance. [0.9, 1.0, 1.1] helps with 0.2 to 2 h of speech.",
     )
-    gain_db: float = Field(0.0, ge=0, le=40, description="Largest change of loudness up or down, in dB.")
+    gain_db: float = Field(default=0.0, ge=0, le=40, description="Largest change of loudness up or down, in dB.")
     noise: Path | None = Field(
-        None, description="Folder of noise recordings, which are added at 5 to 30 dB below the speech."
+        default=None, description="Folder of noise recordings, which are added at 5 to 30 dB below the speech."
     )
-    reverb: Path | None = Field(None, description="Folder of room impulse responses, one of which is applied.")
+    reverb: Path | None = Field(default=None, description="Folder of room impulse responses, one of which is applied.")
     time_masks: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Number of time masks (SpecAugment, arXiv 1904.08779), each up to 5 % of the length.",
     )
     frequency_masks: int = Field(
-        0, ge=0, description="Number of frequency masks (SpecAugment), each up to 27 of 80 mel bins."
+        default=0, ge=0, description="Number of frequency masks (SpecAugment), each up to 27 of 80 mel bins."
     )
 
 
@@ -266,35 +286,39 @@ class TrainingSettings(Section):
 
     steps: Count = Field(description="Number of optimiser steps.")
     batch_seconds: Positive = Field(
-        40.0, description="Audio in one optimiser step, in seconds, short silent tails included."
+        default=40.0, description="Audio in one optimiser step, in seconds, short silent tails included."
     )
     micro_batch_seconds: Positive | None = Field(
-        None,
+        default=None,
         description="Audio in memory at once, in seconds; by default batch_seconds. Lower it where memory runs out: "
         "the result stays the same. Training halves it by itself where memory runs out.",
     )
     gradient_checkpointing: bool = Field(
-        False,
+        default=False,
         description="Compute activations twice instead of keeping them: less memory, about a third more time.",
     )
     bf16_weights: bool = Field(
-        False,
+        default=False,
         description="Keep weights and gradients in 2 bytes with stochastic rounding, for full with adam8bit only.",
     )
-    label_smoothing: Share = Field(0.0, description="Label smoothing of the cross-entropy; 0.1 is usual, 0 is off.")
+    label_smoothing: Share = Field(
+        default=0.0, description="Label smoothing of the cross-entropy; 0.1 is usual, 0 is off."
+    )
     evaluate_every_steps: Count = Field(
-        100, description="Steps between two dev evaluations, which choose the checkpoint; aim at 5 in a run."
+        default=100, description="Steps between two dev evaluations, which choose the checkpoint; aim at 5 in a run."
     )
     early_stopping: int = Field(
-        0, ge=0, description="Number of dev evaluations without a better WER after which training stops; 0 is never."
+        default=0,
+        ge=0,
+        description="Number of dev evaluations without a better WER after which training stops; 0 is never.",
     )
     average_last: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Number of last dev evaluations whose weights are averaged at the end; kept if better; 0 is off.",
     )
-    checkpoint_every_steps: Count = Field(50, description="Steps between two checkpoints to resume from.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the order of examples, augmentation and dropout.")
+    checkpoint_every_steps: Count = Field(default=50, description="Steps between two checkpoints to resume from.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the order of examples, augmentation and dropout.")
 
     @property
     def initial_micro_batch_seconds(self) -> float:
@@ -307,7 +331,7 @@ class RunConfig(Section):
 
     out: Path = Field(description="Run folder for checkpoints, metrics and weights; new, or of this same run.")
     method: Method = Field(
-        Method.LORA,
+        default=Method.LORA,
         description="Weights that train. lora: low-rank updates beside frozen weights (arXiv 2106.09685). rslora: LoRA "
         "scaled by alpha / sqrt(rank) (arXiv 2312.03732). dora: LoRA with direction and magnitude apart (arXiv "
         "2402.09353). adalora: LoRA whose rank moves between layers during training (arXiv 2303.10512). pissa: LoRA "
@@ -348,12 +372,17 @@ class Variant(Section):
     """One row of a sweep's table: a run, or the model as it was before."""
 
     name: str = Field(pattern=r"^\S(.*\S)?$", description="Name of the variant in tables; folders are named after it.")
-    set: dict[str, object] = Field({}, description="Settings that replace those of the base, as section.key: value.")
-    budget: Count | None = Field(
-        None, description="Most trainable parameters: the rank is the highest within it, and alpha / rank stays."
+    set: dict[str, object] = Field(
+        default={}, description="Settings that replace those of the base, as section.key: value."
     )
-    zero_shot: bool = Field(False, description="Score the base model without training.")
-    padded: bool = Field(False, description="Score the variant once more with audio padded to 30 s, as other tools do.")
+    budget: Count | None = Field(
+        default=None,
+        description="Most trainable parameters: the rank is the highest within it, and alpha / rank stays.",
+    )
+    zero_shot: bool = Field(default=False, description="Score the base model without training.")
+    padded: bool = Field(
+        default=False, description="Score the variant once more with audio padded to 30 s, as other tools do."
+    )
 
     @property
     def slugs(self) -> tuple[str, ...]:
@@ -366,11 +395,13 @@ class SweepConfig(Section):
     """What `asr-lora sweep` reads: a run's config and what changes from run to run. The first is held against."""
 
     base: Path = Field(description="YAML file of a run, relative to the sweep's own file.")
-    set: dict[str, object] = Field({}, description="Settings that replace those of the base in all variants.")
-    budget: Count | None = Field(None, description="Most trainable parameters of variants without their own budget.")
-    variants: tuple[Variant, ...] = Field((), description="Variants of the base; the first is the reference.")
+    set: dict[str, object] = Field(default={}, description="Settings that replace those of the base in all variants.")
+    budget: Count | None = Field(
+        default=None, description="Most trainable parameters of variants without their own budget."
+    )
+    variants: tuple[Variant, ...] = Field(default=(), description="Variants of the base; the first is the reference.")
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
-        {}, description="Values of each section.key; every combination of them is a variant."
+        default={}, description="Values of each section.key; every combination of them is a variant."
     )
 
     @model_validator(mode="after")
