@@ -369,7 +369,7 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", terms=hotwords,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", hotwords=hotwords,
     )  # fmt: skip
     print_report(folder, as_json)
 
@@ -403,7 +403,8 @@ def compare_command(
 
     Every pair of systems is compared with a paired bootstrap over speakers.
     """
-    from asr_lora.evaluation.compare import compare, rerun
+    from asr_lora.evaluation.compare import compare
+    from asr_lora.evaluation.rerun import rerun
 
     if again is not None:
         if any((reports, out, normaliser, hotwords, guards, price_per_hour is not None, audio, analysis)):
@@ -416,8 +417,8 @@ def compare_command(
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=hotwords, guards=guards or (),
-        price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=hotwords,
+        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
     print_comparison(folder, as_json)
 
