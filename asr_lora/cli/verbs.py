@@ -369,7 +369,8 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", hotwords=hotwords,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic",
+        hotwords=hotwords,
     )  # fmt: skip
     print_report(folder, as_json)
 
