@@ -87,7 +87,7 @@ def unfinished(tmp_path):
         (
             ["adapt", "{demo}", "--language", "it", "--out", "{tmp}/o", "--baselines", "all"],
             2,
-            "not one of untouched, full",
+            "not one of zero-shot, full",
         ),
         (["demo", "--source", "{tmp}/nowhere"], 2, "there is no folder"),
         (["trian"], 2, "No such command"),

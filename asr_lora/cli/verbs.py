@@ -6,7 +6,6 @@ Progress and messages go to standard error, results to standard output. A job is
 """
 
 import functools
-import json
 import logging
 import os
 import re
@@ -544,15 +543,15 @@ def export_command(
             tolerance=tolerance, language=language, language_token=language_token, task=task,
         )  # fmt: skip
     except Refused as error:
-        print(json.dumps(error.facts, ensure_ascii=False, indent=2) if as_json else parity_table(error.facts))
+        print_json(error.facts) if as_json else print(parity_table(error.facts))
         raise
     body = folder.read()
     if as_json:
         print_json(body)
         return
     print(parity_table(body))
-    for file in body["files"]:
-        print(f"{file['bytes'] / 1e6:9.1f} MB  {folder.root / file['name']}")
+    for file in body.files:
+        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
     print(folder.manifest)
 
 
