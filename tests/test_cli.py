@@ -145,7 +145,7 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_p
     done = apart.run("prepare", DEMO, "--language", "it", "--out", tmp_path / "o", largest_file=300_000)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert "what was complete is kept" in done.stderr.splitlines()[-1]
+    assert "complete results are kept" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "o").exists()
 
 
