@@ -151,8 +151,8 @@ def test_beside_a_base_an_adapter_says_what_it_says_merged(made):
 def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):
     run = str(made[0] / "runs" / "lora")
     data = prepare(small_release(tmp_path / "release"), language="it", out=tmp_path / "data").root
-    own = evaluate(run, data, split="dev", out=tmp_path / "own").read()
-    full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read()
+    own = evaluate(run, data, split="dev", out=tmp_path / "own").read_json()
+    full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read_json()
     assert (own["system"]["context"], full["system"]["context"]) == ("true_length", "full")
     assert own["rtfx"] > full["rtfx"]
     assert own["decoding"]["language"] == "it"

@@ -74,21 +74,23 @@ def print_adaptation(done: "Adaptation", as_json: bool) -> None:
 
 
 def print_report(folder: ReportFolder, as_json: bool) -> None:
-    body = folder.read()
+    report = folder.read()
     if as_json:
-        print_json(body)
+        print_json(report)
         return
-    scores, data = body["scores"], body["dataset"]
-    lead, other = ("cer", "wer") if scores["lead"] == "cer" else ("wer", "cer")
-    low, high = (100 * value for value in scores[f"{lead}_interval"])
+    scores, data = report.scores, report.dataset
+    lead, other = ("cer", "wer") if scores.lead == "cer" else ("wer", "cer")
+    raw = {"wer": scores.raw_wer, "cer": scores.raw_cer}
+    low, high = (100 * value for value in scores.interval(lead))
     print(
-        f"{body['system']['name']}: {lead.upper()} {100 * scores[lead]:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"{other.upper()} {100 * scores[other]:.1f} % after {body['normaliser']}; "
-        f"as written {100 * scores[f'raw_{lead}']:.1f} and {100 * scores[f'raw_{other}']:.1f} %; "
-        f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
+        f"{report.system.name}: {lead.upper()} {100 * scores.rate(lead):.1f} % "
+        f"(95 % interval {low:.1f} to {high:.1f}), {other.upper()} {100 * scores.rate(other):.1f} % after "
+        f"{report.normaliser}; unnormalised {100 * raw[lead]:.1f} and {100 * raw[other]:.1f} %; "
+        f"on {data.utterances} utterances of {data.split}, RTFx {report.rtfx}"
     )
-    if terms := body["analysis"].get("terms"):
-        print(f"terms: {terms['found']} of {terms['spoken']} spoken ones are heard, {terms['heard']} in all")
+    if hotwords := report.analysis.get("terms"):
+        counts = f"{hotwords['found']} of {hotwords['spoken']} spoken ones are recognised"
+        print(f"hotwords: {counts}, {hotwords['heard']} are in the hypotheses in all")
     print(folder.root)
 
 

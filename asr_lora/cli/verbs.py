@@ -230,7 +230,7 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", terms=terms,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", hotwords=terms,
     )  # fmt: skip
     print_report(folder, as_json)
 
@@ -302,7 +302,8 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Reports -> one table, one verdict, one self-contained page; --rerun checks one that was made before."""
-    from asr_lora.evaluation.compare import compare, rerun
+    from asr_lora.evaluation.compare import compare
+    from asr_lora.evaluation.rerun import rerun
 
     if again is not None:
         if any((reports, out, normaliser, terms, guards, price_per_hour is not None, audio, analysis)):
@@ -315,8 +316,8 @@ def compare_command(
     if out is None:
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, terms=terms, guards=guards or (),
-        price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=terms,
+        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
     print_comparison(folder, as_json)
 

@@ -152,17 +152,17 @@ def adapt(
     run = str(folder.run(Method.LORA))
     stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
     (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
-    body = comparison.read()
+    compared = comparison.read()
     folder.write(
         {
-            "fingerprint": fingerprint(dataset.read().fingerprint, body["fingerprint"]),
+            "fingerprint": fingerprint(dataset.read().fingerprint, compared.fingerprint),
             "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
             "commands": stages.commands,
-            "verdict": body["verdict"],
+            "verdict": compared.verdict,
         }
     )
     table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")
-    return Adaptation(folder, body["verdict"], table, sample, reference)
+    return Adaptation(folder, compared.verdict, table, sample, reference)
 
 
 def prepare_options(asked: Mapping[str, Any]) -> list[str]:

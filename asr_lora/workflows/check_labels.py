@@ -16,7 +16,7 @@ from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFo
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, report_labels, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, judged
-from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_label_page, worst
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -69,9 +69,8 @@ def check_labels(
         label_report = _with_opinions(label_report, thought, without)
         more["model"] = model
     sounds = _sounds(data, worst(label_report, thought)) if audio else {}
-    write_text(
-        folder.page, render_label_page(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
-    )
+    view = label_view(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
+    write_text(folder.page, render_label_page(view))
     write_label_report(folder, label_report, **more)
     return folder
 

@@ -81,7 +81,7 @@ def push(
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
     home = export_dataset(place, dataset)
     body = DatasetFolder(home).read()
-    read = [ReportFolder(folder).read() for folder in reports]
+    read = [ReportFolder(folder).read().to_json() for folder in reports]
     folder = _exported(place, exported, home)
     facts = folder.read()
     if read and not any(own_report(place.run, facts, report) for report in read):

@@ -23,8 +23,8 @@ from asr_lora.config import (
     read_settings,
 )
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
-from asr_lora.evaluation.compare import read_comparison
-from asr_lora.evaluation.comparison import Comparison, comparison_facts
+from asr_lora.evaluation.comparison import Comparison, read_comparison
+from asr_lora.evaluation.comparison_view import comparison_view
 from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
@@ -34,7 +34,7 @@ from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
-from asr_lora.pages.tables import numbers_csv
+from asr_lora.pages.tables import latex_csv
 from asr_lora.system.progress import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
@@ -216,18 +216,18 @@ def _compare(done: Sequence[PlannedVariant], folder: SweepFolder, split: str, co
     """Hold what is done against the first of it, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
-    facts = comparison_facts(comparison, transcripts=False)
-    write_text(folder.markdown(split), render_markdown(comparison))
-    write_text(folder.csv(split), numbers_csv(comparison))
-    write_text(folder.page(split), render_page(comparison, facts, commands=commands))
+    view = comparison_view(comparison, commands=commands)
+    write_text(folder.markdown(split), render_markdown(view))
+    write_text(folder.csv(split), latex_csv(view.numbers))
+    write_text(folder.page(split), render_page(view))
     return comparison
 
 
 def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> dict[str, Any]:
     dev = comparisons["dev"].systems
-    best = min(dev, key=lambda system: float(system["scores"]["wer"]))  # the first of equals
+    best = min(dev, key=lambda system: system.scores.wer)  # the first of equals
     return {
-        "fingerprint": fingerprint([system["fingerprint"] for of in comparisons.values() for system in of.systems]),
+        "fingerprint": fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
         "sweep": str(path),
         "variants": [
             {
@@ -240,24 +240,28 @@ def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str,
             for plan in planned
         ],
         "splits": {split: _rows(comparison) for split, comparison in comparisons.items()},
-        "chosen_by_dev": best["system"]["name"],
+        "chosen_by_dev": best.system.name,
     }
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
     against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
     rows = []
-    for system in comparison.systems:
-        name, training = system["system"]["name"], system["system"]["training"] or {}
+    for report in comparison.systems:
+        name, scores, training = report.system.name, report.scores, report.system.training
         pair = against.get(name)
         rows.append(
             {
                 "name": name,
-                **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+                "wer": scores.wer,
+                "wer_interval": scores.wer_interval,
+                "cer": scores.cer,
                 "difference": asdict(pair.wer) if pair else None,
                 "verdict": pair.wer.verdict if pair else None,
-                **{key: training.get(key) for key in ("trainable_parameters", "seconds", "hours_of_speech")},
-                "fingerprint": system["fingerprint"],
+                "trainable_parameters": training.trainable_parameters if training else None,
+                "seconds": training.seconds if training else None,
+                "hours_of_speech": training.hours_of_speech if training else None,
+                "fingerprint": report.fingerprint,
             }
         )
     return rows
