@@ -43,6 +43,8 @@ from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
 from asr_lora.model.whisper import load_whisper
 
+pytestmark = pytest.mark.slow
+
 ASKED = {
     "adapter": {},
     "transformers": {},
@@ -124,10 +126,10 @@ def report(place, run, dataset):
 @pytest.mark.parametrize("kind", ASKED)
 def test_an_export_is_heard_alike_in_its_own_engine(kind, exports, place):
     folder = exports(kind)
-    body = folder.read()
-    assert body["parity"]["passed"]
-    assert body["parity"]["theirs"]["wer"] <= body["parity"]["ours"]["wer"] + body["parity"]["tolerance"]
-    assert {file["name"]: file["sha256"] for file in body["files"]} == {
+    record = folder.read()
+    assert record.parity.passed
+    assert record.parity.theirs.wer <= record.parity.ours.wer + record.parity.tolerance
+    assert {file.name: file.sha256 for file in record.files} == {
         str(path.relative_to(folder.root)): sha256_file(path) for path in folder.files
     }
     assert not [path for path in place.iterdir() if path.name.startswith(".")]  # no drafts, no merged copies
@@ -370,8 +372,7 @@ def test_what_must_not_be_published_stops_all(exports, run, dataset, place, tmp_
     clean = config.read_text()
 
     def published(sentence):
-        body = folder.read()
-        folder.write({**body, "files": folder.listed()})
+        folder.write(folder.read().model_copy(update={"files": folder.listed()}))
         with pytest.raises(DataError, match=sentence):
             push(str(run), to=str(tmp_path / "x"), exported=copy)
         assert not (tmp_path / "x").exists()
@@ -406,6 +407,26 @@ def test_only_what_was_proven_is_published(exports, run, report, dataset, place,
     with pytest.raises(ConfigError, match="holds something else"):
         push(str(run), to=str(place), exported=exports("adapter").root)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_report_is_of_the_run_whose_weights_it_names(exports, run, report, tmp_path, capsys):
+    export, body = exports("adapter"), ReportFolder(report).read_json()
+    said = {"to": str(tmp_path / "x"), "exported": export.root, "reports": [tmp_path / "report"]}
+
+    def put(**system):
+        (tmp_path / "report").mkdir(exist_ok=True)
+        changed = {**body, "system": {**body["system"], **system}}
+        ReportFolder(tmp_path / "report").manifest.write_text(json.dumps(changed))
+
+    put(weights_digest=RunFolder(run).read().weights_digest, training={**body["system"]["training"], "seconds": 99.0})
+    assert push(str(run), **said).measured
+    assert "records no digest" not in capsys.readouterr().err
+    put(weights_digest="of other weights")  # that took as long, and reached as much
+    with pytest.raises(ConfigError, match="none of the reports is of"):
+        push(str(run), **said)
+    put()  # as earlier versions wrote it
+    assert push(str(run), **said).measured
+    assert capsys.readouterr().err.count("records no digest of its weights") == 1
 
 
 class Hub(ThreadingHTTPServer):

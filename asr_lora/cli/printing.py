@@ -44,9 +44,9 @@ def _warn_of_labels(folder: DatasetFolder) -> None:
     from asr_lora.labels.rules import NO_LABEL
 
     body = folder.label_report.read()
-    if body["suspicious"]:
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
-        share = f"{body['suspicious']:,} of {body['utterances']:,}"
+    if body.suspicious:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body.counts.items() if rule not in NO_LABEL)
+        share = f"{body.suspicious:,} of {body.utterances:,}"
         see = f"see them with: asr-lora check {folder.root}"
         say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
 
@@ -99,19 +99,19 @@ def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    if body["counts"]:
-        width = max(map(len, body["counts"]))
+    if body.counts:
+        width = max(map(len, body.counts))
         print(f"{'rule':{width}} utterances  for example")
-        for rule, count in body["counts"].items():
-            example = body["examples"][rule]
-            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
-    if body["suspicious"]:
-        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
+        for rule, count in body.counts.items():
+            example = body.examples[rule]
+            print(f"{rule:{width}} {count:10,}  {example.id}: {example.detail}")
+    if body.suspicious:
+        share = f"{body.suspicious:,} of {body.utterances:,} utterances"
         say(f"warning: {share} are suspicious; nothing was left out for it")
     else:
-        print(f"nothing suspicious in {body['utterances']:,} utterances")
-    if body["leaked"]:
-        say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
+        print(f"nothing suspicious in {body.utterances:,} utterances")
+    if body.leaked:
+        say(f"warning: {body.leaked:,} utterances of dev and test share something with another split")
     for path in (folder.findings, folder.page):
         print(path)
 

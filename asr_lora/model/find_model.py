@@ -200,7 +200,7 @@ def _find(name: str) -> NamedModel:
     if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
         return _of_run(run, name)  # the weights within a run: the run records their language and context
     export = ExportFolder(folder)
-    model = RunModel.model_validate({"name": name, **export.read()}) if export.complete else None
+    model = export.read().run_model if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
         return NamedModel(name, adapter_base(folder), folder, export=model)
     return NamedModel(name, name, export=model)

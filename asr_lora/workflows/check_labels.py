@@ -60,7 +60,7 @@ def check_labels(
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
     label_report = report_labels(place, manifest.language, without=without)
     thought: list[ModelScore] = []
-    more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
+    more = {"dataset_digest": place.splits_digest()}
     folder = place.label_report
     folder.manifest.unlink(missing_ok=True)
     if model:

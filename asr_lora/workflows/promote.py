@@ -125,7 +125,7 @@ def promote(
 
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
-        over: the model before, by any name; the run's untouched base when not given.
+        over: the model before, by any name; the run's base model when not given.
         guards: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
         tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
         force: promote in spite of refusals, and record them.
