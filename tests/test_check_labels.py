@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 
+import apart
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,7 +123,7 @@ def rewrite_train_unmeasured(folder, change):
 
 
 def test_prepare_writes_findings_without_being_asked(faulty):
-    body = DatasetFolder(faulty).label_report.read()
+    body = DatasetFolder(faulty).label_report.read_json()
     by_text = {row["text"]: row["rule"] for row in findings(faulty) if row["rule"] in FAULTS.values()}
     assert by_text == FAULTS
     assert body["counts"]["left-out"] == 1
@@ -147,8 +146,7 @@ def test_prepare_says_that_labels_are_suspicious(release, tmp_path):
 
 def test_check_of_a_folder_as_a_user_meets_it(copied):
     before = {path: sha256_file(path) for path in copied.glob("*") if path.is_file()}
-    words = [sys.executable, "-m", "asr_lora", "check", str(copied)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = apart.run("check", copied)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "UTF-8 read as" in lines["mojibake"]
@@ -204,7 +202,7 @@ def test_audio_that_no_longer_decodes_is_a_finding(copied):
         return rows
 
     rewrite_train_unmeasured(copied, spoil)
-    counts = check_labels(copied).read()["counts"]
+    counts = check_labels(copied).read().counts
     assert counts["unreadable"] == 1
     assert counts["duplicate-audio"] == 1
 
@@ -317,10 +315,10 @@ def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
     assert set(kept[0].read_text(encoding="utf-8").splitlines()) == set(rows)
     assert len(rows) == 11
     assert findings(few) == whole
-    assert folder.read()["model"] == str(tiny_folder)
+    assert folder.read().model == str(tiny_folder)
 
 
 def test_rules_of_a_model_have_switches_too(copied):
     with pytest.raises(ConfigError, match="no rule"):
         check_labels(copied, without=["unheard"])
-    assert check_labels(copied, without=["unheard-text"]).read()["without"] == ["unheard-text"]
+    assert check_labels(copied, without=["unheard-text"]).read().without == ["unheard-text"]

@@ -202,9 +202,17 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):
-    from asr_lora.folders.run_folder import ExportFolder
+    from asr_lora.folders.run_folder import ExportFolder, ExportRecord
 
-    facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
-    ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
+    rates, told = {"wer": 0.1, "cer": 0.1}, {"language": "cs", "language_token": None, "task": "transcribe"}
+    parity = {
+        "clips": 1, "normaliser": "basic-1", "lead": "wer", "ours": rates, "theirs": rates, "drift": 0, "tolerance": 0,
+        "alike": 1, "apart": 0, "passed": True,
+    }  # fmt: skip
+    body = {
+        "model": "x", "base": "y", **told, "context": "true_length", "format": "ctranslate2", "files": [],
+        "dataset": {"sha256": "0", "split": "dev", "seconds": 1}, "reference": "a", "engine": "b", "parity": parity,
+    }  # fmt: skip
+    ExportFolder(tmp_path).write(ExportRecord.model_validate(body))
     place = find_model(str(tmp_path))
     assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from asr_lora import evaluate, train
 from asr_lora.folders.atomic import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = [
     sys.executable, "-m", "accelerate.commands.launch",
     "--config_file", str(ROOT / "configs" / "accelerate" / "two-processes.yaml"), "--main_process_port", "0",
@@ -82,5 +84,5 @@ def test_two_processes_transcribe_every_clip_once(tiny_folder, demo_dataset, tmp
     rows = [{row["id"]: row["hypothesis"] for row in read_jsonl(run / "hypotheses.jsonl")} for run in
             (one.root, tmp_path / "two")]  # fmt: skip
     assert rows[0] == rows[1]
-    assert body["scores"] == one.read()["scores"]
+    assert body["scores"] == one.read_json()["scores"]
     assert not list((tmp_path / "two").glob("*partial*"))

@@ -23,6 +23,8 @@ from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 from asr_lora.workflows.promote import STRENGTHS
 
+pytestmark = pytest.mark.slow
+
 
 def small_release(place: Path, sentences: dict[str, str] | None = None) -> Path:
     """data/demo with the first clips of each split; `sentences` replaces those of dev, by clip."""
@@ -126,7 +128,7 @@ def test_strength_nothing_is_the_base(bad, dataset, tmp_path):
     none = evaluate(f"{bad}@0", dataset, split="dev", out=tmp_path / "none")
     untouched = evaluate(BASE, dataset, split="dev", out=tmp_path / "untouched")
     assert read_jsonl(none.hypotheses) == read_jsonl(untouched.hypotheses)
-    assert none.read()["system"]["strength"] == 0
+    assert none.read_json()["system"]["strength"] == 0
 
 
 def test_strength_is_in_the_digest(bad):
@@ -183,7 +185,7 @@ def test_a_sweep_is_of_dev_and_says_what_to_use(short, dataset, tmp_path):
     assert best < 1  # noise is best in small doses
     assert body["chosen"] == f"{short}@{best:g}"
     assert body["verdict"].startswith(f"dev chooses {short}@{best:g}: ")
-    assert {ReportFolder(folder.report(s)).read()["dataset"]["split"] for s in STRENGTHS} == {"dev"}
+    assert {ReportFolder(folder.report(s)).read_json()["dataset"]["split"] for s in STRENGTHS} == {"dev"}
     before = {s: ReportFolder(folder.report(s)).hypotheses.stat().st_mtime_ns for s in STRENGTHS}
     done = invoke(
         "evaluate", short, dataset, "--strength-sweep", "--precision", "fp32", "--out", tmp_path / "sweep"
@@ -232,7 +234,7 @@ def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
     (row,) = body["trials"]
     assert row["verdict"] == "better"
     assert row["before"]["wer"] > row["after"]["wer"]
-    assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read()["dataset"]["split"] == "dev"
+    assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read_json()["dataset"]["split"] == "dev"
     assert "No guard was named" in body["verdict"]
     with pytest.raises(Refused, match="are not distinguishable"):
         promote(good)

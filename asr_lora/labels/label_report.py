@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.errors import AudioError, ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder, LabelReportRecord
 from asr_lora.labels.rules import (
     LEAKED,
     MODEL_RULES,
@@ -140,19 +140,18 @@ def write_label_report(folder: LabelReportFolder, report: LabelReport, **made_fr
         made_from: further keys of the manifest, such as model and dataset_digest.
     """
     write_jsonl(folder.findings, [asdict(finding) for finding in report.findings])
-    folder.write(
-        {
-            "utterances": len(report.labels),
-            "suspicious": report.suspicious,
-            "leaked": report.leaked,
-            "counts": report.counts,
-            "examples": {rule: asdict(example) for rule, example in report.examples().items()},
-            "left_out": report.left_out,
-            "without": list(report.without),
-            **asdict(report.facts),
-            **made_from,
-        }
-    )
+    body = {
+        "utterances": len(report.labels),
+        "suspicious": report.suspicious,
+        "leaked": report.leaked,
+        "counts": report.counts,
+        "examples": {rule: asdict(example) for rule, example in report.examples().items()},
+        "left_out": report.left_out,
+        "without": list(report.without),
+        **asdict(report.facts),
+        **made_from,
+    }
+    folder.write(LabelReportRecord.model_validate(body))
 
 
 def require_rules(names: Iterable[str], option: str = "--without", known: Collection[str] = tuple(RULES)) -> None:

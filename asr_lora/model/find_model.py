@@ -15,6 +15,7 @@ from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
+from asr_lora.folders.measurements import CurvePoint, TrainingRecord
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import ForcedPrompt, Task, forced_prompt, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
@@ -199,7 +200,7 @@ def _find(name: str) -> NamedModel:
     if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
         return _of_run(run, name)  # the weights within a run: the run records their language and context
     export = ExportFolder(folder)
-    model = RunModel.model_validate({"name": name, **export.read()}) if export.complete else None
+    model = export.read().run_model if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
         return NamedModel(name, adapter_base(folder), folder, export=model)
     return NamedModel(name, name, export=model)
@@ -213,42 +214,40 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
     return NamedModel(name, body.model.name, weights, run=body)
 
 
-def training_facts(model: NamedModel) -> dict[str, object] | None:
+def training_record(model: NamedModel) -> TrainingRecord | None:
     """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
-    return {
-        "method": run.method,
-        "trainable_parameters": run.parameters.trainable,
-        "total_parameters": run.parameters.total,
-        "weights_bytes": folder_bytes(weights),
-        "seconds": run.train_seconds,
-        "peak_memory_bytes": run.peak_memory_bytes,
-        "hours_of_speech": run.train.hours,
-        "epochs": run.train.epochs,
-        "step": run.best.step,
-        "dev_wer": run.best.dev_wer,
-        "curve": _curve(
-            RunFolder(weights.parent), run
-        ),  # dev at each evaluation: step, seconds since the start, wer, cer
-        "config": run.config.to_json(),
-        "data": run.data,  # SHA-256 of splits and subset
-        "made_with": run.made_with.to_json(),
-    }
+    return TrainingRecord(
+        method=run.method,
+        trainable_parameters=run.parameters.trainable,
+        total_parameters=run.parameters.total,
+        weights_bytes=folder_bytes(weights),
+        seconds=run.train_seconds,
+        peak_memory_bytes=run.peak_memory_bytes,
+        hours_of_speech=run.train.hours,
+        epochs=run.train.epochs,
+        step=run.best.step,
+        dev_wer=run.best.dev_wer,
+        curve=_curve(RunFolder(weights.parent), run),
+        config=run.config.to_json(),
+        data=run.data,
+        made_with=run.made_with,
+    )
 
 
-def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
+def _curve(folder: RunFolder, run: RunRecord) -> list[CurvePoint]:
     """Read the dev scores of each evaluation; without recorded times, steps are taken to have been equally long."""
     rows = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
     pace = run.train_seconds / rows[-1]["step"] if rows else 0.0
     return [
-        {
-            "step": row["step"],
-            "seconds": round(row.get("seconds", pace * row["step"]), 1),
-            "wer": row["dev_wer"],
-            "cer": row["dev_cer"],
-        }
+        CurvePoint(
+            step=row["step"],
+            seconds=round(row.get("seconds", pace * row["step"]), 1),
+            wer=row["dev_wer"],
+            cer=row["dev_cer"],
+        )
         for row in rows
         if "dev_wer" in row and "dev_cer" in row
     ]

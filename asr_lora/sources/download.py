@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import sha256_file
-from asr_lora.folders.source_folder import DownloadFolder
+from asr_lora.folders.source_folder import DownloadFolder, DownloadRecord
 from asr_lora.system.locks import alone
 from asr_lora.system.progress import say
 
@@ -68,8 +68,8 @@ def fetch(dataset: str, folder: Path) -> Path:
             f"{SCHEME}{dataset} is no dataset: write the id or slug at the end of the address of its page on {SITE}"
         )
     home = DownloadFolder(folder / dataset)
-    if home.complete and home.whole(body := home.read()):
-        return home.archive(body["file"])
+    if home.complete and home.whole(record := home.read()):
+        return home.archive(record.file)
     client = _client()
     page = f"{SITE}/datasets/{dataset}"
     with _as_own_errors(dataset, page):
@@ -83,8 +83,12 @@ def fetch(dataset: str, folder: Path) -> Path:
                 _download(client, dataset, home, name)
         digest = _checked(home, name, details.checksum, dataset)
         archive = home.archive(name)
-        facts = {"dataset": dataset, "file": name, "bytes": archive.stat().st_size, "sha256": digest}
-        home.write({**facts, "checked": digest == _sha256_of(details.checksum), "terms": _terms(details), "page": page})
+        home.write(
+            DownloadRecord(
+                dataset=dataset, file=name, bytes=archive.stat().st_size, sha256=digest,
+                checked=digest == _sha256_of(details.checksum), terms=_terms(details), page=page,
+            )
+        )  # fmt: skip
     return archive
 
 

@@ -16,7 +16,7 @@ from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFo
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, make_label_report, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, findings_from_scores
-from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_label_page, worst
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -73,8 +73,8 @@ def check_labels(
         report = _add_findings(report, scores, without)
         made_from["model"] = model
     sounds = _sounds(splits, worst(report, scores)) if audio else {}
-    page = render_label_page(str(dataset), report, scores, transcripts=transcripts, sounds=sounds)
-    write_text(folder.page, page)
+    view = label_view(str(dataset), report, scores, transcripts=transcripts, sounds=sounds)
+    write_text(folder.page, render_label_page(view))
     write_label_report(folder, report, **made_from)
     return folder
 
