@@ -2,11 +2,29 @@
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
 `serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a
-dataset. Each is imported when first used, so that importing the package costs nothing.
+dataset. Each is imported when it is first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and mypy read; at run time `__getattr__` imports the same
+    from asr_lora.config import load_config
+    from asr_lora.dataset.prepare import prepare
+    from asr_lora.evaluation.compare import compare
+    from asr_lora.evaluation.evaluate import evaluate
+    from asr_lora.exporting.export import export
+    from asr_lora.forecast.check import check
+    from asr_lora.serving.serve import serve
+    from asr_lora.sources.demo import demo_speech
+    from asr_lora.training.train import train
+    from asr_lora.transcription.transcribe import transcribe
+    from asr_lora.workflows.adapt import adapt
+    from asr_lora.workflows.analyze import analyze
+    from asr_lora.workflows.check_labels import doctor
+    from asr_lora.workflows.promote import promote, sweep_strengths
+    from asr_lora.workflows.publish import push
+    from asr_lora.workflows.sweep import sweep_settings
 
 __version__ = "0.1.0"
 
@@ -27,11 +45,19 @@ _HOMES = {
     "analyze": "asr_lora.workflows.analyze",
     "sweep_settings": "asr_lora.workflows.sweep",
     "load_config": "asr_lora.config",
+    "demo_speech": "asr_lora.sources.demo",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "__version__", "adapt", "analyze", "check", "compare", "demo_speech", "doctor", "evaluate", "export", "load_config",
+    "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train", "transcribe",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'asr_lora' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

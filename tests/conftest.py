@@ -2,11 +2,17 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may depend on a hub
@@ -26,6 +32,54 @@ LONGEST_FIRST = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory):
+    """A function: make a folder once for all workers of this test run, whichever of them asks first."""
+    own = tmp_path_factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def get(name: str, make: Callable[[Path], None]) -> Path:
+        folder = place / "made-once" / name
+        folder.parent.mkdir(exist_ok=True)
+        done = folder.with_name(f"{name}.done")
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def dist(once) -> Path:
+    """A folder with the sdist, and the wheel that is built from it, as `python -m build` makes them."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+    return once("dist", make)
+
+
+@pytest.fixture(scope="session")
+def installed(once, dist: Path) -> Path:
+    """A virtual environment in which pip has installed the wheel; what it depends on comes from this environment."""
+
+    def make(folder: Path) -> None:
+        (wheel,) = dist.glob("*.whl")
+        venv.create(folder / "bare", with_pip=False)
+        python = folder / "bare" / "bin" / "python"
+        command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        (library,) = (folder / "bare" / "lib").glob("python*/site-packages")
+        (library / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+
+    return once("installed", make) / "bare"
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def unfinished(tmp_path):
             2,
             "not one of untouched, full",
         ),
-        (["demo", "--source", "{tmp}/nowhere"], 2, "run this in a checkout of the repository"),
+        (["demo", "--source", "{tmp}/nowhere"], 2, "there is no folder"),
         (["trian"], 2, "No such command"),
     ],
 )

@@ -1,6 +1,7 @@
 """The whole main job as a user runs it: `asr-lora demo` in a process of its own, on real weights and real speech."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import apart
 import pytest
-from conftest import DEMO, ROOT
+from conftest import ROOT
 from test_promotion import small_release
 
 from asr_lora import evaluate, prepare, transcribe
@@ -21,17 +22,21 @@ from asr_lora.metrics.normalize import basic
 
 def words(out: Path) -> list[str]:
     # Less than half of the ten epochs that it takes by itself: enough to be told from the untouched model.
-    return ["demo", "--source", str(DEMO), "--out", str(out), "--epochs", "4"]
+    return ["demo", "--out", str(out), "--epochs", "4"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(folder, standard output, standard error) of one demo."""
-    out = tmp_path_factory.mktemp("demo") / "made"
-    command = [sys.executable, "-m", "asr_lora", *words(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def made(installed, tmp_path_factory):
+    """(folder, standard output, standard error) of one demo, by the installed wheel in an empty folder."""
+    out, empty = tmp_path_factory.mktemp("demo") / "made", tmp_path_factory.mktemp("empty")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [installed / "bin" / "asr-lora", *words(out)],
+        cwd=empty, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
+    assert not list(empty.iterdir())
     return out, done.stdout, done.stderr
 
 

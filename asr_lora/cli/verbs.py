@@ -607,18 +607,21 @@ def adapt_command(
 @command
 def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("demo"),
-    source: Annotated[Path, typer.Option(help="The demo's speech, in a checkout of this repository.")] = Path(
-        "data/demo"
-    ),
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of other Italian speech; that of the package when not given.")
+    ] = None,
     epochs: Epochs = None,
     as_json: Json = False,
 ) -> None:
-    """`adapt` on the Italian speech in this repository, with openai/whisper-base from PyPI."""
-    if not source.is_dir():
-        raise ConfigError(f"{source} is not there: run this in a checkout of the repository, or name it with --source")
+    """Run `adapt` on the Italian speech that comes with the package, with openai/whisper-base from PyPI."""
+    if source and not source.is_dir():
+        raise ConfigError(f"--source: there is no folder {source}; leave --source out to take the package's own speech")
+    from asr_lora.sources.demo import demo_speech
     from asr_lora.workflows.adapt import adapt
 
-    done = adapt(source, language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"])
+    done = adapt(
+        source or demo_speech(), language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"]
+    )
     print_adaptation(done, as_json)
 
 
