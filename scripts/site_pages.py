@@ -45,7 +45,13 @@ def _verb(name: str, verb: Any) -> str:
     shown = [each for each in verb.params if not getattr(each, "hidden", False)]
     arguments = [each for each in shown if each.param_type_name == "argument"]
     words = [_argument_word(each) for each in arguments]
-    lines = [f"## {name}\n", f"{_plain(verb.help)}\n", "```text", f"asr-lora {name} {' '.join([*words, '[OPTIONS]'])}", "```\n"]
+    lines = [
+        f"## {name}\n",
+        f"{_plain(verb.help)}\n",
+        "```text",
+        f"asr-lora {name} {' '.join([*words, '[OPTIONS]'])}",
+        "```\n",
+    ]
     if arguments:
         lines += ["| argument | meaning |", "| --- | --- |"]
         lines += [f"| `{word}` | {_cell(each.help)} |" for word, each in zip(words, arguments, strict=True)]
@@ -73,7 +79,9 @@ def _option(option: Any) -> str:
         default = f"`{on}`" if option.default else f"`{off}`" if off else "off"
     else:
         default = f"`{getattr(option.default, 'value', option.default)}`"
-    meaning = _cell(option.help) + (" May be repeated." if option.multiple and "repeated" not in str(option.help) else "")
+    meaning = _cell(option.help) + (
+        " May be repeated." if option.multiple and "repeated" not in str(option.help) else ""
+    )
     return f"| {names} | {value} | {default} | {meaning} |"
 
 
@@ -127,22 +135,18 @@ def _table_of_keys(prefix: str, fields: Any) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    """What a key's value is, in words."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _kind(typing.get_args(annotation)[0])
+    """What a key's or an option's value is, in words."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Annotated, list):
+        return _kind(inner[0])
     if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
         return ", ".join(f"`{each.value}`" for each in annotation)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        kinds = [_kind(each) for each in typing.get_args(annotation) if each is not type(None)]
-        return " or ".join(kinds)
-    if typing.get_origin(annotation) is list:
-        return _kind(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) is tuple:
-        return f"list of {_kind(typing.get_args(annotation)[0])}"
-    if typing.get_origin(annotation) is dict:
-        return "mapping"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_kind(each) for each in inner if each is not type(None))
+    if origin is tuple:
+        return f"list of {_kind(inner[0])}"
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}
-    return words.get(getattr(annotation, "__name__", ""), "any value")
+    return "mapping" if origin is dict else words.get(getattr(annotation, "__name__", ""), "any value")
 
 
 def _bounds(annotation: Any) -> Iterator[Any]:
@@ -263,7 +267,9 @@ def folders_on_disk() -> str:
 def _folder(kind: Any) -> str:
     own = kind.__doc__ if "__doc__" in vars(kind) and not str(kind.__doc__).startswith(f"{kind.__name__}(") else ""
     rows = ["| file | meaning |", "| --- | --- |"]
-    rows.append(f"| `{kind.manifest_name}` | The manifest. It is written last: the folder is complete when it exists. |")
+    rows.append(
+        f"| `{kind.manifest_name}` | The manifest. It is written last: the folder is complete when it exists. |"
+    )
     for name, member in vars(kind).items():
         path = None if name.startswith("_") else _path(kind, member)
         if path is not None and path != kind.manifest_name:
@@ -290,7 +296,9 @@ def _path(kind: Any, member: Any) -> str | None:
     ]
     try:
         found = function(kind(root), *arguments)
-        return str((found if isinstance(found, Path) else found.root).relative_to(root)) + ("" if returned is Path else "/")
+        return str((found if isinstance(found, Path) else found.root).relative_to(root)) + (
+            "" if returned is Path else "/"
+        )
     except (AsrLoraError, TypeError, ValueError, OSError):
         return None
 
@@ -304,8 +312,7 @@ def _cell(text: str | None) -> str:
 
 
 REFERENCE = {
-    each.__name__: each
-    for each in (command_line, config_keys, sweep_keys, python_api, exit_codes, folders_on_disk)
+    each.__name__: each for each in (command_line, config_keys, sweep_keys, python_api, exit_codes, folders_on_disk)
 }
 
 
@@ -375,4 +382,6 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in the reference, and turn links between files into links between pages."""
-    return linked(filled(markdown), Path(page.file.abs_src_path or ROOT / "docs" / page.file.src_uri), page.file.src_uri)
+    return linked(
+        filled(markdown), Path(page.file.abs_src_path or ROOT / "docs" / page.file.src_uri), page.file.src_uri
+    )
