@@ -1,8 +1,8 @@
 """Adapt Whisper to a language or a domain, and show what that bought.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `doctor` is `check` of a
-dataset. Each is imported when it is first used, so that importing the package costs nothing.
+`serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `check_labels` is `check` of
+a dataset. Each is imported when it is first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what editors and mypy read; at run time `__getattr__` impor
     from asr_lora.transcription.transcribe import transcribe
     from asr_lora.workflows.adapt import adapt
     from asr_lora.workflows.analyze import analyze
-    from asr_lora.workflows.check_labels import doctor
+    from asr_lora.workflows.check_labels import check_labels, doctor
     from asr_lora.workflows.promote import promote, sweep_strengths
     from asr_lora.workflows.publish import push
     from asr_lora.workflows.sweep import sweep_settings
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "prepare": "asr_lora.dataset.prepare",
     "check": "asr_lora.forecast.check",
+    "check_labels": "asr_lora.workflows.check_labels",
     "doctor": "asr_lora.workflows.check_labels",
     "train": "asr_lora.training.train",
     "evaluate": "asr_lora.evaluation.evaluate",
@@ -48,8 +49,9 @@ _HOMES = {
     "demo_speech": "asr_lora.sources.demo",
 }
 __all__ = [
-    "__version__", "adapt", "analyze", "check", "compare", "demo_speech", "doctor", "evaluate", "export", "load_config",
-    "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train", "transcribe",
+    "__version__", "adapt", "analyze", "check", "check_labels", "compare", "demo_speech", "doctor", "evaluate",
+    "export", "load_config", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train",
+    "transcribe",
 ]  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """Settings of a training run: one YAML file, checked whole before anything is spent. Every number carries its unit."""
 
 import difflib
+import functools
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +18,7 @@ from asr_lora.errors import ConfigError
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+RENAMED = {"examples.long_tails": "examples.padded", "data.guards": "data.regression_sets"}  # old key: present key
 MOST_NAME_BYTES = 200  # of a variant's folder; file systems take 255, and drafts have longer names
 
 
@@ -114,7 +117,7 @@ class DataSettings(Section):
     subset: str = "all"  # or a name in its subsets/, such as 1h
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0  # longer training utterances are left out and counted
     dev_utterances: Annotated[int, Field(ge=0)] = 0  # decoded at each dev evaluation; 0: all
-    guards: tuple[Path, ...] = ()  # datasets that must not get worse; `asr-lora promote` scores them
+    regression_sets: tuple[Path, ...] = ()  # datasets that must not get worse; `asr-lora promote` scores them
     workers: Annotated[int, Field(ge=0)] = 0  # processes that decode audio; 0: in the training process
     cache_gb: Annotated[float, Field(ge=0)] = 0.0  # kept on disk: log-mels in float16, or a frozen encoder's outputs
 
@@ -142,7 +145,7 @@ class OptimiserSettings(Section):
 class ExampleSettings(Section):
     """What examples are made of the utterances, each by its share of all examples."""
 
-    long_tails: Share = 0.01  # true length only: silence up to 30 s follows, so that the model also works padded
+    padded: Share = 0.01  # true length only: padded with silence to 30 s, so that the model also works padded
     timestamps: Share = 0.0  # several utterances in a row with their times, so that timestamps survive
     no_speech: Share = 0.0  # noise or near silence, answered by the no-speech token alone
 
@@ -219,7 +222,7 @@ class Variant(Section):
     name: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
     set: dict[str, Any] = {}  # section.key: value, laid over the base
     budget: Count | None = None  # of trainable parameters: the rank is as high as it allows, alpha / rank as it was
-    untouched: bool = False  # nothing is trained, the base model itself is scored
+    zero_shot: bool = False  # nothing is trained, the base model itself is scored
     padded: bool = False  # scored once more given 30 s, as other tools do
 
     @property
@@ -251,8 +254,8 @@ class SweepConfig(Section):
         if long := [slug for slug in slugs if len(slug.encode()) > MOST_NAME_BYTES]:
             faults.append(f"variants: {long[0][:40]}... is too long for the name of a folder; shorten it")
         for variant in rows:
-            if variant.untouched and (variant.set or variant.budget or variant.padded):
-                faults.append(f"variants: {variant.name} is untouched, so leave out set, budget and padded")
+            if variant.zero_shot and (variant.set or variant.budget or variant.padded):
+                faults.append(f"variants: {variant.name} is zero-shot, so leave out set, budget and padded")
             if (variant.budget or self.budget) and "adapter.rank" in {**self.set, **variant.set}:
                 faults.append(f"variants: {variant.name} has a budget, which decides adapter.rank; leave one out")
         if faults:
@@ -294,7 +297,7 @@ def load_sweep(path: Path) -> SweepConfig:
         ConfigError: as `load_config`.
     """
     try:
-        sweep = SweepConfig.model_validate(read_settings(path))
+        sweep = SweepConfig.model_validate(_with_zero_shot(read_settings(path)))
     except ValidationError as error:
         raise _faults(str(path), error, SweepConfig) from error
     return sweep.model_copy(update={"base": path.parent / sweep.base.expanduser()})
@@ -332,6 +335,10 @@ def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[st
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path} is not a mapping of sections: compare it with those in configs/")
+    for old in RENAMED:
+        section, _, key = old.partition(".")
+        if isinstance(body.get(section), dict) and key in body[section]:
+            lay_over(body, old, body[section].pop(key), str(path))
     for override in overrides or []:
         _set(body, override)
     return body
@@ -353,6 +360,9 @@ def lay_over(body: dict[str, Any], key: str, value: object, origin: str) -> None
     Raises:
         ConfigError: a section on the way is a value; the message begins with `origin`.
     """
+    if key in RENAMED:
+        _say_renamed(key, RENAMED[key])
+        key = RENAMED[key]
     *sections, last = key.split(".")
     for name in sections:
         inner = body.setdefault(name, {})
@@ -360,6 +370,22 @@ def lay_over(body: dict[str, Any], key: str, value: object, origin: str) -> None
             raise ConfigError(f"{origin}: {name} is a value, not a section")
         body = inner
     body[last] = value
+
+
+def _with_zero_shot(sweep: dict[str, Any]) -> dict[str, Any]:
+    """Give the variants of a sweep's YAML the present name of `untouched`."""
+    variants = sweep.get("variants")
+    for variant in variants if isinstance(variants, list) else ():
+        if isinstance(variant, dict) and "untouched" in variant:
+            _say_renamed("untouched", "zero_shot")
+            variant["zero_shot"] = variant.pop("untouched")
+    return sweep
+
+
+@functools.cache
+def _say_renamed(old: str, new: str) -> None:
+    """Tell the user once that a key has another name."""
+    print(f"{old} is now called {new}", file=sys.stderr)
 
 
 def _faults(place: str, error: ValidationError, root: type[BaseModel]) -> ConfigError:

@@ -10,7 +10,7 @@ WITHIN_WORDS = "'’ʼ-‐‑"  # part of a word where letters stand on both sid
 
 
 @dataclass(frozen=True)
-class TextRules:
+class TextCleaning:
     """Explicit choices, all off by default."""
 
     lower_case: bool = False

@@ -34,6 +34,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
+def run_record(name: object, language: str = "it", *, method: str = "lora", **changes: object):
+    """What a run's manifest says, with small numbers where a test does not say its own."""
+    from asr_lora.folders.run_folder import RunRecord
+
+    body = {
+        "fingerprint": "by hand",
+        "method": method,
+        "model": {"name": str(name), "language": language},
+        "config": {"data": {"dataset": "data"}},
+        "parameters": {"trainable": 1, "total": 2},
+        "train": {"utterances": 1, "hours": 0.1, "epochs": 1.0},
+        "best": {"step": 1, "dev_wer": 0.1},
+        "weights_bytes": 1,
+        "weights_digest": "0",
+        "train_seconds": 1.0,
+        "peak_memory_bytes": 1,
+    }
+    return RunRecord.model_validate({**body, **changes})
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory):
     """A function: make a folder once for all workers of this test run, whichever of them asks first."""

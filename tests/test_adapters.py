@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import BASE, attach, speech
+from conftest import BASE, attach, run_record, speech
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
@@ -405,7 +405,7 @@ def earlier(tiny, tmp_path):
     run.root.mkdir()
     train(whisper, 3)
     save_weights(whisper, run.weights("lora"))
-    run.write({"fingerprint": "", "method": "lora"})
+    run.write(run_record(tiny.source))
     return run, logits(whisper)
 
 
@@ -443,7 +443,7 @@ def test_an_earlier_run_of_another_base_or_of_every_weight(base, tiny, earlier):
     settings = AdapterSettings(rank=4, alpha=8, part="decoder", continue_from=run.root)
     with pytest.raises(ConfigError, match=f"set model.name={re.escape(tiny.source)}"):
         attach(load_whisper(BASE, "it"), settings)
-    run.write({"fingerprint": "", "method": "full"})
+    run.write(run_record(tiny.source, method="full"))
     with pytest.raises(ConfigError, match=f"set model.name={re.escape(str(run.weights('full')))}"):
         attach(tiny, settings)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BASE, attach
+from conftest import BASE, attach, run_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_adapters import ADAPTERS, train
@@ -36,7 +36,7 @@ from asr_lora.model.spectra import (
     stable_rank,
 )
 from asr_lora.model.whisper import load_whisper
-from asr_lora.workflows.analyze import describe
+from asr_lora.workflows.analyze import measure_changes
 
 QUERY = "model.encoder.layers.0.self_attn.q_proj"
 
@@ -199,7 +199,7 @@ def test_updates_are_what_merging_adds(adapter, tiny_folder):
 
 def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
     method, folder = adapter
-    (run,) = describe([str(folder)])["runs"]
+    (run,) = measure_changes([str(folder)])["runs"]
     whisper = load_adapter(load_whisper(str(tiny_folder), "it"), folder)
     found = updates(whisper)
     assert [*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])]
@@ -235,15 +235,8 @@ def save_run(root, whisper, method, base, seed=0):
     run = RunFolder(root)
     root.mkdir(parents=True)
     save_weights(whisper, run.weights(method))
-    run.write(
-        {
-            "fingerprint": "by hand",
-            "method": method,
-            "model": {"name": str(base), "language": "it"},
-            "config": {"training": {"seed": seed}},
-            "parameters": {"trainable": 1},
-        }
-    )
+    config = {"data": {"dataset": "data"}, "training": {"seed": seed}}
+    run.write(run_record(base, method=method, config=config))
     return str(root)
 
 
@@ -274,7 +267,7 @@ def lora_runs(tiny_folder, tmp_path_factory):
 
 
 def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
-    (run,) = describe([full_run])["runs"]
+    (run,) = measure_changes([full_run])["runs"]
     matrices = {matrix["matrix"]: matrix for matrix in run["matrices"]}
     assert set(matrices) == {QUERY, "model.encoder.layers.1.fc1"}
     assert len(run["unchanged"]) == 2 * 6 + 2 * 10 - 2
@@ -291,7 +284,7 @@ def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
 
 
 def test_runs_are_held_against_each_other(lora_runs, full_run):
-    body = describe([*lora_runs, full_run])
+    body = measure_changes([*lora_runs, full_run])
     assert [run["seed"] for run in body["runs"]] == [0, 0, 1, 0]
     pairs = {(pair["a"], pair["b"], pair["of"]): pair for pair in body["pairs"]}
     assert len(pairs) == 3 * 2 + 3
@@ -366,7 +359,7 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folde
         analyze([nothing], out=tmp_path / "o")
     other = RunFolder(tmp_path / "other")
     other.weights("full").mkdir(parents=True)
-    other.write({"fingerprint": "by hand", "method": "full", "model": {"name": BASE, "language": "it"}})
+    other.write(run_record(BASE, method="full"))
     with pytest.raises(ConfigError, match="of one base at a time"):
         analyze([full_run, str(other.root)], out=tmp_path / "o")
     wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), "it"), "full", BASE)

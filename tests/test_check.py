@@ -191,7 +191,7 @@ def test_a_real_run_is_as_it_was_foretold(base_config, changes, tmp_path):
         ({"training__steps": 400}, "learnt by heart"),
         ({"model__quantise": "8bit"}, "on a CPU a quantised base costs more"),
         ({"model__context": "full"}, "times the encoder's work"),
-        ({"model__context": "full", "examples__long_tails": 0.1}, "long_tails has no effect"),
+        ({"model__context": "full", "examples__padded": 0.1}, "examples.padded has no effect"),
         ({"training__gradient_checkpointing": True}, "gradient_checkpointing=false"),
         ({"training__batch_seconds": 4}, "less than the longest clip's context"),
         ({"training__micro_batch_seconds": 99}, "has no effect"),

@@ -41,7 +41,7 @@ def test_every_header_generation(tmp_path, header):
     assert (found.id, found.text, found.speaker) == ("common_voice_nl_1", "Goedemorgen, Els!", "abc")
     assert (found.gender, found.accent, found.age) == ("female", "Vlaams", "thirties")
     assert found.domain == ("general,news" if "sentence_domain" in header else "")
-    assert found.clip == "common_voice_nl_1.mp3"
+    assert found.recording == "common_voice_nl_1.mp3"
 
 
 def test_quotes_are_text(tmp_path):
@@ -63,7 +63,7 @@ def test_rows_that_are_no_utterance(tmp_path):
         "row is cut short", "row is cut short", "row is not UTF-8",
     ]  # fmt: skip
     assert [row.id for row in rows if isinstance(row, BadRow)] == ["train.tsv:2", "train.tsv:3", "train.tsv:5"]
-    assert rows[-1].clip == "3.mp3"  # never out of the clips folder
+    assert rows[-1].recording == "3.mp3"  # never out of the clips folder
 
 
 @settings(max_examples=200, deadline=None)
@@ -73,7 +73,7 @@ def test_no_table_breaks_the_reader(tmp_path_factory, body):
     (folder / "clips").mkdir(parents=True)
     (folder / "train.tsv").write_bytes(b"client_id\tpath\tsentence\n" + body)
     for row in read_table(folder, "train"):
-        assert isinstance(row, BadRow) or ("/" not in row.clip and row.clip not in (".", ".."))
+        assert isinstance(row, BadRow) or ("/" not in row.recording and row.recording not in (".", ".."))
 
 
 @pytest.mark.parametrize(

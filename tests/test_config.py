@@ -6,8 +6,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from asr_lora.config import Context, Method, Quantise, load_config
+from asr_lora.config import Context, Method, Quantise, _say_renamed, load_config, load_sweep
 from asr_lora.errors import ConfigError
+from asr_lora.training.setup import run_fingerprint
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 GOOD = {
@@ -86,6 +87,32 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path):
         "training.steps:",
     ):
         assert part in str(error.value)
+
+
+def test_keys_by_their_earlier_names(tmp_path, capsys, monkeypatch):
+    _say_renamed.cache_clear()
+    old = {**GOOD, "data": {"dataset": "data/nl", "guards": ["data/de"]}, "examples": {"long_tails": 0.2}}
+    new = {**GOOD, "data": {"dataset": "data/nl", "regression_sets": ["data/de"]}, "examples": {"padded": 0.2}}
+    config = load_config(write(tmp_path, old))
+    assert capsys.readouterr().err.splitlines() == [
+        "examples.long_tails is now called examples.padded",
+        "data.guards is now called data.regression_sets",
+    ]
+    assert config == load_config(write(tmp_path, new))
+    assert load_config(write(tmp_path, new), ["examples.long_tails=0.1"]).examples.padded == 0.1
+    assert "long_tails" not in config.to_yaml()
+
+    # What runs of the version before have in their run.json and checkpoints.
+    monkeypatch.setattr("asr_lora.training.setup.data_hashes", lambda _: {"train": "aa", "dev": "bb"})
+    monkeypatch.setattr("asr_lora.training.setup.system_digest", lambda _: "cc")
+    examples = {"long_tails": 0.1, "timestamps": 0.2}
+    assert run_fingerprint(load_config(write(tmp_path, GOOD))) == "ff4245a07246812a"
+    assert run_fingerprint(load_config(write(tmp_path, {**old, "examples": examples}))) == "689bf7f57d3249d6"
+
+    variants = [{"name": "a", "untouched": True}, {"name": "b", "set": {"examples.long_tails": 0}}]
+    sweep = load_sweep(write(tmp_path, {"base": "base.yaml", "variants": variants}))
+    assert [variant.zero_shot for variant in sweep.variants] == [True, False]
+    assert capsys.readouterr().err == "untouched is now called zero_shot\n"
 
 
 def test_norwegian_is_not_false(tmp_path):

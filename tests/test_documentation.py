@@ -32,7 +32,7 @@ from asr_lora.config import RunConfig, SweepConfig
 from asr_lora.errors import AsrLoraError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.manifests import Folder
-from asr_lora.folders.workflow_folder import VariantsFolder
+from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.serving.serve import listen_on
 from asr_lora.workflows.sweep import plan_sweep
 
@@ -288,7 +288,7 @@ def run_python(snippet: Snippet) -> None:
 def plan_a_sweep(snippet: Snippet) -> None:
     path = Path("configs/sweeps/documented.yaml")
     write_text(path, snippet.text)
-    assert len(plan_sweep(path, VariantsFolder(Path("sweeps/documented")), [f"model.name={BASE}"])[0]) >= 2
+    assert len(plan_sweep(path, SweepFolder(Path("sweeps/documented")), [f"model.name={BASE}"])[0]) >= 2
 
 
 def stands(line: str) -> bool:

@@ -17,7 +17,7 @@ from asr_lora.cli.verbs import app
 from asr_lora.errors import AsrLoraError, ConfigError, DataError
 from asr_lora.folders.source_folder import DownloadFolder
 from asr_lora.sources import download
-from asr_lora.sources.download import dataset_of, fetch
+from asr_lora.sources.download import fetch, mdc_dataset
 from asr_lora.system.locks import alone
 
 KEY = "key-that-nobody-may-see"
@@ -315,8 +315,8 @@ def test_any_name_is_refused_or_a_dataset_of(name):
 
 
 def test_which_sources_are_downloads():
-    assert dataset_of("mdc:nl25") == "nl25"
-    assert dataset_of("cv-corpus/mdc:nl25") is None
+    assert mdc_dataset("mdc:nl25") == "nl25"
+    assert mdc_dataset("cv-corpus/mdc:nl25") is None
 
 
 def test_on_the_command_line(tmp_path, monkeypatch):

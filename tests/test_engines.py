@@ -199,4 +199,4 @@ def test_an_export_knows_its_language_and_context(tmp_path):
     facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
     ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
     place = locate(str(tmp_path))
-    assert (place.recorded["language"], place.context) == ("cs", Context.TRUE_LENGTH)
+    assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import DEMO
+from conftest import DEMO, run_record
 
 from asr_lora import compare, evaluate, prepare, train
 from asr_lora.config import Context
@@ -111,16 +111,8 @@ def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
 def test_a_run_knows_the_token_it_borrowed(frisian, tiny_folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     save_weights(load_whisper(str(tiny_folder), "fy", language_token="nl"), run.weights("full"))
-    run.write(
-        {
-            "method": "full",
-            "model": {"name": str(tiny_folder), "language": "fy", "language_token": "Dutch", "context": "full"},
-            "weights_digest": "0",
-            "parameters": {"trainable": 1, "total": 1},
-            "train_seconds": 1, "peak_memory_bytes": 1, "train": {"hours": 1, "epochs": 1},
-            "best": {"step": 1, "dev_wer": 1},
-        }
-    )  # fmt: skip
+    model = {"name": str(tiny_folder), "language": "fy", "language_token": "Dutch", "context": "full"}
+    run.write(run_record(tiny_folder, method="full", model=model))
     assert language_to_tell(str(run.root), None) == Told("fy", "nl")
     assert language_to_tell(str(run.root), "fy-NL", "de") == Told("fy", "de")
     assert language_to_tell(str(run.root), "it") == Told("it", None)  # told another language, it borrows nothing

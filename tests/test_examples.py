@@ -18,14 +18,14 @@ from asr_lora.training.tensor_cache import TensorCache
 SECONDS = st.lists(st.floats(0.2, 30.0), min_size=1, max_size=80)
 SHARES = st.builds(
     ExampleSettings,
-    long_tails=st.sampled_from([0.0, 0.3]),
+    padded=st.sampled_from([0.0, 0.3]),
     timestamps=st.sampled_from([0.0, 0.4]),
     no_speech=st.sampled_from([0.0, 0.2]),
 )
 
 
 def recipe(**changes):
-    plain = {"examples": ExampleSettings(long_tails=0)}
+    plain = {"examples": ExampleSettings(padded=0)}
     return Recipe(**{"batch_seconds": 30.0, "context": Context.TRUE_LENGTH, "seed": 0, **plain, **changes})
 
 
@@ -81,14 +81,14 @@ def test_grouping_changes_no_example(seconds, shares, micro_seconds, team):
             assert len(batch) == 1 or len(batch) * batch[0].context <= micro_seconds + 1e-3
 
 
-def test_a_step_without_long_tails_is_one_micro_batch():
+def test_a_step_without_padded_examples_is_one_micro_batch():
     for step in plan([4.0 + 0.01 * n for n in range(200)], recipe(batch_seconds=40.0), 20):
         assert len(micro_batches(step, 40.0)) == 1
 
 
 def test_shares_are_what_was_asked():
     seconds = [4.0] * 400
-    steps = epoch(seconds, recipe(examples=ExampleSettings(long_tails=0.25, timestamps=0.2, no_speech=0.05)))
+    steps = epoch(seconds, recipe(examples=ExampleSettings(padded=0.25, timestamps=0.2, no_speech=0.05)))
     examples = [example for step in steps for example in step]
     timed = sum(len(example.utterances) for example in examples if example.timestamps)
     assert timed == 80

@@ -35,7 +35,7 @@ from asr_lora.exporting.recipe import Packing
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import ExportFolder, RunFolder
+from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunRecord
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
@@ -63,13 +63,13 @@ def dataset(place):
 def run(place, dataset):
     """A run whose adapter is small noise, with all that `train` writes down and a card speaks of."""
     folder = RunFolder(save_run(place / "my-run", dataset, 0.003, context="true_length"))
-    body = folder.read()
+    body = folder.read_json()
     body["config"] |= {
         "adapter": {"rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj"], "continue_from": str(place / "secret")},
         "optimiser": {"name": "adam8bit", "learning_rate": 0.001},
     }
     body["train"] |= {"utterances": 103, "steps": 20}
-    folder.write(body)
+    folder.write(RunRecord.model_validate(body))
     return folder.root
 
 
@@ -86,7 +86,7 @@ def exports(place, run):
 @pytest.fixture(scope="module")
 def report(place, run, dataset):
     """A report of the run on test, scored as `evaluate` does, its hypotheses written by hand."""
-    manifest, split, body = DatasetFolder(dataset).read(), read_split(dataset, "test"), RunFolder(run).read()
+    manifest, split, body = DatasetFolder(dataset).read(), read_split(dataset, "test"), RunFolder(run).read_json()
     rows = [
         {"id": clip, "speaker": who, "seconds": 1.0, "reference": text, "hypothesis": f"{text} eh"}
         for clip, who, text in zip(split.ids, split.speakers, split.texts, strict=True)

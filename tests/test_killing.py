@@ -44,7 +44,7 @@ def test_a_run_killed_ten_times_is_the_run_never_killed(run_config, tmp_path, me
     settings = dict(
         method=method, training__steps=3 * kills + 4, training__batch_seconds=20, training__evaluate_every_steps=10,
         training__checkpoint_every_steps=1, training__average_last=2, adapter__dropout=0.3,
-        examples={"long_tails": 0.1, "timestamps": 0.2, "no_speech": 0.1},
+        examples={"padded": 0.1, "timestamps": 0.2, "no_speech": 0.1},
         augmentation={"speeds": [0.9, 1.0, 1.1], "gain_db": 6, "noise": str(tmp_path / "noise"), "time_masks": 1},
     )  # fmt: skip
     whole = train(run_config(out=tmp_path / "whole", **settings))

@@ -83,7 +83,7 @@ def test_bad_clips_are_left_out_counted_and_listed(release, tmp_path):
     folder = prepare(release, language="it", out=tmp_path / "out")
     reasons = {
         "missing": [0], "empty file": [1], "not audio": [2, 3], "silent": [4], "too short": [5], "too long": [6],
-        "text is empty": [7], "clip is listed before": [8],
+        "text is empty": [7], "utterance is listed before": [8],
     }  # fmt: skip
     body = folder.read()
     assert body["dropped"] == {**{name: len(places) for name, places in reasons.items()}, "row is cut short": 1}

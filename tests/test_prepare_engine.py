@@ -188,7 +188,7 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     assert "train and test share 1 speakers" in done.stderr
     assert "train and dev share 1 sentences" in done.stderr
     assert "leaked-" not in done.stderr  # each is said once
-    found = read_jsonl(DatasetFolder(tmp_path / "o").diagnosis.findings)
+    found = read_jsonl(DatasetFolder(tmp_path / "o").label_report.findings)
     assert {
         (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
     } == {

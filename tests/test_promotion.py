@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BASE, DEMO
+from conftest import BASE, DEMO, run_record
 from peft import LoraConfig, get_peft_model
 from test_cli import invoke
 
@@ -15,7 +15,7 @@ from asr_lora.errors import ConfigError, DataError, Refused
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import folder_bytes, folder_digest
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder
 from asr_lora.model.locate import open_system, split_strength, system_digest
 from asr_lora.model.whisper import load_whisper
@@ -53,19 +53,14 @@ def save_run(root: Path, dataset: Path, spread: float, source: str = BASE, **mod
     wrapped.peft_config["default"].base_model_name_or_path = source
     wrapped.save_pretrained(run.weights("lora"), save_embedding_layers=False)
     run.write(
-        {
-            "fingerprint": f"by hand, {spread}",
-            "method": "lora",
-            "model": {"name": source, "language": "it", "language_token": None, "context": "full", **model},
-            "config": {"data": {"dataset": str(dataset), "guards": []}},
-            "parameters": {"trainable": 1, "total": 2},
-            "train": {"hours": 0.1, "epochs": 1.0},
-            "best": {"step": 1, "dev_wer": 0.1},
-            "weights_bytes": folder_bytes(run.weights("lora")),
-            "weights_digest": folder_digest(run.weights("lora")),
-            "train_seconds": 1.0,
-            "peak_memory_bytes": 1,
-        }
+        run_record(
+            source,
+            fingerprint=f"by hand, {spread}",
+            model={"name": source, "language": "it", "language_token": None, "context": "full", **model},
+            config={"data": {"dataset": str(dataset), "guards": []}},
+            weights_bytes=folder_bytes(run.weights("lora")),
+            weights_digest=folder_digest(run.weights("lora")),
+        )
     )
     return root
 
@@ -160,7 +155,7 @@ def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
             open_system(f"{name}@0.5", language="it")
     full = RunFolder(tmp_path / "full")
     shutil.copytree(tiny_folder, full.weights("full"))
-    full.write({**RunFolder(Path(bad)).read(), "method": "full"})
+    full.write(RunFolder(Path(bad)).read().model_copy(update={"method": "full"}))
     with pytest.raises(ConfigError, match="was fine-tuned in full"):
         open_system(f"{full.root}@0.5")
 
@@ -219,7 +214,7 @@ def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
     body = promote(good, over=bad).read()
     assert body["promoted"]
     assert not body["forced"]
-    assert body["weights_digest"] == RunFolder(Path(good)).read()["weights_digest"]
+    assert body["weights_digest"] == RunFolder(Path(good)).read().weights_digest
     (row,) = body["trials"]
     assert row["verdict"] == "better"
     assert row["before"]["wer"] > row["after"]["wer"]
@@ -253,7 +248,8 @@ def test_guards_of_the_config_and_strengths(bad, good, dataset, guard, tmp_path)
     copy = tmp_path / "good"
     shutil.copytree(good, copy)
     run = RunFolder(copy)
-    run.write({**run.read(), "config": {"data": {"dataset": str(dataset), "guards": [str(guard)]}}})
+    config = {"data": {"dataset": str(dataset), "guards": [str(guard)]}}
+    run.write(RunRecord.model_validate({**run.read_json(), "config": config}))
     with pytest.raises(Refused) as error:
         promote(f"{copy}@0.5", over=bad, guards=[guard])
     assert [row["guard"] for row in error.value.facts["trials"]] == [False, True]  # named twice, scored once

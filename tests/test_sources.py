@@ -14,18 +14,18 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.dataset.plan import Rules, make_plan
-from asr_lora.dataset.plan_database import Plan
+from asr_lora.dataset.plan import SelectionRules, build_plan
+from asr_lora.dataset.plan_database import PlanDatabase
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.sources.archive import members
-from asr_lora.sources.beside import AudioBesideText
+from asr_lora.sources.audio_text_pairs import AudioTextPairs
 from asr_lora.sources.commonvoice import ReleaseArchive, ReleaseOnDisk, Tables, read_spontaneous
-from asr_lora.sources.interface import BadRow, Share, Utterance, safe_id, sampled_digest
+from asr_lora.sources.interface import BadRow, Utterance, WeightedSource, safe_id, sampled_digest
 from asr_lora.sources.kaldi import Kaldi, read_kaldi
-from asr_lora.sources.manifest import Manifest, read_manifest
-from asr_lora.sources.open import open_shares, open_source, split_weight
+from asr_lora.sources.open import open_source, open_sources, split_weight
 from asr_lora.sources.parquet import HubDataset, ParquetFiles
-from asr_lora.text import TextRules, sentence_key
+from asr_lora.sources.speech_manifest import Manifest, read_manifest
+from asr_lora.text import TextCleaning, sentence_key
 
 HEADER = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale", "segment")
 SPOKEN_HEADER = (
@@ -92,13 +92,13 @@ def bad(rows) -> dict[str, str]:
     return {row.id: row.reason for row in rows if isinstance(row, BadRow)}
 
 
-def planned(tmp_path: Path, *found: Share, **rules):
+def planned(tmp_path: Path, *found: WeightedSource, **rules):
     path = tmp_path / f"plan-{len(list(tmp_path.glob('plan-*')))}.sqlite"
-    make_plan(path, found, Rules(**rules))
-    return Plan(path, path.with_suffix(".scratch"))
+    build_plan(path, found, SelectionRules(**rules))
+    return PlanDatabase(path, path.with_suffix(".scratch"))
 
 
-def splits_of(plan: Plan) -> dict[str, str]:
+def splits_of(plan: PlanDatabase) -> dict[str, str]:
     return dict(plan.database.execute("SELECT id, split FROM utterance WHERE reason IS NULL ORDER BY id").fetchall())
 
 
@@ -191,7 +191,7 @@ def test_no_damage_breaks_the_reader_of_archives(tmp_path_factory, data, place, 
     source = ReleaseArchive(folder / "cv.tar", "it")
     try:
         rows = list(source.rows())
-        clips = list(source.recordings([row.clip for row in good(rows)]))
+        clips = list(source.recordings([row.recording for row in good(rows)]))
     except DataError as error:
         assert str(folder) in str(error)
     else:
@@ -208,16 +208,16 @@ def test_a_delta_goes_to_train_unless_speaker_or_sentence_is_held_out(tmp_path):
         ("anna", "a1", "uno"),
     ]}  # fmt: skip
     delta = pack(tmp_path / "delta.tar.gz", release_files("cv-corpus-25.0-delta-2026-03-09/it", added))
-    plan = planned(tmp_path, *open_shares([str(base)], locale="it", deltas=[delta]))
+    plan = planned(tmp_path, *open_sources([str(base)], locale="it", deltas=[delta]))
     assert splits_of(plan) == {"a1": "train", "a2": "train", "b1": "train", "c1": "dev", "d1": "test", "n3": "train",
                                "n4": "train"}  # fmt: skip
     assert [(row["id"], row["reason"]) for row in plan.dropped() if row["reason"] != "missing"] == [
-        ("n1", "speaker is in dev or test"), ("n2", "sentence is in dev or test"), ("a1", "clip is listed before"),
+        ("n1", "speaker is in dev or test"), ("n2", "sentence is in dev or test"), ("a1", "utterance is listed before"),
     ]  # fmt: skip
     with pytest.raises(DataError, match="prepare BASE --delta DELTA"):
         list(open_source(str(delta), locale="it").rows())
     with pytest.raises(ConfigError, match="over one Common Voice release"):
-        open_shares([str(base), str(base)], locale="it", deltas=[delta])
+        open_sources([str(base), str(base)], locale="it", deltas=[delta])
 
 
 def crowd(sizes: dict[str, int]) -> list[tuple[str, str, str]]:
@@ -231,7 +231,7 @@ def test_splits_made_here_are_by_speaker_by_rule_and_the_same_everywhere(tmp_pat
     shuffled = sorted(rows, key=lambda row: sentence_key(row[1]))
     again = write(tmp_path / "two", release_files("cv/it", {"validated": shuffled}))
     first, second, seeded = (
-        splits_of(planned(tmp_path, *open_shares([str(place)], locale="it", splits_from="validated"), seed=seed))
+        splits_of(planned(tmp_path, *open_sources([str(place)], locale="it", splits_from="validated"), seed=seed))
         for place, seed in ((folder, 0), (again, 0), (folder, 1))
     )
     assert first == second != seeded
@@ -248,7 +248,7 @@ def test_the_splits_made_here_do_not_change(tmp_path):
     """Pinned: a dataset that is made again, by any version and on any machine, has the splits that it had."""
     rows = crowd({f"s{n}": 2 for n in range(12)})
     folder = write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
-    plan = planned(tmp_path, *open_shares([str(folder)], locale="it", splits_from="validated"))
+    plan = planned(tmp_path, *open_sources([str(folder)], locale="it", splits_from="validated"))
     held = {split: sorted({clip.split("-")[0] for clip, name in splits_of(plan).items() if name == split})
             for split in ("dev", "test")}  # fmt: skip
     assert held == PINNED
@@ -260,7 +260,7 @@ PINNED: dict[str, list[str]] = {"dev": ["s0"], "test": ["s11"]}
 def test_sentences_of_dev_and_test_are_kept_out_of_train(tmp_path):
     rows = [(who, f"{who}-{n}", f"frase {n}" if n else "Sempre la stessa.") for who in "abcdefgh" for n in range(2)]
     folder = write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
-    found = open_shares([str(folder)], locale="it", splits_from="validated")
+    found = open_sources([str(folder)], locale="it", splits_from="validated")
     with pytest.raises(DataError, match=r"no utterance for train .*sentence is in dev or test"):
         planned(tmp_path, *found)
     assert Counter(splits_of(planned(tmp_path, *found, keep_shared_sentences=True)).values())["train"] > 4
@@ -270,7 +270,7 @@ def test_few_speakers_and_none(tmp_path):
     for name, speakers, note in (("few", ["a", "b"], "fewer than three speakers"), ("none", [""], "is not known")):
         rows = [{"audio": f"{n}.wav", "text": f"frase {n}", "speaker": speakers[n % len(speakers)]} for n in range(30)]
         path = write(tmp_path, {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}) / f"{name}.jsonl"
-        plan = planned(tmp_path, *open_shares([path], locale="it"))
+        plan = planned(tmp_path, *open_sources([path], locale="it"))
         assert Counter(splits_of(plan).values()) == {"train": 24, "dev": 3, "test": 3}
         assert note in plan.fact("notes")[0]
 
@@ -337,7 +337,7 @@ def test_nemo_and_whisper_manifests(tmp_path):
     path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + b"{half\n\xff\xfe\n")
     found = list(read_manifest(path))
     first, second, third, fourth, fifth = good(found)
-    assert (first.id, first.clip, first.start, first.seconds) == ("a", "a.wav", 0.0, None)
+    assert (first.id, first.recording, first.start, first.seconds) == ("a", "a.wav", 0.0, None)
     assert (second.id, second.start, second.seconds, second.speaker) == ("sub_b-2.000", 2.0, 1.5, "7")
     assert (third.start, third.seconds, third.gender) == (1.0, 1.5, "male")
     assert (fourth.split, fifth.split) == ("dev", "test")
@@ -362,7 +362,7 @@ def test_tables_with_a_header(tmp_path):
     }
     write(tmp_path, files)
     rows = list(read_manifest(tmp_path / "m.csv"))
-    assert [(row.clip, row.text, row.speaker) for row in good(rows)] == [
+    assert [(row.recording, row.text, row.speaker) for row in good(rows)] == [
         ("a.wav", 'sì, "certo"', "s1"), ("c.wav", "a b", "s2"),
     ]  # fmt: skip
     assert bad(rows) == {"m.csv:3": "row is cut short"}
@@ -403,7 +403,7 @@ def test_no_json_breaks_the_reader_or_the_plan(tmp_path_factory, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     check_rows(path)
     try:
-        planned(folder, Share(Manifest(path, {"": path}), 0)).close()
+        planned(folder, WeightedSource(Manifest(path, {"": path}), 0)).close()
     except DataError as error:
         assert "no utterance for" in str(error)
 
@@ -428,9 +428,9 @@ def test_a_folder_of_audio_beside_text(tmp_path):
         "notes.pdf": "x",
     })  # fmt: skip
     source = open_source(str(tmp_path), locale="it")
-    assert isinstance(source, AudioBesideText)
+    assert isinstance(source, AudioTextPairs)
     rows = list(source.rows())
-    assert [(row.id, row.text, row.clip) for row in good(rows)] == [
+    assert [(row.id, row.text, row.recording) for row in good(rows)] == [
         ("a", "uno", "a.wav"), ("sub_b", "due due", "sub/b.flac"),
     ]  # fmt: skip
     assert bad(rows) == {
@@ -453,7 +453,7 @@ KALDI = {
 def test_kaldi(tmp_path):
     folder = write(tmp_path / "train", KALDI)
     rows = list(read_kaldi(folder))
-    assert [(row.id, row.clip, row.start, row.seconds, row.speaker, row.gender) for row in good(rows)] == [
+    assert [(row.id, row.recording, row.start, row.seconds, row.speaker, row.gender) for row in good(rows)] == [
         ("u1", "r/1.wav", 0.0, 1.5, "anna", "female"), ("u2", "r/1.wav", 1.5, None, "bea", "male"),
     ]  # fmt: skip
     assert bad(rows) == {
@@ -462,7 +462,10 @@ def test_kaldi(tmp_path):
     write(tmp_path / "dev", {"wav.scp": "x x.wav\n", "text": "x\tciao a tutti\n"})
     source = open_source(str(tmp_path), locale="it")
     assert isinstance(source, Kaldi)
-    assert {(row.split, row.clip) for row in good(source.rows())} == {("train", "train/r/1.wav"), ("dev", "dev/x.wav")}
+    assert {(row.split, row.recording) for row in good(source.rows())} == {
+        ("train", "train/r/1.wav"),
+        ("dev", "dev/x.wav"),
+    }
     assert dict(source.recordings(["train/r/1.wav"])) == {"train/r/1.wav": tmp_path / "train/r/1.wav"}
 
 
@@ -471,7 +474,7 @@ def test_no_line_of_a_kaldi_folder_is_lost(tmp_path):
     folder = write(tmp_path, files)
     rows = list(read_kaldi(folder))
     assert [row.text for row in good(rows)] == ["uno"]
-    assert bad(rows) == {"u1": "clip is listed before"}
+    assert bad(rows) == {"u1": "utterance is listed before"}
     write(tmp_path, {"wav.scp": "u1 1.wav\nu1 2.wav\n"})
     with pytest.raises(DataError, match="line 2: u1 stands there before, as something else; keep one of the lines"):
         list(read_kaldi(folder))
@@ -511,7 +514,7 @@ def test_parquet_files(tmp_path):
     assert isinstance(source, ParquetFiles)
     rows = good(source.rows())
     assert Counter(row.split for row in rows) == {"train": 40, "dev": 2, "test": 2}
-    wanted = [row.clip for row in rows if row.text in ("train 33", "validation 1")]
+    wanted = [row.recording for row in rows if row.text in ("train 33", "validation 1")]
     assert sorted(body for _, body in source.recordings(wanted)) == sorted([sound(33), sound(1)])
     single = open_source(str(tmp_path / "data" / "test-00000-of-00001.parquet"), locale="it")
     assert {row.split for row in good(single.rows())} == {""}
@@ -554,7 +557,7 @@ def test_what_parquet_files_hold_beside_their_splits_and_beside_utf8(tmp_path):
     assert bad(rows) == {
         "invalidated.parquet": "split is none of train, dev and test", "train-00000001": "row cannot be read",
     }  # fmt: skip
-    assert len(list(source.recordings({row.clip for row in good(rows)}))) == 3
+    assert len(list(source.recordings({row.recording for row in good(rows)}))) == 3
 
 
 def test_a_hub_dataset_as_a_stream(tmp_path):
@@ -571,7 +574,7 @@ def test_a_hub_dataset_as_a_stream(tmp_path):
         ("train", "train 0"), ("train", "train 1"), ("train", "train 2"), ("dev", "validation 0"),
         ("dev", "validation 1"), ("test", "test 0"),
     ]  # fmt: skip
-    assert dict(source.recordings([rows[2].clip])) == {rows[2].clip: sound(2)}
+    assert dict(source.recordings([rows[2].recording])) == {rows[2].recording: sound(2)}
     assert source.digest() == open_source(f"hf:{tmp_path}", locale="it").digest()
 
 
@@ -590,14 +593,14 @@ def test_weights_and_several_sources(tmp_path):
         rows = [{"audio": f"{n}.wav", "text": f"{name} {n}", "speaker": f"s{n % 10}",
                  "split": "train" if n % 10 > 1 else ("dev", "test")[n % 10]} for n in range(count)]  # fmt: skip
         write(tmp_path, {f"{name}.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
-    found = open_shares([f"{tmp_path / 'one.jsonl'}", f"{tmp_path / 'two.jsonl'}=0.25"], locale="it")
+    found = open_sources([f"{tmp_path / 'one.jsonl'}", f"{tmp_path / 'two.jsonl'}=0.25"], locale="it")
     plan = planned(tmp_path, *found)
     splits = splits_of(plan)
     assert Counter((clip[:3], split) for clip, split in splits.items()) == {
         ("s1-", "train"): 32, ("s1-", "dev"): 4, ("s1-", "test"): 4,
         ("s2-", "train"): 12, ("s2-", "dev"): 6, ("s2-", "test"): 6,
     }  # fmt: skip
-    half = planned(tmp_path, *open_shares([f"{tmp_path / 'two.jsonl'}=0.5"], locale="it"))
+    half = planned(tmp_path, *open_sources([f"{tmp_path / 'two.jsonl'}=0.5"], locale="it"))
     # A smaller share lies within a larger one.
     more = {clip for clip, split in splits_of(half).items() if split == "train"}
     assert len(more) == 24
@@ -623,7 +626,7 @@ def test_what_is_no_source(tmp_path):
         with pytest.raises(ConfigError, match="names no dataset: write hf:OWNER/NAME"):
             open_source(word, locale="it")
     with pytest.raises(ConfigError, match="--text-column x is for manifests"):
-        open_shares([str(tmp_path / "cv")], locale="it", text_column="x")
+        open_sources([str(tmp_path / "cv")], locale="it", text_column="x")
     for name, sentence in (
         ("nowhere", "is not there"), ("a.pdf", "no folder and no .tar.gz"), ("empty", "SOURCE is a Common Voice"),
         ("broken", "train.tsv is missing"), ("cv/it/train.tsv", "one table of a Common Voice release"),
@@ -661,18 +664,18 @@ def test_ids_can_be_names_of_files(one, other):
 
 def test_text_is_changed_only_as_asked():
     text = "L’altro ieri — dice “sì”, al 50 % di B&B:  e\u0301 vero… ‘foto’s’ baby-foon हिन्दी में।"
-    assert TextRules().apply(text) == " ".join(text.split())
-    assert TextRules(lower_case=True).apply("ÀB İ") == "àb i̇"
-    assert TextRules(nfc=True).apply("e\u0301") == "é"
-    assert TextRules(apostrophes=True).apply("L’altro ʼs") == "L'altro 's"
-    stripped = TextRules(strip_punctuation=True).apply(text)
+    assert TextCleaning().apply(text) == " ".join(text.split())
+    assert TextCleaning(lower_case=True).apply("ÀB İ") == "àb i̇"
+    assert TextCleaning(nfc=True).apply("e\u0301") == "é"
+    assert TextCleaning(apostrophes=True).apply("L’altro ʼs") == "L'altro 's"
+    stripped = TextCleaning(strip_punctuation=True).apply(text)
     assert stripped == "L’altro ieri dice sì al 50 % di B&B e\u0301 vero foto’s baby-foon हिन्दी में"
-    assert TextRules(True, False, True).chosen() == ["lower_case", "nfc"]
+    assert TextCleaning(True, False, True).chosen() == ["lower_case", "nfc"]
 
 
 @given(st.text(max_size=60))
 def test_rules_are_done_once(text):
-    rules = TextRules(lower_case=False, strip_punctuation=True, nfc=True, apostrophes=True)
+    rules = TextCleaning(lower_case=False, strip_punctuation=True, nfc=True, apostrophes=True)
     assert rules.apply(rules.apply(text)) == rules.apply(text)
     assert sentence_key(text) == sentence_key(text)
 

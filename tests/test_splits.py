@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from asr_lora import prepare
 from asr_lora.dataset.subsets import (
-    Clip,
     IdList,
+    SubsetCandidate,
     find_listed,
     nested_subsets,
     read_id_list,
@@ -29,7 +29,7 @@ from asr_lora.folders.digests import sha256_file
 NAMES = ["5min", "10s", "2min", "1h", "2min@7", "10s@7"]
 LONGEST = 20.0
 CLIP = st.builds(
-    Clip,
+    SubsetCandidate,
     st.text(min_size=1, max_size=5),
     st.sampled_from(["", *"abcdefgh"]),
     st.floats(0.5, LONGEST),
@@ -102,7 +102,9 @@ def test_genders_are_as_even_as_train_allows(clips, cap):
 
 
 def test_speakers_are_heard_equally():
-    clips = [Clip(f"{who}{n}", who, 4.0) for who, many in (("a", 500), ("b", 40), ("c", 40)) for n in range(many)]
+    clips = [
+        SubsetCandidate(f"{who}{n}", who, 4.0) for who, many in (("a", 500), ("b", 40), ("c", 40)) for n in range(many)
+    ]
     (ids,) = nested_subsets(clips, ["7min"]).ids.values()
     assert Counter(clip[0] for clip in ids) == {"a": 35, "b": 35, "c": 35}
 
@@ -110,7 +112,9 @@ def test_speakers_are_heard_equally():
 def test_women_and_men_are_heard_equally_and_unlabelled_speech_keeps_its_share():
     genders = {"f": "female", "m": "male", "u": ""}
     many = {"f": 100, "m": 700, "u": 200}
-    clips = [Clip(f"{who}{n}", f"{who}{n % 10}", 4.0, genders[who]) for who in many for n in range(many[who])]
+    clips = [
+        SubsetCandidate(f"{who}{n}", f"{who}{n % 10}", 4.0, genders[who]) for who in many for n in range(many[who])
+    ]
     (ids,) = nested_subsets(clips, ["10min"]).ids.values()
     assert Counter(clip[0] for clip in ids) == {"f": 60, "m": 60, "u": 30}
     (ids,) = nested_subsets(clips, ["30min"]).ids.values()  # more than there is of women: men fill it
@@ -123,14 +127,14 @@ def test_women_and_men_are_heard_equally_and_unlabelled_speech_keeps_its_share()
 
 
 def test_a_speaker_whose_label_changes_is_one_speaker():
-    clips = [Clip(f"{n}", "one", 10.0, ("female", "")[n % 2]) for n in range(20)]
-    clips += [Clip(f"x{n}", f"other{n}", 10.0, "female") for n in range(30)]
+    clips = [SubsetCandidate(f"{n}", "one", 10.0, ("female", "")[n % 2]) for n in range(20)]
+    clips += [SubsetCandidate(f"x{n}", f"other{n}", 10.0, "female") for n in range(30)]
     (ids,) = nested_subsets(clips, ["2min"], speaker_cap=20.0).ids.values()
     assert sum(1 for clip in ids if not clip.startswith("x")) <= 2
 
 
 def test_a_length_that_the_cap_cannot_fill_is_left_out():
-    clips = [Clip(f"{n}", f"s{n % 3}", 5.0) for n in range(300)]
+    clips = [SubsetCandidate(f"{n}", f"s{n % 3}", 5.0) for n in range(300)]
     subsets = nested_subsets(clips, ["1min", "10min"], speaker_cap=60.0)
     assert list(subsets.ids) == ["1min"]
     assert subsets.left_out == {"10min": 180.0}
@@ -139,7 +143,7 @@ def test_a_length_that_the_cap_cannot_fill_is_left_out():
 
 
 def test_other_seed_other_choice():
-    clips = [Clip(str(n), str(n % 7), 3.0) for n in range(300)]
+    clips = [SubsetCandidate(str(n), str(n % 7), 3.0) for n in range(300)]
     subsets = nested_subsets(clips, ["2min", "2min@0", "2min@1"]).ids
     assert subsets["2min"] == subsets["2min@0"] != subsets["2min@1"]
     assert nested_subsets(clips, ["2min"], seed=1).ids["2min"] == subsets["2min@1"]
@@ -149,7 +153,7 @@ def test_the_same_in_any_process():
     code = (
         "from asr_lora.dataset.subsets import *;"
         "genders = ('female', 'male', '');"
-        "clips = [Clip(f'c{i}', f's{i % 9}', 2.0 + i % 5, genders[i % 3]) for i in range(400)];"
+        "clips = [SubsetCandidate(f'c{i}', f's{i % 9}', 2.0 + i % 5, genders[i % 3]) for i in range(400)];"
         "print(nested_subsets(clips, ['2min', '10min', '10min@4'], seed=3, speaker_cap=100).ids)"
     )
     outputs = {
@@ -163,7 +167,10 @@ def test_the_same_in_any_process():
 
 def test_the_choice_of_today_is_that_of_tomorrow():
     """Published id lists depend on it: a change here is a change of every published subset."""
-    clips = [Clip(f"clip_{n}", f"speaker_{n % 11}", 2.0 + n % 7, ("female", "male", "")[n % 3]) for n in range(400)]
+    clips = [
+        SubsetCandidate(f"clip_{n}", f"speaker_{n % 11}", 2.0 + n % 7, ("female", "male", "")[n % 3])
+        for n in range(400)
+    ]
     subsets = nested_subsets(clips, ["1min", "1min@1"]).ids
     digests = {name: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16] for name, ids in subsets.items()}
     assert digests == {"1min": "633c1646fca27230", "1min@1": "1b0f8291496f3477"}

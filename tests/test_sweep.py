@@ -19,7 +19,7 @@ from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_conf
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.compare import read_comparison
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import VariantsFolder
+from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.model.adapters.attach import adapter_parameters, rank_within
 from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import load_whisper, sketch_whisper
@@ -64,7 +64,7 @@ def write(tmp_path, tiny_folder, dataset):
 
 
 def plans(path, out, *overrides):
-    return {plan.variant.name: plan.config for plan in plan_sweep(path, VariantsFolder(out), overrides)[0]}
+    return {plan.variant.name: plan.config for plan in plan_sweep(path, SweepFolder(out), overrides)[0]}
 
 
 # Planned
@@ -126,7 +126,7 @@ def test_an_empty_table_has_every_row_and_no_figure(tmp_path):
     assert {cell.strip(" |") for row in rows for cell in row[4:]} == {"–"}
     committed = (ROOT / "reports" / "nl-large-v2" / "README.md").read_text(encoding="utf-8")
     assert all(" | ".join(row) in committed for row in rows)
-    (VariantsFolder(tmp_path / "o").run("lora-1h")).mkdir(parents=True)
+    (SweepFolder(tmp_path / "o").run("lora-1h")).mkdir(parents=True)
     done = invoke("sweep", path, "--split", "test", "--empty", "--out", tmp_path / "o")
     assert done.exit_code == 2
     assert "holds something else" in done.stderr
@@ -204,7 +204,7 @@ def test_any_name_makes_a_plain_folder(name):
         ({"variants": [{"name": "a", "sett": {}}, {"name": "b"}]}, "variants.0.sett, did you mean set?"),
         ({"variants": [{"name": "a" * 300}, {"name": "b"}]}, "is too long for the name of a folder"),
         ({"varaints": []}, "unknown key varaints, did you mean variants?"),
-        ({"variants": [{"name": "a", "untouched": True, "budget": 9}, {"name": "b"}]}, "a is untouched, so leave out"),
+        ({"variants": [{"name": "a", "zero_shot": True, "budget": 9}, {"name": "b"}]}, "a is zero-shot, so leave out"),
         ({"budget": 9, "variants": [{"name": "a", "set": {"adapter.rank": 2}}, {"name": "b"}]}, "a has a budget"),
         ({"budget": 9, "variants": [{"name": "a"}, {"name": "b"}]}, "variant a: a budget of 9 parameters is less"),
         (
@@ -252,7 +252,7 @@ def test_a_failed_variant_is_named_and_the_rest_goes_on(write, tmp_path):
         {"name": "none", "set": {"data.subset": "10h"}},
         {"name": "seed", "set": {"training.seed": 1}},
     ]
-    folder = VariantsFolder(tmp_path / "o")
+    folder = SweepFolder(tmp_path / "o")
     done = invoke("sweep", write(variants=rows), "--out", folder.root)
     assert done.exit_code == 1
     last = done.stderr.splitlines()[-1]
@@ -292,7 +292,7 @@ def test_all_fail(write, tmp_path):
 
 
 def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
-    folder = VariantsFolder(tmp_path / "o")
+    folder = SweepFolder(tmp_path / "o")
     path = write(variants=[{"name": "one", "padded": True}, {"name": "two", "set": {"optimiser.learning_rate": 0.1}}])
     done = invoke("sweep", path, "--out", folder.root, "--json")
     assert done.exit_code == 0, done.stderr
@@ -330,11 +330,11 @@ def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
 def test_whisper_base_untouched_and_adapted(write, dataset, tmp_path):
     path = write(
         set={"data.dev_utterances": 2, "training.steps": 3, "training.evaluate_every_steps": 3},
-        variants=[{"name": "untouched", "untouched": True}, {"name": "lora"}],
+        variants=[{"name": "untouched", "zero_shot": True}, {"name": "lora"}],
     )
     done = invoke("sweep", path, "--out", tmp_path / "o", "--set", f"model.name={BASE}")
     assert done.exit_code == 0, done.stderr
-    body = VariantsFolder(tmp_path / "o").read()
+    body = SweepFolder(tmp_path / "o").read()
     untouched, lora = body["splits"]["dev"]
     assert untouched["trainable_parameters"] is None
     assert lora["trainable_parameters"] == 36 * 4 * 1024

@@ -89,8 +89,8 @@ def test_a_run_that_gets_no_better_stops_early(run_config):
         )
     )
     body = folder.read()
-    assert body["best"]["step"] == 2
-    assert body["train"]["steps"] == 8
+    assert body.best.step == 2
+    assert body.train.steps == 8
     assert [row["step"] for row in read_jsonl(folder.metrics) if "dev_wer" in row] == [2, 4, 6, 8]
 
 
@@ -125,9 +125,9 @@ def test_a_run_learns_and_says_what_it_did(run_config, method):
         "step", "epoch", "loss", "lr", "grad_norm", "audio_seconds_per_second", "data_wait", "padding", "peak_memory",
     }  # fmt: skip
     assert all(0 <= row["padding"] < 1 and 0 <= row["data_wait"] < 1 for row in steps)
-    assert body["best"]["dev_wer"] == min(row["dev_wer"] for row in rows if "dev_wer" in row)
-    assert body["model"]["context"] == "true_length"
-    assert body["train"]["left_out"] == {}
+    assert body.best.dev_wer == min(row["dev_wer"] for row in rows if "dev_wer" in row)
+    assert body.model.context == "true_length"
+    assert body.train.left_out == {}
     assert folder.weights(method).is_dir()
     assert any(path.name.startswith("events.") for path in folder.tensorboard.iterdir())
     assert find_checkpoint(folder.checkpoint) is None
@@ -143,7 +143,7 @@ def test_a_run_over_a_quantised_base(run_config, quantise, demo_dataset):
     from asr_lora import evaluate
 
     folder = train(run_config(model__quantise=quantise, training__steps=2))
-    assert folder.read()["model"]["quantise"] == quantise
+    assert folder.read_json()["model"]["quantise"] == quantise
     report = evaluate(str(folder.root), demo_dataset, split="dev", out=folder.root.parent / "report")
     assert report.read()["system"]["training"]["method"] == "lora"
 
@@ -186,7 +186,7 @@ def test_interrupted_in_another_process_and_resumed_it_ends_as_if_never_stopped(
     assert done.returncode == 0, done.stderr
 
     body = json.loads(done.stdout)
-    assert body["best"] == whole.read()["best"]
+    assert body["best"] == whole.read_json()["best"]
     numbers = ("step", "epoch", "loss", "lr", "grad_norm", "padding", "dev_wer", "dev_cer")
     picked = [
         [{name: row[name] for name in numbers if name in row} for row in read_jsonl(path)]

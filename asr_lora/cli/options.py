@@ -96,13 +96,13 @@ def _speech(
     ] = None,
 ) -> dict[str, Any]:
     """What `prepare` is asked for beside sources, language and folder, by the names of its arguments."""
-    from asr_lora.text import TextRules
+    from asr_lora.text import TextCleaning
 
     return {
         "locale": locale, "subsets": [*filter(None, subsets.split(",")), *(f"{length:g}h" for length in hours or ())],
         "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
         "splits_from": splits_from, "against": against or (),
-        "text": TextRules(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
+        "text": TextCleaning(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
         "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
     }  # fmt: skip
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_lora.dataset.summary import facts_table, subset_notices
-from asr_lora.folders.dataset_folder import DatasetFolder, DiagnosisFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, LabelReportFolder
+from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
-from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.folders.workflow_folder import StrengthSweepFolder
 from asr_lora.system.progress import say
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
 
 
 def _warn_of_labels(folder: DatasetFolder) -> None:
-    if not folder.diagnosis.complete:
+    if not folder.label_report.complete:
         say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
         return
     from asr_lora.labels.rules import NO_LABEL
 
-    body = folder.diagnosis.read()
+    body = folder.label_report.read()
     if body["suspicious"]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
         share = f"{body['suspicious']:,} of {body['utterances']:,}"
@@ -91,7 +92,7 @@ def print_report(folder: ReportFolder, as_json: bool) -> None:
     print(folder.root)
 
 
-def print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
+def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
     body = folder.read()
     if as_json:
         print_json(body)
@@ -113,7 +114,7 @@ def print_diagnosis(folder: DiagnosisFolder, as_json: bool) -> None:
         print(path)
 
 
-def print_sweep(folder: SweepFolder, as_json: bool) -> None:
+def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
     body = folder.read()
     if as_json:
         print_json(body)
@@ -151,5 +152,6 @@ def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
     print(folder.page)
 
 
-def print_json(body: dict[str, Any]) -> None:
-    print(json.dumps(body, ensure_ascii=False, indent=2))
+def print_json(body: Record | dict[str, Any]) -> None:
+    facts = body.to_json() if isinstance(body, Record) else body
+    print(json.dumps(facts, ensure_ascii=False, indent=2))

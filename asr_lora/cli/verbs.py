@@ -40,8 +40,8 @@ from asr_lora.cli.printing import (
     print_adaptation,
     print_comparison,
     print_dataset,
-    print_diagnosis,
     print_json,
+    print_label_report,
     print_promotion,
     print_report,
     print_rerun,
@@ -131,10 +131,10 @@ def train_command(
     if as_json:
         print_json(body)
         return
-    for reason, ids in body["train"]["left_out"].items():
+    for reason, ids in body.train.left_out.items():
         print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    best = body["best"]
-    print(f"best dev WER {100 * best['dev_wer']:.1f} % at step {best['step']}: {folder.weights(body['method'])}")
+    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
+    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command
@@ -167,13 +167,13 @@ def check_command(
     of_config = {"--set": overrides, "--price-per-hour": price_per_hour, "--probe or --no-probe": probe}
     if subject.is_dir() or (not subject.suffix and not subject.exists()):
         _refuse_options(of_config, f"{subject} is a dataset folder: leave out", "which belongs to a config")
-        from asr_lora.workflows.check_labels import doctor
+        from asr_lora.workflows.check_labels import check_labels
 
-        folder = doctor(
+        folder = check_labels(
             subject, model=model, language_token=language_token, precision=precision or Precision.AUTO,
             without=without or (), transcripts=transcripts is not False, audio=audio,
         )  # fmt: skip
-        print_diagnosis(folder, as_json)
+        print_label_report(folder, as_json)
         return
     _refuse_options(of_dataset, f"{subject} is no dataset folder: leave out", "which belongs to one")
     settings = load_config(subject, overrides)

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-from asr_lora.dataset.plan_database import Plan
+from asr_lora.dataset.plan_database import PlanDatabase
 from asr_lora.dataset.reading import split_rows
 from asr_lora.folders.atomic import write_jsonl
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
@@ -21,7 +21,7 @@ class Other:
 
     name: str
     digest: str
-    rows: Callable[[], Iterator[tuple[str, str, int, str | None, str | None]]]  # as `Plan.compare` takes them
+    rows: Callable[[], Iterator[tuple[str, str, int, str | None, str | None]]]  # as `PlanDatabase.compare` takes them
 
     @classmethod
     def open(cls, word: Path | str, locale: str) -> "Other":
@@ -29,7 +29,7 @@ class Other:
         if prepared.complete:
             return cls(prepared.root.resolve().name, prepared.splits_digest(), lambda: _prepared_rows(prepared))
         source = open_source(str(word), locale=locale)
-        return cls(source.name, source.digest(), lambda: _source_rows(source.rows(), source.people))
+        return cls(source.name, source.digest(), lambda: _source_rows(source.rows(), source.speaker_namespace))
 
 
 def _prepared_rows(folder: DatasetFolder) -> Iterator[tuple[str, str, int, str | None, str | None]]:
@@ -38,14 +38,14 @@ def _prepared_rows(folder: DatasetFolder) -> Iterator[tuple[str, str, int, str |
             yield split, row["id"], sentence_key(row["text"]), None, row["digest"]
 
 
-def _source_rows(rows: Iterable[Any], people: str) -> Iterator[tuple[str, str, int, str | None, str | None]]:
+def _source_rows(rows: Iterable[Any], speaker_namespace: str) -> Iterator[tuple[str, str, int, str | None, str | None]]:
     for row in rows:
         if isinstance(row, Utterance) and row.text:
-            person = f"{people}:{row.speaker}" if row.speaker else None
+            person = f"{speaker_namespace}:{row.speaker}" if row.speaker else None
             yield row.split or "all", row.id, sentence_key(row.text), person, None
 
 
-def list_leaks(plan: Plan, folder: DatasetFolder, others: Sequence[Other]) -> dict[str, Any]:
+def list_leaks(plan: PlanDatabase, folder: DatasetFolder, others: Sequence[Other]) -> dict[str, Any]:
     """Write every leak to leaks.jsonl, and count for the manifest what is shared by which pair."""
     shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
     against = {other.name: Leaks() for other in others}
@@ -59,7 +59,7 @@ def list_leaks(plan: Plan, folder: DatasetFolder, others: Sequence[Other]) -> di
     }
 
 
-def _shared_with(plan: Plan, other: Other) -> Iterator[dict[str, str]]:
+def _shared_with(plan: PlanDatabase, other: Other) -> Iterator[dict[str, str]]:
     for leak in plan.compare(other.rows()):
         yield {**leak, "of": other.name}
 

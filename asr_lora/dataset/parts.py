@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK, decode, encode_flac
-from asr_lora.dataset.plan_database import Plan, Planned
+from asr_lora.dataset.plan_database import PlanDatabase, PlannedUtterance
 from asr_lora.dataset.reading import row_schema
 from asr_lora.errors import AudioError
 from asr_lora.folders.atomic import replacing
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.labels.rules import Sound, measure
-from asr_lora.sources.interface import Recording, Share
+from asr_lora.sources.interface import Recording, WeightedSource
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 30.0  # one Whisper window
@@ -39,7 +39,7 @@ PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False}  # FLAC
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecodedUtterance:
     """An utterance, decoded."""
 
     flac: bytes
@@ -47,18 +47,18 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Begun:
+class FinishedParts:
     """What earlier runs did."""
 
     parts: int
     utterances: int
 
 
-Task = tuple[Planned, Recording]
-Outcome = tuple[Planned, Heard | AudioError]
+Task = tuple[PlannedUtterance, Recording]
+Outcome = tuple[PlannedUtterance, DecodedUtterance | AudioError]
 
 
-def decode_all(plan: Plan, shares: Sequence[Share], folder: DatasetFolder) -> None:
+def decode_all(plan: PlanDatabase, shares: Sequence[WeightedSource], folder: DatasetFolder) -> None:
     """Decode what is not decoded yet, in parts of a fixed number of utterances."""
     schema = _part_schema()
     salt, begun = plan.fact("salt"), _finished_parts(plan, folder)
@@ -79,7 +79,7 @@ def decode_all(plan: Plan, shares: Sequence[Share], folder: DatasetFolder) -> No
                     bar.update(len(rows))
 
 
-def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
+def _finished_parts(plan: PlanDatabase, folder: DatasetFolder) -> FinishedParts:
     """Note what earlier runs did; a part that cannot be read is made again, and so are those after it."""
     utterances = 0
     for number in count():
@@ -91,13 +91,13 @@ def _finished_parts(plan: Plan, folder: DatasetFolder) -> Begun:
                 if not folder.part(later).exists():
                     break
                 folder.part(later).unlink()
-            return Begun(number, utterances)
+            return FinishedParts(number, utterances)
         plan.begin(numbers)
         utterances += len(numbers)
     raise AssertionError("unreachable")
 
 
-def _tasks(plan: Plan, shares: Sequence[Share]) -> Iterator[Task]:
+def _tasks(plan: PlanDatabase, shares: Sequence[WeightedSource]) -> Iterator[Task]:
     for number, share in enumerate(shares):
         for clip, recording in share.source.recordings(plan.wanted(number)):
             for utterance in plan.take(number, clip):
@@ -106,7 +106,7 @@ def _tasks(plan: Plan, shares: Sequence[Share]) -> Iterator[Task]:
 
 def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Task], ahead: int) -> Iterator[Outcome]:
     """Outcomes in the order of the tasks, of which never more than `ahead` are in memory."""
-    waiting: deque[tuple[Planned, Future[Heard | AudioError]]] = deque()
+    waiting: deque[tuple[PlannedUtterance, Future[DecodedUtterance | AudioError]]] = deque()
     for utterance, recording in tasks:
         waiting.append((utterance, pool.submit(_hear, utterance, recording)))
         if len(waiting) >= ahead:
@@ -116,7 +116,7 @@ def _in_order(pool: ThreadPoolExecutor, tasks: Iterable[Task], ahead: int) -> It
         yield done, future.result()
 
 
-def _hear(utterance: Planned, recording: Recording) -> Heard | AudioError:
+def _hear(utterance: PlannedUtterance, recording: Recording) -> DecodedUtterance | AudioError:
     """Decode, measure and encode an utterance; an AudioError says what is wrong with it."""
     if isinstance(recording, AudioError):
         return recording
@@ -131,7 +131,7 @@ def _hear(utterance: Planned, recording: Recording) -> Heard | AudioError:
         return AudioError("too short", f"{utterance.id} lasts {sound.seconds:.3f} s")
     if sound.peak < SILENCE_PEAK:
         return AudioError("silent", f"{utterance.id} is silent")
-    return Heard(encode_flac(waveform), sound)
+    return DecodedUtterance(encode_flac(waveform), sound)
 
 
 def _part_schema() -> pa.Schema:
@@ -141,7 +141,7 @@ def _part_schema() -> pa.Schema:
     return schema
 
 
-def _row(utterance: Planned, heard: Heard | AudioError, salt: str) -> dict[str, Any]:
+def _row(utterance: PlannedUtterance, heard: DecodedUtterance | AudioError, salt: str) -> dict[str, Any]:
     work = {"number": utterance.number, "split": utterance.split}
     if isinstance(heard, AudioError):
         return {**work, "reason": heard.reason}
@@ -164,7 +164,7 @@ def _row(utterance: Planned, heard: Heard | AudioError, salt: str) -> dict[str, 
     }
 
 
-def join_parts(plan: Plan, folder: DatasetFolder) -> None:
+def join_parts(plan: PlanDatabase, folder: DatasetFolder) -> None:
     """Join the parts to one file a split, and note in the plan what became of each utterance."""
     schema = row_schema()
     with ExitStack() as stack:
@@ -200,7 +200,7 @@ def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
-def leave_out(plan: Plan, folder: DatasetFolder, reasons: Mapping[str, str]) -> None:
+def leave_out(plan: PlanDatabase, folder: DatasetFolder, reasons: Mapping[str, str]) -> None:
     """Take utterances out of the draft of train: id -> why."""
     if not reasons:
         return

@@ -11,8 +11,8 @@ from typing import Any
 
 from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS
-from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Share, Utterance
-from asr_lora.text import TextRules, sentence_key
+from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Utterance, WeightedSource
+from asr_lora.text import TextCleaning, sentence_key
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # utterances in each of dev and test where the splits are made here
 PROLIFIC_SHARE = 0.1  # of dev or test: who would fill more of it than that goes to train
@@ -32,16 +32,16 @@ CREATE INDEX by_sentence ON utterance (sentence);
 
 
 @dataclass(frozen=True)
-class Rules:
+class SelectionRules:
     """What of the sources' text and rows is taken."""
 
-    text: TextRules = field(default_factory=TextRules)
+    text: TextCleaning = field(default_factory=TextCleaning)
     keep_shared_sentences: bool = False  # in train, where the splits are made here
     seed: int = 0
     drop: tuple[str, ...] = ()  # rules on labels; what they find in train is left out once it was heard
 
 
-def make_plan(path: Path, shares: Sequence[Share], rules: Rules) -> None:
+def build_plan(path: Path, shares: Sequence[WeightedSource], rules: SelectionRules) -> None:
     """Read every row of the sources and decide what becomes of it; `path` is there when all of it is.
 
     Raises:
@@ -80,39 +80,39 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _insert(database: sqlite3.Connection, shares: Sequence[Share], text: TextRules) -> int:
+def _insert(database: sqlite3.Connection, shares: Sequence[WeightedSource], text: TextCleaning) -> int:
     """Insert every row; return a number that stands for ids and speakers, whatever their order."""
     several = len({share.family for share in shares}) > 1
     total, number = 0, 0
     statement = f"INSERT INTO utterance VALUES ({', '.join('?' * len(COLUMNS))})"
     for index, share in enumerate(shares):
-        prefix, people = f"s{share.family + 1}-" if several else "", share.source.people
+        prefix, speaker_namespace = f"s{share.family + 1}-" if several else "", share.source.speaker_namespace
         for row in share.source.rows():
-            values = _values(row, prefix, people, text)
+            values = _values(row, prefix, speaker_namespace, text)
             database.execute(statement, (number, index, share.family, *values))
             total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
             number += 1
     return total
 
 
-def _values(row: Utterance | BadRow, prefix: str, people: str, text: TextRules) -> tuple[Any, ...]:
+def _values(row: Utterance | BadRow, prefix: str, speaker_namespace: str, text: TextCleaning) -> tuple[Any, ...]:
     if isinstance(row, Utterance) and not _is_unicode(row):
         row = BadRow(row.id.encode(errors="replace").decode(), "a name or text is not UTF-8", row.split)
     if isinstance(row, BadRow):
         name = row.id.encode(errors="replace").decode()
         return (f"{prefix}{name}", None, 0.0, None, "", None, None, "", row.split, "", "", "", "", row.reason)
     words = text.apply(row.text)
-    person = f"{people}:{row.speaker}" if row.speaker else f"{people}:clip:{row.clip}"
+    person = f"{speaker_namespace}:{row.speaker}" if row.speaker else f"{speaker_namespace}:clip:{row.recording}"
     reason = None if words else "text is empty"
     return (
-        f"{prefix}{row.id}", row.clip, row.start, row.seconds, words, sentence_key(words), person, row.speaker,
+        f"{prefix}{row.id}", row.recording, row.start, row.seconds, words, sentence_key(words), person, row.speaker,
         row.split, row.gender, row.age, row.accent, row.domain, reason,
     )  # fmt: skip
 
 
 def _is_unicode(row: Utterance) -> bool:
     try:
-        for value in (row.id, row.clip, row.text, row.speaker, row.gender, row.age, row.accent, row.domain):
+        for value in (row.id, row.recording, row.text, row.speaker, row.gender, row.age, row.accent, row.domain):
             value.encode()
     except UnicodeEncodeError:
         return False
@@ -121,12 +121,12 @@ def _is_unicode(row: Utterance) -> bool:
 
 def _mark_repeats(database: sqlite3.Connection) -> None:
     database.execute(
-        "UPDATE utterance SET reason = 'clip is listed before' WHERE reason IS NULL AND number > (SELECT MIN(number) "
-        "FROM utterance AS before WHERE before.id = utterance.id AND before.reason IS NULL)"
+        "UPDATE utterance SET reason = 'utterance is listed before' WHERE reason IS NULL AND number > "
+        "(SELECT MIN(number) FROM utterance AS before WHERE before.id = utterance.id AND before.reason IS NULL)"
     )
 
 
-def _split(database: sqlite3.Connection, family: int, rules: Rules) -> list[str]:
+def _split(database: sqlite3.Connection, family: int, rules: SelectionRules) -> list[str]:
     """Give the rows without a split one, by speaker; return what a user should know of it."""
     ours = f"family = {family} AND split = '{SPLIT_HERE}' AND reason IS NULL"
     total, speakers, unknown = database.execute(
@@ -203,7 +203,7 @@ def _take_share(database: sqlite3.Connection, source: int, weight: float) -> Non
     )
 
 
-def _require_splits(database: sqlite3.Connection, shares: Sequence[Share]) -> None:
+def _require_splits(database: sqlite3.Connection, shares: Sequence[WeightedSource]) -> None:
     for split in SPLITS:
         query = "SELECT reason, COUNT(*) FROM utterance WHERE split IN (?, '') GROUP BY reason ORDER BY COUNT(*) DESC"
         reasons = dict(database.execute(query, (split,)).fetchall())

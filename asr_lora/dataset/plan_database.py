@@ -36,7 +36,7 @@ CREATE INDEX scratch.other_digest ON other (digest, split, id);
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedUtterance:
     """An utterance of the plan."""
 
     number: int
@@ -54,7 +54,7 @@ class Planned:
     domain: str
 
 
-class Plan:
+class PlanDatabase:
     """An open plan and its scratch database."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -75,10 +75,10 @@ class Plan:
         query = "SELECT COUNT(*) FROM utterance WHERE reason IS NULL AND (?1 IS NULL OR split = ?1)"
         return int(self.database.execute(query, (split,)).fetchone()[0])
 
-    def wanted(self, source: int) -> "WantedClips":
-        return WantedClips(self.database, source)
+    def wanted(self, source: int) -> "PendingRecordings":
+        return PendingRecordings(self.database, source)
 
-    def take(self, source: int, clip: str) -> list[Planned]:
+    def take(self, source: int, clip: str) -> list[PlannedUtterance]:
         """The utterances of a recording that were not taken before."""
         rows = self.database.execute(
             "SELECT number, id, clip, start, seconds, text, speaker, person, split, gender, age, accent, domain "
@@ -87,7 +87,7 @@ class Plan:
             (source, clip),
         ).fetchall()
         self.begin(row[0] for row in rows)
-        return [Planned(*row) for row in rows]
+        return [PlannedUtterance(*row) for row in rows]
 
     def begin(self, numbers: Iterable[int]) -> None:
         """Note utterances as taken."""
@@ -164,7 +164,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class WantedClips:
+class PendingRecordings:
     """The recordings of a source that hold utterances not taken yet."""
 
     database: sqlite3.Connection

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from asr_lora.dataset.leaks import Other, list_leaks
 from asr_lora.dataset.parts import MAX_SECONDS, MIN_SECONDS, PART_ROWS, decode_all, join_parts, leave_out
-from asr_lora.dataset.plan import Rules, make_plan
-from asr_lora.dataset.plan_database import Plan
+from asr_lora.dataset.plan import SelectionRules, build_plan
+from asr_lora.dataset.plan_database import PlanDatabase
 from asr_lora.dataset.subset_files import Draws, draw, draw_anew, remove_subsets, write_subsets
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS, read_id_list, require_cap, subset_seconds
 from asr_lora.dataset.summary import summarise
@@ -26,11 +26,12 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_jsonl, write_text
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.folders.digests import file_facts, fingerprint
-from asr_lora.labels.diagnosis import diagnose_fresh, found_in_train, require_droppable
-from asr_lora.sources.interface import Share
-from asr_lora.sources.open import open_shares
+from asr_lora.labels.label_report import report_new_splits, require_droppable, train_findings
+from asr_lora.language import spoken_language
+from asr_lora.sources.interface import WeightedSource
+from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import alone
-from asr_lora.text import TextRules
+from asr_lora.text import TextCleaning
 
 
 def prepare(
@@ -46,7 +47,7 @@ def prepare(
     deltas: Sequence[Path] = (),
     splits_from: str = "release",
     against: Sequence[Path | str] = (),
-    text: TextRules | None = None,
+    text: TextCleaning | None = None,
     keep_marks: bool = False,
     keep_shared_sentences: bool = False,
     text_column: str | None = None,
@@ -78,20 +79,21 @@ def prepare(
         drop: rules of `asr_lora.labels.rules`; what they find in train is left out, and nothing of dev and test.
 
     Raises:
-        ConfigError: an unknown language or rule, a subset that is no length, an id list that cannot be read; `out`
-            holds another language or something else; another prepare is at work there.
-        DataError: a source lacks something, or nothing in a split can be used.
+        ConfigError: the language or a rule is unknown, a subset is no length, an id list cannot be read, `out` holds
+            something else, or another prepare works there.
+        DataError: a source cannot be read, or no utterance of a split can be used.
     """
-    from asr_lora.language import spoken_language
-
     dropped = require_droppable(drop)
-    code, rules = spoken_language(language), Rules(text or TextRules(), keep_shared_sentences, seed, dropped)
+    code, rules = (
+        spoken_language(language),
+        SelectionRules(text or TextCleaning(), keep_shared_sentences, seed, dropped),
+    )
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
     draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
     words = [source] if isinstance(source, str | Path) else source
-    shares = open_shares(
+    shares = open_sources(
         words, locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks,
         text_column=text_column,
     )  # fmt: skip
@@ -116,9 +118,9 @@ def prepare(
 
 def _make(
     folder: DatasetFolder,
-    shares: Sequence[Share],
+    shares: Sequence[WeightedSource],
     others: Sequence[Other],
-    rules: Rules,
+    rules: SelectionRules,
     draws: Draws,
     facts: dict[str, Any],
 ) -> None:
@@ -130,11 +132,11 @@ def _make(
     with closing(_open_plan(folder, shares, rules, fingerprint(speech, rules.seed))) as plan:
         decode_all(plan, shares, folder)
         join_parts(plan, folder)
-        leave_out(plan, folder, found_in_train(folder, facts["language"], rules.drop) if rules.drop else {})
+        leave_out(plan, folder, train_findings(folder, facts["language"], rules.drop) if rules.drop else {})
         _finish(plan, folder, facts, shares, others, draws)
 
 
-def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
+def _made_from(shares: Sequence[WeightedSource]) -> list[dict[str, Any]]:
     return [
         {
             "name": share.source.name,
@@ -149,7 +151,7 @@ def _made_from(shares: Sequence[Share]) -> list[dict[str, Any]]:
 def _require_ours(folder: DatasetFolder, language: str) -> None:
     """Check that nothing but a dataset of the same language would be written over."""
     folder.require_ours(folder.ours)
-    if folder.complete and (before := folder.read_any().get("language")) != language:
+    if folder.complete and (before := folder.read_json().get("language")) != language:
         raise ConfigError(f"{folder.root} holds a dataset of {before!r}: name another folder with --out")
 
 
@@ -185,21 +187,23 @@ def _discard(folder: DatasetFolder) -> None:
             path.unlink()
 
 
-def _open_plan(folder: DatasetFolder, shares: Sequence[Share], rules: Rules, stamp: str) -> Plan:
+def _open_plan(
+    folder: DatasetFolder, shares: Sequence[WeightedSource], rules: SelectionRules, stamp: str
+) -> PlanDatabase:
     """Go on with the plan that is there where it was made for the same, else make it anew."""
     if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
         _discard(folder)
         write_text(folder.stamp, stamp)
     if not folder.plan.is_file():
-        make_plan(folder.plan, shares, rules)
-    return Plan(folder.plan, folder.scratch)
+        build_plan(folder.plan, shares, rules)
+    return PlanDatabase(folder.plan, folder.scratch)
 
 
 def _finish(
-    plan: Plan,
+    plan: PlanDatabase,
     folder: DatasetFolder,
     facts: dict[str, Any],
-    shares: Sequence[Share],
+    shares: Sequence[WeightedSource],
     others: Sequence[Other],
     draws: Draws,
 ) -> None:
@@ -222,7 +226,7 @@ def _finish(
         os.replace(folder.draft(split), folder.split(split))
     write_jsonl(folder.dropped, plan.dropped())
     leaks = list_leaks(plan, folder, others)
-    diagnose_fresh(folder, facts["language"])
+    report_new_splits(folder, facts["language"])
     folder.write(
         {
             **facts,

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_lora.dataset.reading import split_rows
-from asr_lora.dataset.subsets import NAMED_IDS, Clip, IdList, Subsets, find_listed, nested_subsets, subset_seed
+from asr_lora.dataset.subsets import (
+    NAMED_IDS,
+    IdList,
+    SubsetCandidate,
+    Subsets,
+    find_listed,
+    nested_subsets,
+    subset_seed,
+)
 from asr_lora.dataset.summary import summarise
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
@@ -27,7 +35,7 @@ class Draws:
 def draw(rows: TrainRows, draws: Draws) -> tuple[Subsets, Subsets]:
     """Draw the subsets, and look up those that others have chosen."""
     # Speakers who are not known count one by one: nothing says that any two are the same.
-    clips = (Clip(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in rows())
+    clips = (SubsetCandidate(row["id"], row["speaker"] or row["id"], row["seconds"], row["gender"]) for row in rows())
     drawn = nested_subsets(clips, draws.names, seed=draws.seed, speaker_cap=draws.speaker_cap)
     return drawn, find_listed(draws.lists, {row["id"] for row in rows()} if draws.lists else ())
 
@@ -65,13 +73,13 @@ def draw_anew(folder: DatasetFolder, stamp: str, draws: Draws) -> None:
 
 
 def _train_rows(folder: DatasetFolder) -> Iterator[dict[str, Any]]:
-    """What `Plan.kept` says of train, from its file."""
+    """What `PlanDatabase.kept` says of train, from its file."""
     for row in split_rows(folder, "train", ["id", "speaker", "seconds", "gender", "text"]):
         yield {**row, "characters": len(row["text"])}
 
 
 def remove_subsets(folder: DatasetFolder) -> None:
     """Remove the lists of ids that the manifest speaks of: those are ours."""
-    for name in folder.read_any().get("subsets", {}) if folder.complete else ():
+    for name in folder.read_json().get("subsets", {}) if folder.complete else ():
         folder.subset(name).unlink(missing_ok=True)
         folder.missing_ids(name).unlink(missing_ok=True)

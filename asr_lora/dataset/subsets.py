@@ -22,7 +22,7 @@ UNKNOWN = -1  # number of nobody in particular
 NAMED_IDS = 5  # of an id list that train lacks, which the manifest and a sentence name
 
 
-class Clip(NamedTuple):
+class SubsetCandidate(NamedTuple):
     """What the choice of subsets looks at."""
 
     id: str
@@ -71,7 +71,7 @@ def _parsed(name: str) -> tuple[float, int | None]:
 
 
 def nested_subsets(
-    clips: Iterable[Clip], names: Iterable[str], *, seed: int = 0, speaker_cap: float | None = None
+    clips: Iterable[SubsetCandidate], names: Iterable[str], *, seed: int = 0, speaker_cap: float | None = None
 ) -> Subsets:
     """Choose nested subsets: speakers heard about equally, women and men equally where that is labelled.
 
@@ -149,7 +149,7 @@ class _Pool:
     genders: list[str]  # queue -> female, male or unlabelled
 
     @classmethod
-    def of(cls, clips: Iterable[Clip]) -> "_Pool":
+    def of(cls, clips: Iterable[SubsetCandidate]) -> "_Pool":
         ids, seconds, queue = [], array("d"), array("i")
         speakers: dict[str, int] = {}
         queues: dict[tuple[int, str], int] = {}

@@ -20,7 +20,7 @@ from asr_lora.decoding.search import default_batch_seconds, loop_end
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.recipe import Dtype, Format, Packing, Recipe
+from asr_lora.exporting.recipe import Dtype, ExportRecipe, Format, Packing
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import ExportFolder
@@ -36,9 +36,9 @@ ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches
 ALIGNED_SECONDS = 60.0  # aligned at once: it keeps what every head of every layer looks at
 TOKENS, TOKENS_A_SECOND = 20, 8  # that a window is given at first; what has not ended by then is written anew
 KEPT = {  # type of computing -> how weights are kept on disk
-    "int8": Recipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
-    "float16": Recipe(Format.CTRANSLATE2, Dtype.FLOAT16, None),
-    "float32": Recipe(Format.CTRANSLATE2, Dtype.FLOAT32, None),
+    "int8": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
+    "float16": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT16, None),
+    "float32": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, None),
 }
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")

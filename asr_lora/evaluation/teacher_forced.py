@@ -18,7 +18,7 @@ from asr_lora.decoding.search import (
     default_batch_seconds,
     encode_batch,
 )
-from asr_lora.labels.model_scores import Opinion
+from asr_lora.labels.model_scores import ModelScore
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import character_errors
 from asr_lora.model.whisper import Whisper, evaluating
@@ -31,7 +31,7 @@ SILENT_TAIL_SECONDS = 5.0
 SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
 
 
-def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[Opinion]]:
+def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[ModelScore]]:
     """Yield opinions on a split's utterances, a batch at a time, longest first.
 
     Encoder once, decoder three times: the text with the sound, the text with silence, and free.
@@ -61,7 +61,7 @@ def opinions(whisper: Whisper, data: Split, name: str, *, done: Collection[str] 
             texts = decode_states(whisper, states, max_new_tokens=min(MAX_NEW_TOKENS, 2 * longest + SPARE_TOKENS))
         errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
         yield [
-            Opinion(
+            ModelScore(
                 split=name,
                 id=known.split.ids[index],
                 tokens=len(loss) - 1,

@@ -12,8 +12,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from asr_lora.config import Context, Method
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
+from asr_lora.folders.run_folder import RunRecord
 
 TASK = "automatic-speech-recognition"
 HUB_CODES = {"jw": "jv"}  # where Whisper's code of a language is not that of ISO 639
@@ -27,10 +29,10 @@ RUNS_IN = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class CardSubject:
     """All that a card is written from."""
 
-    run: dict[str, Any]  # run.json
+    run: RunRecord
     export: dict[str, Any]  # export.json
     dataset: dict[str, Any]  # dataset.json
     reports: Sequence[dict[str, Any]]  # report.json of each
@@ -39,7 +41,7 @@ class Subject:
     data_licence: str | None
 
 
-def write_card(subject: Subject) -> str:
+def write_card(subject: CardSubject) -> str:
     """Render the card.
 
     Raises:
@@ -61,14 +63,14 @@ def _template() -> Any:
     return environment.get_template("card.md.j2")
 
 
-def own_report(run: dict[str, Any], export: dict[str, Any], report: dict[str, Any]) -> bool:
+def own_report(run: RunRecord, export: dict[str, Any], report: dict[str, Any]) -> bool:
     """Whether a report is of what is published: by what its training made, since folders may have moved."""
     training = report["system"]["training"]
     return (
         training is not None
         and report["system"].get("strength", export["strength"]) == export["strength"]
         and (training["seconds"], training["step"], training["dev_wer"])
-        == (run["train_seconds"], run["best"]["step"], run["best"]["dev_wer"])
+        == (run.train_seconds, run.best.step, run.best.dev_wer)
     )
 
 
@@ -85,11 +87,11 @@ def dataset_names(dataset: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _metadata(subject: Subject) -> ModelCardData:
+def _metadata(subject: CardSubject) -> ModelCardData:
     export, kind = subject.export, Format(subject.export["format"])
     relation = {Format.ADAPTER: "adapter"}.get(kind, "quantized" if export["quantise"] else "finetune")
     known = re.fullmatch(r"[\w.-]+/[\w.-]+", export["base"]) is not None
-    methods = [] if subject.run["method"] == "full" else ["lora", subject.run["method"]]
+    methods = [] if subject.run.method is Method.FULL else ["lora", subject.run.method]
     return ModelCardData(
         language=HUB_CODES.get(export["language"], export["language"]),
         license=subject.licence,
@@ -105,13 +107,13 @@ def _metadata(subject: Subject) -> ModelCardData:
     )
 
 
-def _title(subject: Subject) -> str:
+def _title(subject: CardSubject) -> str:
     if subject.repository:
         return subject.repository.split("/")[1]
-    return f"{subject.export['base'].split('/')[-1]}-{subject.export['language']}-{subject.run['method']}"
+    return f"{subject.export['base'].split('/')[-1]}-{subject.export['language']}-{subject.run.method}"
 
 
-def _results(subject: Subject) -> list[EvalResult]:
+def _results(subject: CardSubject) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=TASK,
@@ -136,7 +138,7 @@ def _data_name(report: dict[str, Any], dataset: dict[str, Any]) -> str:
     return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
 
 
-def _context(subject: Subject) -> dict[str, Any]:
+def _context(subject: CardSubject) -> dict[str, Any]:
     from asr_lora.language import language_name
 
     run, export, parity = subject.run, subject.export, subject.export["parity"]
@@ -150,22 +152,22 @@ def _context(subject: Subject) -> dict[str, Any]:
         "form": {"format": kind, "numbers": numbers, "runs_in": RUNS_IN[kind]},
         "snippet": snippet(export, subject.repository),
         "rows": [_row(subject, report) for report in subject.reports],
-        "dev_wer": "–" if (best := run["best"]["dev_wer"]) is None else f"{100 * best:.1f}",
+        "dev_wer": "–" if (best := run.best.dev_wer) is None else f"{100 * best:.1f}",
         "parity": {
             "clips": parity["clips"], "alike": parity["alike"], "engine": export["engine"], "lead": lead.upper(),
             "ours": f"{100 * parity['ours'][lead]:.1f}", "theirs": f"{100 * parity['theirs'][lead]:.1f}",
         },
         "training": _training(subject),
-        "hours": f"{run['train']['hours']:.1f}",
-        "true_length": run["model"]["context"] == "true_length",
+        "hours": f"{run.train.hours:.1f}",
+        "true_length": run.model.context is Context.TRUE_LENGTH,
     }  # fmt: skip
 
 
-def _method(run: dict[str, Any]) -> str:
-    return "full fine-tuning" if run["method"] == "full" else f"{run['method']} (a low-rank adapter)"
+def _method(run: RunRecord) -> str:
+    return "full fine-tuning" if run.method is Method.FULL else f"{run.method} (a low-rank adapter)"
 
 
-def _row(subject: Subject, report: dict[str, Any]) -> dict[str, str]:
+def _row(subject: CardSubject, report: dict[str, Any]) -> dict[str, str]:
     scores, system, data = report["scores"], report["system"], report["dataset"]
     low, high = scores["wer_interval"]
     return {
@@ -185,24 +187,22 @@ def _system_name(system: dict[str, Any]) -> str:
     return Path(system["name"]).name.removeprefix("pypi:")
 
 
-def _training(subject: Subject) -> list[tuple[str, str]]:
+def _training(subject: CardSubject) -> list[tuple[str, str]]:
     run, dataset = subject.run, subject.dataset
-    config, train = run.get("config", {}), run["train"]
+    train, adapter, optimiser = run.train, run.config.adapter, run.config.optimiser
     facts = {
         "data": ", ".join(dataset_names(dataset)),
         "licence of the data": subject.data_licence or "not recorded",
-        "speech": f"{train['hours']:.2f} hours, {train['utterances']:,} utterances of train",
+        "speech": f"{train.hours:.2f} hours, {train.utterances:,} utterances of train",
         "base model": subject.export["base"],
         "method": _method(run),
-        "trainable parameters": f"{run['parameters']['trainable']:,} of {run['parameters']['total']:,}",
-        "steps": f"{train['steps']:,} ({train['epochs']:.1f} epochs), checkpoint of step {run['best']['step']:,}",
+        "trainable parameters": f"{run.parameters.trainable:,} of {run.parameters.total:,}",
+        "steps": f"{train.steps or run.best.step:,} ({train.epochs:.1f} epochs), checkpoint of step {run.best.step:,}",
     }
-    if adapter := config.get("adapter"):
-        targets = adapter["targets"] if isinstance(adapter["targets"], str) else ", ".join(adapter["targets"])
-        if run["method"] != "full":
-            facts["adapter"] = f"rank {adapter['rank']}, alpha {adapter['alpha']:g}, on {targets}"
-    if optimiser := config.get("optimiser"):
-        facts["optimiser"] = f"{optimiser['name']}, learning rate {optimiser['learning_rate']:g}"
+    if adapter and run.method is not Method.FULL:
+        facts["adapter"] = f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {', '.join(adapter.targets)}"
+    if optimiser:
+        facts["optimiser"] = f"{optimiser.name}, learning rate {optimiser.learning_rate:g}"
     strength = subject.export["strength"]
     if strength not in (None, 1):
         facts["strength"] = f"{strength:g} of the adapter's update"

@@ -11,9 +11,9 @@ from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.exporting.formats import public_base, write_export
-from asr_lora.exporting.other_engines import open_engine, require_engine
+from asr_lora.exporting.other_engines import open_export, require_engine
 from asr_lora.exporting.parity import Parity, parity
-from asr_lora.exporting.recipe import Format, find_recipe
+from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
@@ -62,14 +62,14 @@ def export(
             else.
         DataError: the model or the dataset cannot be used.
     """
-    recipe = find_recipe(format, dtype, quantise)
+    recipe = find_export_recipe(format, dtype, quantise)
     if not 0 <= tolerance < 1 or clips < 1:
         raise ConfigError("--tolerance is a share of WER, from 0 to below 1, and --clips is at least 1")
     engine = require_engine(recipe.format)
     place = locate(model)
     if recipe.format is Format.ADAPTER and place.strength is None:
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
-    home = dataset_of(place, dataset)
+    home = export_dataset(place, dataset)
     manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
     told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
     assert told is not None  # a dataset says its language
@@ -87,7 +87,7 @@ def export(
     with replacing_folder(out) as root:
         draft = ExportFolder(root)
         weights = write_export(place, whisper, recipe, draft)
-        transcribe = open_engine(recipe, weights, place.base, whisper)
+        transcribe = open_export(recipe, weights, place.base, whisper)
         theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
         found = parity(split.texts, ours, theirs, told.language, tolerance)
         facts = {
@@ -106,7 +106,7 @@ def export(
     return folder
 
 
-def dataset_of(place: Place, dataset: Path | None) -> Path:
+def export_dataset(place: Place, dataset: Path | None) -> Path:
     """The dataset that is given, or the run's own.
 
     Raises:
@@ -114,7 +114,7 @@ def dataset_of(place: Place, dataset: Path | None) -> Path:
     """
     if dataset is None and place.run is None:
         raise ConfigError(f"{place.name} was trained elsewhere: name a dataset of its language with --dataset")
-    return dataset or Path(place.run["config"]["data"]["dataset"])  # type: ignore[index]
+    return dataset or place.run.config.data.dataset  # type: ignore[union-attr]
 
 
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:
@@ -131,7 +131,7 @@ def _system_facts(place: Place, whisper: Whisper) -> dict[str, Any]:
     """What was exported, in words that may be published: no folder of this machine is named."""
     return {
         "model": Path(place.name).name,
-        "weights_digest": place.run["weights_digest"] if place.run else None,
+        "weights_digest": place.run.weights_digest if place.run else None,
         "base": public_base(place.base),
         "strength": place.strength,
         "language": whisper.language or "en",

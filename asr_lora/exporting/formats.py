@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.exporting.ggml import write_ggml
-from asr_lora.exporting.recipe import Dtype, Format, Recipe
+from asr_lora.exporting.recipe import Dtype, ExportRecipe, Format
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import copy_adapter
@@ -29,7 +29,7 @@ def public_base(base: str) -> str:
     return hub_name(base) or Path(base).name
 
 
-def write_export(place: Place, whisper: Whisper, recipe: Recipe, folder: ExportFolder) -> Path:
+def write_export(place: Place, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:
     """Write a merged float32 model, or its adapter; return what an engine loads: the folder, or the one file in it.
 
     The model may come out of this in float16.
@@ -62,7 +62,7 @@ def _write_transformers(whisper: Whisper, dtype: Dtype | None, out: Path) -> Non
     whisper.tokenizer.save_vocabulary(str(out))
 
 
-def _write_ctranslate2(whisper: Whisper, recipe: Recipe, out: Path) -> None:
+def _write_ctranslate2(whisper: Whisper, recipe: ExportRecipe, out: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     quantisation = f"{recipe.quantise}_{recipe.dtype}" if recipe.quantise else str(recipe.dtype)

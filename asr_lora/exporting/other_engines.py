@@ -13,7 +13,7 @@ from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.config import Task
 from asr_lora.decoding.search import MAX_NEW_TOKENS
 from asr_lora.errors import ConfigError
-from asr_lora.exporting.recipe import Format, Recipe
+from asr_lora.exporting.recipe import ExportRecipe, Format
 from asr_lora.model.adapters.files import load_adapted
 from asr_lora.model.whisper import Whisper, resolve_source
 from asr_lora.system.device import default_device
@@ -39,7 +39,7 @@ def require_engine(format: Format) -> str:  # noqa: A002
     return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[format])
 
 
-def open_engine(recipe: Recipe, weights: Path, base: str, whisper: Whisper) -> Transcriber:
+def open_export(recipe: ExportRecipe, weights: Path, base: str, whisper: Whisper) -> Transcriber:
     """Load an export in the engine that it is for.
 
     Args:

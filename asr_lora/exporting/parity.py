@@ -9,7 +9,7 @@ from asr_lora.metrics.wer import score
 
 
 @dataclass(frozen=True)
-class Heard:
+class ErrorRates:
     wer: float
     cer: float
 
@@ -21,8 +21,8 @@ class Parity:
     clips: int
     normaliser: str
     lead: str  # "cer" where most of what is spoken is written without blanks between words, else "wer"
-    ours: Heard
-    theirs: Heard
+    ours: ErrorRates
+    theirs: ErrorRates
     drift: float
     tolerance: float
     alike: int  # clips in which both heard the same words
@@ -44,7 +44,7 @@ def parity(
     normaliser = find_normaliser("basic", language)
     lead = "cer" if characters_lead(references) else "wer"
     sides = [score(references, heard, normaliser) for heard in (ours, theirs)]
-    rates = [Heard(side.rates.wer, side.rates.cer) for side in sides]
+    rates = [ErrorRates(side.rates.wer, side.rates.cer) for side in sides]
     between = score(ours, theirs, normaliser)
     return Parity(
         clips=len(references),

@@ -33,13 +33,13 @@ PACKINGS = {Format.CTRANSLATE2: (Packing.INT8,), Format.GGML: (Packing.Q8_0, Pac
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ExportRecipe:
     format: Format
     dtype: Dtype | None  # None: the adapter's own
     quantise: Packing | None
 
 
-def find_recipe(format: str, dtype: str | None = None, quantise: str | None = None) -> Recipe:  # noqa: A002
+def find_export_recipe(format: str, dtype: str | None = None, quantise: str | None = None) -> ExportRecipe:  # noqa: A002
     """Check that format, type and quantisation go together.
 
     Raises:
@@ -55,7 +55,7 @@ def find_recipe(format: str, dtype: str | None = None, quantise: str | None = No
     if packing is not None and packing not in PACKINGS.get(kind, ()):
         known = " or ".join(PACKINGS.get(kind, ())) or "none"
         raise ConfigError(f"--quantise {packing}: {kind} takes {known}; leave it out or take another --format")
-    return Recipe(kind, numbers, packing)
+    return ExportRecipe(kind, numbers, packing)
 
 
 def _one_of(choices: type[Choice], value: str, option: str) -> Choice:

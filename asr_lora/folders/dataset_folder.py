@@ -10,7 +10,7 @@ from asr_lora.folders.manifests import Folder
 SPLITS = ("train", "dev", "test")
 
 
-class DatasetFolder(Folder):
+class DatasetFolder(Folder[dict[str, Any]]):
     kind = "dataset"
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
@@ -31,8 +31,8 @@ class DatasetFolder(Folder):
         return self.root / "dropped.jsonl"
 
     @property
-    def diagnosis(self) -> "DiagnosisFolder":
-        return DiagnosisFolder(self.root / "doctor")
+    def label_report(self) -> "LabelReportFolder":
+        return LabelReportFolder(self.root / "doctor")
 
     @property
     def leaks(self) -> Path:
@@ -73,7 +73,7 @@ class DatasetFolder(Folder):
         """Whether it holds nothing but a dataset, complete or interrupted."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         known = {self.split(split).name for split in SPLITS} | {"subsets", self.manifest_name}
-        known |= {self.dropped.name, self.leaks.name, self.diagnosis.root.name}
+        known |= {self.dropped.name, self.leaks.name, self.label_report.root.name}
         return all(name in known or name.startswith(".") for name in names)
 
     def whole(self, body: dict[str, Any]) -> bool:
@@ -93,7 +93,7 @@ class DatasetFolder(Folder):
         """
         if not self.complete:
             return False
-        body = self.read_any()
+        body = self.read_json()
         made = body.get("schema_version"), body.get("speech_fingerprint"), body.get("speech_seed")
         return made in ((self.schema, stamp, seed), (self.schema, stamp, None)) and self._has_splits(body)
 
@@ -127,7 +127,7 @@ class DatasetFolder(Folder):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class DiagnosisFolder(Folder):
+class LabelReportFolder(Folder[dict[str, Any]]):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
@@ -142,10 +142,10 @@ class DiagnosisFolder(Folder):
     def page(self) -> Path:
         return self.root / "index.html"
 
-    def opinions(self, stamp: str) -> Path:
-        """What a model thinks of each utterance, kept while it goes through them, so that it goes on after a stop."""
+    def model_scores(self, stamp: str) -> Path:
+        """Model scores of each utterance, written while the model works, so that an interrupted check continues."""
         return self.root / f"opinions-{stamp}.jsonl"
 
     @property
-    def all_opinions(self) -> list[Path]:
+    def all_model_scores(self) -> list[Path]:
         return sorted(self.root.glob("opinions-*.jsonl"))

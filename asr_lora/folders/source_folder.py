@@ -13,7 +13,7 @@ def downloads_folder() -> Path:
     return Path(os.environ.get("MDC_DOWNLOAD_PATH") or "~/.cache/asr_lora/downloads").expanduser()
 
 
-class DownloadFolder(Folder):
+class DownloadFolder(Folder[dict[str, Any]]):
     """A dataset's archive as a platform has sent it."""
 
     kind = "download"

@@ -1,13 +1,14 @@
 """Folders of what several jobs make together: sweeps over strengths and settings, a promotion, an adaptation."""
 
 from pathlib import Path
+from typing import Any
 
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder
 
 
-class SweepFolder(Folder):
+class StrengthSweepFolder(Folder[dict[str, Any]]):
     """Reports of one adapter at several strengths."""
 
     kind = "strength sweep"
@@ -24,7 +25,7 @@ class SweepFolder(Folder):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class VariantsFolder(Folder):
+class SweepFolder(Folder[dict[str, Any]]):
     """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
 
     kind = "sweep"
@@ -57,7 +58,7 @@ class VariantsFolder(Folder):
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
-class PromotionFolder(Folder):
+class PromotionFolder(Folder[dict[str, Any]]):
     """What a run's folder says of its promotion; `root` is the run's."""
 
     kind = "promotion"
@@ -69,7 +70,7 @@ class PromotionFolder(Folder):
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
-class AdaptFolder(Folder):
+class AdaptFolder(Folder[dict[str, Any]]):
     """Everything that one `asr-lora adapt` makes."""
 
     kind = "adaptation"

@@ -177,9 +177,9 @@ def _of_context(config: RunConfig, facts: Facts) -> Iterator[str]:
             f"model.context=full pads every clip to 30 s, {facts.padded_work:.1f} times the encoder's work of the "
             "speech itself: set model.context=true_length unless other tools must run the model padded"
         )
-    if config.examples.long_tails:
+    if config.examples.padded:
         yield (
-            "examples.long_tails has no effect with model.context=full, where every clip is padded: set it to 0, or "
+            "examples.padded has no effect with model.context=full, which pads every example: set it to 0, or "
             "model.context=true_length"
         )
 

@@ -16,7 +16,7 @@ LEAST_CER = 0.5  # below it, a label may well be what was said, in another spell
 
 
 @dataclass(frozen=True)
-class Opinion:
+class ModelScore:
     """What a model thinks of one label; losses are in nats, the text given (teacher-forced)."""
 
     split: str
@@ -35,12 +35,12 @@ class Opinion:
         return self.silent_loss - self.loss
 
 
-def doubt(opinion: Opinion) -> float:
+def doubt(opinion: ModelScore) -> float:
     """How much a model doubts a label: what labels are ranked by, highest first."""
     return opinion.loss - opinion.gain
 
 
-def judged(opinions: Sequence[Opinion], labels: Sequence[Label]) -> Iterator[Finding]:
+def judged(opinions: Sequence[ModelScore], labels: Sequence[Label]) -> Iterator[Finding]:
     """Yield findings that follow from opinions on a dataset, those most doubted first.
 
     What is normal is taken from the dataset itself: a language that the model hardly knows has high losses throughout,
@@ -64,7 +64,7 @@ def judged(opinions: Sequence[Opinion], labels: Sequence[Label]) -> Iterator[Fin
             yield finding(rule, known[opinion.split, opinion.id], _detail(rule, opinion))
 
 
-def _detail(rule: str, opinion: Opinion) -> str:
+def _detail(rule: str, opinion: ModelScore) -> str:
     return {
         "unheard-text": f"{opinion.loss:.1f} nats a token with the sound, {opinion.silent_loss:.1f} with silence",
         "sound-ends-early": f"the sound adds {opinion.gain:.1f} nats a token, but {opinion.tail_gain:.1f} at its end",

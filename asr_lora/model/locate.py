@@ -15,7 +15,7 @@ from asr_lora.config import Context, Precision, Task
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import folder_bytes
-from asr_lora.folders.run_folder import ExportFolder, RunFolder
+from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.adapters.merging import load_merged
@@ -70,7 +70,7 @@ class Tuned:
     base: str
     weights: Path  # folder of the adapter or the fine-tuned model
     adapter: bool  # otherwise every weight was trained
-    run: dict[str, Any] | None  # run.json; None: trained elsewhere
+    run: RunRecord | None  # None: trained elsewhere
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,21 @@ class Place:
     """What a name stands for, before anything is loaded."""
 
     name: str
-    run: dict[str, Any] | None  # run.json
+    run: RunRecord | None
     weights: Path | None  # folder of the adapter or the fine-tuned model
     base: str
     strength: float | None = None  # None: no adapter
-    exported: dict[str, Any] | None = None  # export.json
+    exported: RunModel | None = None  # what an export's manifest says; None: no export
 
     @property
-    def recorded(self) -> dict[str, Any]:
-        """What its run or export says of language, whose token, task and context; perhaps nothing."""
-        return self.run["model"] if self.run else self.exported or {}
+    def recorded(self) -> RunModel | None:
+        """Language, borrowed token, task and context as its run or export records them; None: neither is there."""
+        return self.run.model if self.run else self.exported
 
     @property
     def context(self) -> Context:
         """What the encoder saw in training; all 30 s where nobody says, as Whisper was trained on them."""
-        return Context(self.recorded.get("context", Context.FULL))
+        return self.recorded.context if self.recorded else Context.FULL
 
 
 def open_system(
@@ -142,7 +142,7 @@ def require_told(
     told = _told(place, language, token)
     if told is None:
         raise ConfigError(f"{place.name} does not say its language: add --language, for example --language Dutch")
-    return told, task or Task(place.recorded.get("task", Task.TRANSCRIBE))
+    return told, task or (place.recorded.task if place.recorded else Task.TRANSCRIBE)
 
 
 @dataclass(frozen=True)
@@ -226,12 +226,12 @@ def language_to_tell(
 
 def _told(place: Place, language: str | None, token: str | None, otherwise: str | None = None) -> Told | None:
     recorded = place.recorded
-    found = language or recorded.get("language") or otherwise
+    found = language or (recorded.language if recorded else None) or otherwise
     if not found:
         return None
     code = spoken_language(found)
-    if token is None and recorded and spoken_language(recorded["language"]) == code:  # told another, it borrows nothing
-        token = recorded.get("language_token")
+    if token is None and recorded and spoken_language(recorded.language) == code:  # told another, it borrows nothing
+        token = recorded.language_token
     return Told(code, borrowed_token(code, token))
 
 
@@ -295,10 +295,10 @@ def _find(name: str) -> Place:
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _from_run(RunFolder(folder), name)
     run = RunFolder(folder.parent)
-    if run.complete and folder.resolve() == run.weights(run.read()["method"]).resolve():
+    if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
         return _from_run(run, name)  # the weights within a run: the run knows their language and context
     export = ExportFolder(folder)
-    exported = export.read() if export.complete else None
+    exported = RunModel.model_validate({"name": name, **export.read()}) if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
         return Place(name, None, folder, adapter_base(folder), exported=exported)
     return Place(name, None, None, name, exported=exported)
@@ -306,10 +306,10 @@ def _find(name: str) -> Place:
 
 def _from_run(run: RunFolder, name: str) -> Place:
     body = run.read()
-    weights = run.weights(body["method"])
+    weights = run.weights(body.method)
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
-    return Place(name, body, weights, body["model"]["name"])
+    return Place(name, body, weights, body.model.name)
 
 
 def training_of(place: Place) -> Training | None:
@@ -318,27 +318,27 @@ def training_of(place: Place) -> Training | None:
     if run is None or weights is None:
         return None
     return Training(
-        method=run["method"],
-        trainable_parameters=run["parameters"]["trainable"],
-        total_parameters=run["parameters"]["total"],
+        method=run.method,
+        trainable_parameters=run.parameters.trainable,
+        total_parameters=run.parameters.total,
         weights_bytes=folder_bytes(weights),
-        seconds=run["train_seconds"],
-        peak_memory_bytes=run["peak_memory_bytes"],
-        hours_of_speech=run["train"]["hours"],
-        epochs=run["train"]["epochs"],
-        step=run["best"]["step"],
-        dev_wer=run["best"]["dev_wer"],
+        seconds=run.train_seconds,
+        peak_memory_bytes=run.peak_memory_bytes,
+        hours_of_speech=run.train.hours,
+        epochs=run.train.epochs,
+        step=run.best.step,
+        dev_wer=run.best.dev_wer,
         curve=_curve(RunFolder(weights.parent), run),
-        config=run.get("config"),
-        data=run.get("data", {}),
-        made_with=run.get("made_with", {}),
+        config=run.config.to_json(),
+        data=run.data,
+        made_with=run.made_with.to_json(),
     )
 
 
-def _curve(folder: RunFolder, run: dict[str, Any]) -> list[dict[str, float]]:
+def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
     """Dev at each evaluation; a run that did not record when it was is thought to have gone at one pace."""
     rows = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
-    pace = run["train_seconds"] / rows[-1]["step"] if rows else 0.0
+    pace = run.train_seconds / rows[-1]["step"] if rows else 0.0
     return [
         {
             "step": row["step"],
@@ -360,7 +360,7 @@ def system_digest(name: str | Place) -> object:
 
 def _files_digest(place: Place) -> object:
     if place.run is not None:
-        return place.run["weights_digest"], place.run["model"]["context"]
+        return place.run.weights_digest, place.run.model.context
     folder = place.weights or Path(place.base).expanduser()
     if not folder.is_dir():
         return place.base

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asr_lora.labels.diagnosis import Diagnosis
-from asr_lora.labels.model_scores import Opinion, doubt
+from asr_lora.labels.label_report import LabelReport
+from asr_lora.labels.model_scores import ModelScore, doubt
 from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align
@@ -20,24 +20,24 @@ SPARE = frozenset({"left-out", "leaked-sentence", "leaked-speaker", "reread"})  
 Sounds = dict[tuple[str, str], bytes]  # (split, id) -> FLAC
 
 
-def worst(diagnosis: Diagnosis, thought: Sequence[Opinion]) -> list[tuple[str, str]]:
+def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tuple[str, str]]:
     """(split, id) of the utterances most worth listening to: most rules first, then what the model doubts most.
 
     Without a model, rules on sound come before those on text, as they stand in RULES.
     """
     rules: dict[tuple[str, str], list[int]] = defaultdict(list)
     places = {rule: place for place, rule in enumerate(RULES)}
-    for finding in diagnosis.findings:
+    for finding in label_report.findings:
         if finding.rule not in SPARE:
             rules[finding.split, finding.id].append(places[finding.rule])
     doubts = {(opinion.split, opinion.id): doubt(opinion) for opinion in thought}
     return sorted(rules, key=lambda key: (-len(rules[key]), -doubts.get(key, 0.0), min(rules[key]), key))[:WORST_SHOWN]
 
 
-def render_doctor_page(
+def render_label_page(
     name: str,
-    diagnosis: Diagnosis,
-    thought: Sequence[Opinion],
+    label_report: LabelReport,
+    thought: Sequence[ModelScore],
     *,
     transcripts: bool,
     sounds: Mapping[tuple[str, str], bytes],
@@ -46,43 +46,43 @@ def render_doctor_page(
 
     Args:
         name: of the dataset.
-        diagnosis: what the rules found.
+        label_report: what the rules found.
         thought: what a model thinks of the labels; empty: none was asked.
         transcripts: whether texts are shown; without, neither is what a rule saw of one.
         sounds: FLAC of some utterances.
     """
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in diagnosis.findings:
+    for finding in label_report.findings:
         found[finding.split, finding.id].append(finding)
-    examples = diagnosis.examples()
-    labels = {(label.split, label.id): label for label in diagnosis.labels}
+    examples = label_report.examples()
+    labels = {(label.split, label.id): label for label in label_report.labels}
     opinions = {(opinion.split, opinion.id): opinion for opinion in thought}
     return environment().get_template("doctor.html.j2").render(
         name=name,
-        utterances=len(diagnosis.labels),
-        hours=sum(label.sound.seconds for label in diagnosis.labels if label.sound) / 3600,
-        suspicious=diagnosis.suspicious,
-        rules=[(rule, RULES[rule], count, examples[rule]) for rule, count in diagnosis.counts.items()],
+        utterances=len(label_report.labels),
+        hours=sum(label.sound.seconds for label in label_report.labels if label.sound) / 3600,
+        suspicious=label_report.suspicious,
+        rules=[(rule, RULES[rule], count, examples[rule]) for rule, count in label_report.counts.items()],
         silent_rules=[
             rule
             for rule in RULES
-            if rule not in {*diagnosis.counts, *diagnosis.without} and (thought or rule not in MODEL_RULES)
+            if rule not in {*label_report.counts, *label_report.without} and (thought or rule not in MODEL_RULES)
         ],
-        without=diagnosis.without,
-        left_out=diagnosis.left_out,
-        facts=diagnosis.facts,
+        without=label_report.without,
+        left_out=label_report.left_out,
+        facts=label_report.facts,
         asked=len(thought),
-        charts=_charts(diagnosis.labels),
+        charts=_charts(label_report.labels),
         worst=[
             _shown(key, labels[key], found[key], opinions.get(key), sounds.get(key))
-            for key in worst(diagnosis, thought)
+            for key in worst(label_report, thought)
         ],
         transcripts=transcripts,
     )  # fmt: skip
 
 
 def _shown(
-    key: tuple[str, str], label: Label, findings: list[Finding], opinion: Opinion | None, flac: bytes | None
+    key: tuple[str, str], label: Label, findings: list[Finding], opinion: ModelScore | None, flac: bytes | None
 ) -> dict[str, Any]:
     return {
         "split": key[0],

@@ -22,17 +22,17 @@ def find_text(row: Mapping[str, Any], text_column: str | None) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def utterance_of(row: Mapping[str, Any], *, name: str, clip: str, text: str, split: str, **cut: Any) -> Utterance:
+def utterance_of(row: Mapping[str, Any], *, name: str, recording: str, text: str, split: str, **cut: Any) -> Utterance:
     """The utterance that a row describes, with what the row says of who speaks, and of what.
 
     Args:
         name: its id.
-        clip: its recording.
+        recording: its recording.
         cut: start and seconds, where it is a stretch of the recording.
     """
     return Utterance(
         id=name,
-        clip=clip,
+        recording=recording,
         text=" ".join(text.split()),
         speaker=_plain(first(row, SPEAKER_COLUMNS)),
         split=split,

@@ -18,7 +18,7 @@ from asr_lora.sources.interface import (
     BadRow,
     Recording,
     Utterance,
-    Wanted,
+    WantedRecordings,
     files_digest,
     folder_listing,
     sampled_digest,
@@ -60,7 +60,7 @@ class ReleaseOnDisk:
 
     locale: Path
     tables: Tables = Tables()
-    people: str = PEOPLE
+    speaker_namespace: str = PEOPLE
 
     @property
     def name(self) -> str:
@@ -83,9 +83,9 @@ class ReleaseOnDisk:
             if not rows:
                 raise DataError(no_rows(str(path)))
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for clip in wanted:
-            yield clip, self._clips / clip
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
+        for name in wanted:
+            yield name, self._clips / name
 
     @property
     def _clips(self) -> Path:
@@ -105,7 +105,7 @@ class ReleaseArchive:
     archive: Path
     language: str  # name of the locale's folder in it
     tables: Tables = Tables()
-    people: str = PEOPLE
+    speaker_namespace: str = PEOPLE
 
     @property
     def name(self) -> str:
@@ -134,16 +134,16 @@ class ReleaseArchive:
                 raise DataError(no_rows(f"{self.archive}: {member.path}"))
         self._require(homes, ours, seen)
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for member in members(self.archive):
-            folder, clip = member.path.parent, member.path.name
+            folder, name = member.path.parent, member.path.name
             if folder.name not in (ReleaseFolder.CLIPS, ReleaseFolder.AUDIOS) or not self._is_ours(folder.parent):
                 continue
-            if clip in wanted:
+            if name in wanted:
                 if member.size > MAX_CLIP_BYTES:
-                    yield clip, AudioError("file is too large", f"{member.path} has {member.size} bytes")
+                    yield name, AudioError("file is too large", f"{member.path} has {member.size} bytes")
                 else:
-                    yield clip, member.read()
+                    yield name, member.read()
 
     def _is_ours(self, home: PurePosixPath) -> bool:
         # Spontaneous Speech has its locale at the end of the release's own name.
@@ -325,7 +325,7 @@ def _utterance(row: dict[str, str], where: str, split: str) -> Utterance | BadRo
         return BadRow(where, "row is cut short", split)
     return Utterance(
         id=name.rsplit(".", 1)[0],
-        clip=name,
+        recording=name,
         text=" ".join(row["sentence"].split()),
         speaker=row["client_id"],
         split=split,
@@ -348,7 +348,7 @@ def _spoken(tables: Tables) -> Read:
         text = row["transcription"] if tables.keep_marks else MARK.sub(" ", row["transcription"])
         return Utterance(
             id=name.rsplit(".", 1)[0],
-            clip=name,
+            recording=name,
             text=" ".join(text.split()),
             speaker=row["client_id"],
             split=split if as_released else next(iter(tables.splits.values())),

@@ -33,7 +33,7 @@ PAUSES = (1.0, 5.0, 15.0, 60.0)  # seconds before each new try after a broken co
 TERMS = ("license", "licenseAbbreviation", "licenseUrl", "restrictions", "forbiddenUsage", "additionalConditions")
 
 
-def dataset_of(source: str | Path) -> str | None:
+def mdc_dataset(source: str | Path) -> str | None:
     """Give the dataset that `mdc:<dataset>` names; None for any other source."""
     text = str(source)
     return text.removeprefix(SCHEME) if text.startswith(SCHEME) else None

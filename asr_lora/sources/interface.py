@@ -24,7 +24,7 @@ class Utterance:
     """One utterance of a source, not yet decoded."""
 
     id: str
-    clip: str  # its recording, as the source names it
+    recording: str  # its recording, as the source names it
     text: str  # as spoken and cased
     speaker: str = ""  # as the source names them: never written to disk as it is; "" where it is not known
     split: str = SPLIT_HERE  # train, dev or test, SPLIT_HERE or ADDED
@@ -45,11 +45,11 @@ class BadRow:
     split: str = SPLIT_HERE
 
 
-class Wanted(Protocol):
+class WantedRecordings(Protocol):
     """Names of the recordings that are still to be read: in the order of the rows, or asked one by one."""
 
     def __iter__(self) -> Iterator[str]: ...
-    def __contains__(self, clip: object) -> bool: ...
+    def __contains__(self, recording: object) -> bool: ...
 
 
 class Source(Protocol):
@@ -60,8 +60,8 @@ class Source(Protocol):
         """For manifests: says what it is, without a path of this machine."""
 
     @property
-    def people(self) -> str:
-        """Whose names the speakers' names are: two sources that agree in this name the same people."""
+    def speaker_namespace(self) -> str:
+        """Whose names the speakers' names are: two sources that agree in this name the same speaker_namespace."""
 
     def digest(self) -> str:
         """A digest found without reading every recording; equal ones mean that nothing has changed."""
@@ -69,12 +69,12 @@ class Source(Protocol):
     def rows(self) -> Iterator[Utterance | BadRow]:
         """Every row, in an order that is always the same."""
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         """The wanted recordings by name, in whatever order the source can give them, always the same."""
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightedSource:
     """A source, and how much of it a dataset takes.
 
     Attributes:

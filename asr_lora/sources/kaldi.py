@@ -10,7 +10,7 @@ from asr_lora.errors import DataError
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.source_folder import KaldiFolder
 from asr_lora.sources.columns import as_seconds, split_of
-from asr_lora.sources.interface import GENDERS, SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id
+from asr_lora.sources.interface import GENDERS, SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, safe_id
 from asr_lora.sources.lines import numbered_lines
 
 
@@ -30,7 +30,7 @@ class Kaldi:
         return self.home.name
 
     @property
-    def people(self) -> str:
+    def speaker_namespace(self) -> str:
         return self.digest()
 
     def digest(self) -> str:
@@ -42,11 +42,11 @@ class Kaldi:
         for split, folder in self.folders.items():
             for row in read_kaldi(folder, split):
                 place = folder.relative_to(self.home)
-                yield replace(row, clip=str(place / row.clip)) if isinstance(row, Utterance) else row
+                yield replace(row, recording=str(place / row.recording)) if isinstance(row, Utterance) else row
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for clip in wanted:
-            yield clip, self.home / clip
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
+        for recording in wanted:
+            yield recording, self.home / recording
 
 
 def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | BadRow]:
@@ -70,7 +70,7 @@ def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | Ba
                 if join.execute(f"INSERT OR IGNORE INTO {kind} VALUES (?, ?)", (key, value)).rowcount:
                     continue
                 if kind == "text":
-                    yield BadRow(key, "clip is listed before", split)
+                    yield BadRow(key, "utterance is listed before", split)
                 elif join.execute(f"SELECT value FROM {kind} WHERE key = ?", (key,)).fetchone() != (value,):
                     raise DataError(f"{place}: {key} stands there before, as something else; keep one of the lines")
         yield from _joined(join, split, (folder / names["segments"]).is_file())
@@ -101,7 +101,7 @@ def _joined(join: sqlite3.Connection, split: str, cut: bool) -> Iterator[Utteran
                 continue
             (recording,) = found
         yield Utterance(
-            id=safe_id(key), clip=recording, text=" ".join(text.split()), speaker=speaker or "",
+            id=safe_id(key), recording=recording, text=" ".join(text.split()), speaker=speaker or "",
             split=split, gender=GENDERS.get(gender or "", ""), start=start, seconds=seconds,
         )  # fmt: skip
     listed_only = join.execute(f"SELECT key FROM {listed} WHERE key NOT IN (SELECT key FROM text) ORDER BY key")

@@ -6,7 +6,7 @@ from pathlib import Path
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.source_folder import downloads_folder
 from asr_lora.sources.archive import is_archive
-from asr_lora.sources.beside import AudioBesideText, holds_audio_beside_text
+from asr_lora.sources.audio_text_pairs import AudioTextPairs, holds_audio_text_pairs
 from asr_lora.sources.commonvoice import (
     ReleaseArchive,
     ReleaseOnDisk,
@@ -16,11 +16,11 @@ from asr_lora.sources.commonvoice import (
     holds_release,
     is_locale,
 )
-from asr_lora.sources.download import dataset_of, fetch
-from asr_lora.sources.interface import Share, Source
+from asr_lora.sources.download import fetch, mdc_dataset
+from asr_lora.sources.interface import Source, WeightedSource
 from asr_lora.sources.kaldi import find_kaldi
-from asr_lora.sources.manifest import Manifest, find_manifest
 from asr_lora.sources.parquet import HubDataset, ParquetFiles, find_parquet
+from asr_lora.sources.speech_manifest import Manifest, find_manifest
 
 RELEASE, VALIDATED, DELTA = "release", "validated", "delta"
 KNOWN = (
@@ -29,7 +29,7 @@ KNOWN = (
 )
 
 
-def open_shares(
+def open_sources(
     words: Sequence[str | Path],
     *,
     locale: str,
@@ -37,7 +37,7 @@ def open_shares(
     splits_from: str = RELEASE,
     keep_marks: bool = False,
     text_column: str | None = None,
-) -> list[Share]:
+) -> list[WeightedSource]:
     """Open the sources that a user named, each perhaps with a weight, and the deltas over the only one.
 
     Args:
@@ -58,7 +58,7 @@ def open_shares(
         source = open_source(name, locale=locale, tables=tables, text_column=text_column)
         if splits_from == VALIDATED and not isinstance(source, ReleaseOnDisk | ReleaseArchive):
             raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, which {name} is not: leave it out")
-        shares.append(Share(source, family, weight))
+        shares.append(WeightedSource(source, family, weight))
     if text_column and not any(isinstance(share.source, Manifest | ParquetFiles | HubDataset) for share in shares):
         raise ConfigError(
             f"--text-column {text_column} is for manifests, parquet and hf:, none of which is here: leave it out"
@@ -70,7 +70,7 @@ def open_shares(
     kind = DELTA if splits_from == RELEASE else VALIDATED
     for delta in deltas:
         found = find_release(delta, locale, Tables.of(kind, keep_marks=keep_marks))
-        shares.append(Share(found, 0, shares[0].weight))
+        shares.append(WeightedSource(found, 0, shares[0].weight))
     return shares
 
 
@@ -96,8 +96,8 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
     listed = find_kaldi(path) or find_parquet(path, text_column) or find_manifest(path, text_column)
     if listed is not None:
         return listed
-    if holds_audio_beside_text(path):
-        return AudioBesideText(path)
+    if holds_audio_text_pairs(path):
+        return AudioTextPairs(path)
     try:
         return ReleaseOnDisk(find_locale(path, locale), tables)
     except DataError as error:
@@ -106,7 +106,7 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
 
 def local_path(word: str) -> Path:
     """Where a source lies on this machine; a dataset of Mozilla Data Collective is downloaded first."""
-    dataset = dataset_of(word)
+    dataset = mdc_dataset(word)
     return fetch(dataset, downloads_folder()) if dataset else Path(word)
 
 

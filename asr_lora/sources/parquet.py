@@ -12,7 +12,15 @@ from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import ID_COLUMNS, find_text, first, split_of, utterance_of
 from asr_lora.sources.hub_tables import HubTable, hub_revision, hub_splits
-from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id, sampled_digest
+from asr_lora.sources.interface import (
+    SPLIT_HERE,
+    BadRow,
+    Recording,
+    Utterance,
+    WantedRecordings,
+    safe_id,
+    sampled_digest,
+)
 
 ROWS_AT_ONCE = 32  # read from a file together
 OTHER = "other"  # none of train, dev and test, in a source that has them
@@ -32,7 +40,7 @@ class ParquetFiles:
         return self.home.name
 
     @property
-    def people(self) -> str:
+    def speaker_namespace(self) -> str:
         return self.digest()
 
     def digest(self) -> str:
@@ -56,7 +64,7 @@ class ParquetFiles:
                             yield utterance(row, name, f"{number}:{place}", split, self.text_column)
                         place += 1
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for number, (split, path) in enumerate(self.files):
             if split == OTHER:
                 continue
@@ -64,10 +72,10 @@ class ParquetFiles:
                 audio, place = _audio_column(path, table.schema_arrow), 0
                 for batch in _batches(path, table, [audio]):
                     for value in batch.column(0):
-                        clip = f"{number}:{place}"
+                        name = f"{number}:{place}"
                         place += 1
-                        if clip in wanted:
-                            yield clip, _stored(value, self.home)
+                        if name in wanted:
+                            yield name, _stored(value, self.home)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class HubDataset:
         return f"hf:{self.repository}" + (f":{self.config}" if self.config else "")
 
     @property
-    def people(self) -> str:
+    def speaker_namespace(self) -> str:
         return self.name
 
     def digest(self) -> str:
@@ -97,12 +105,12 @@ class HubDataset:
             for place, row in enumerate(table.rows(audio=False)):
                 yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for split, table in self._tables():
             for place, row in enumerate(table.rows(audio=True) if split != OTHER else ()):
-                clip = f"{table.split}:{place}"
-                if clip in wanted:
-                    yield clip, recording(row[table.audio], Path())
+                name = f"{table.split}:{place}"
+                if name in wanted:
+                    yield name, recording(row[table.audio], Path())
 
     def _tables(self) -> Iterator[tuple[str, HubTable]]:
         tables = hub_splits(self.repository, self.config)
@@ -128,14 +136,14 @@ def _splits(told: list[str]) -> list[str]:
 
 
 def utterance(
-    row: Mapping[str, Any], fallback: str, clip: str, split: str, text_column: str | None
+    row: Mapping[str, Any], fallback: str, recording: str, split: str, text_column: str | None
 ) -> Utterance | BadRow:
     """An utterance from a row of a table without its audio."""
     text, given = find_text(row, text_column), first(row, ID_COLUMNS)
     if text is None:
         return BadRow(fallback, "row has no text", split)
     name = safe_id(given) if isinstance(given, str) and given else fallback  # numbers are often not unique
-    return utterance_of(row, name=name, clip=clip, text=text, split=split)
+    return utterance_of(row, name=name, recording=recording, text=text, split=split)
 
 
 def recording(value: Any, home: Path) -> Recording:

@@ -161,7 +161,7 @@ def _with_contexts(step: Sequence[Example], recipe: Recipe, generator: random.Ra
     longest = max(example.context for example in step)
     placed = []
     for example in step:
-        tail = recipe.context is Context.TRUE_LENGTH and generator.random() < recipe.examples.long_tails
+        tail = recipe.context is Context.TRUE_LENGTH and generator.random() < recipe.examples.padded
         own = _whole(example.context) if recipe.own_context else longest
         placed.append(replace(example, context=FULL_SECONDS if tail else own))
     return placed

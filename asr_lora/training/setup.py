@@ -32,8 +32,10 @@ from asr_lora.training.tensor_cache import TensorCache
 
 def run_fingerprint(config: RunConfig) -> str:
     """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
-    elsewhere = {"dataset", "guards", "workers", "cache_gb"}
+    elsewhere = {"dataset", "regression_sets", "workers", "cache_gb"}
     settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
+    # Runs that were begun under the key's earlier name have it in their fingerprints, and must go on.
+    settings["examples"]["long_tails"] = settings["examples"].pop("padded")
     earlier = config.adapter.continue_from
     return fingerprint(
         settings, data_hashes(config), system_digest(config.model.name), earlier and system_digest(str(earlier))
@@ -53,7 +55,7 @@ def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
     Raises:
         ConfigError: it holds another run, or something else, or an unfinished run that is not to be resumed.
     """
-    if folder.complete and folder.read().get("fingerprint") != stamp:
+    if folder.complete and folder.read().fingerprint != stamp:
         raise ConfigError(
             f"{folder.root} holds a finished run with other settings or data: name another folder in `out`"
         )

@@ -17,7 +17,16 @@ from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import DataError, Interrupted
 from asr_lora.folders.atomic import replacing_folder, write_text
 from asr_lora.folders.digests import folder_bytes, folder_digest
-from asr_lora.folders.run_folder import RunFolder
+from asr_lora.folders.run_folder import (
+    BestCheckpoint,
+    ParameterCount,
+    ProcessCount,
+    RunFolder,
+    RunModel,
+    RunRecord,
+    RunSettings,
+    TrainedOn,
+)
 from asr_lora.metrics.wer import Scores, corpus_scores
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
@@ -282,37 +291,37 @@ def _write_manifest(
 ) -> None:
     weights, whisper = folder.weights(config.method), learner.whisper
     trainable, total = count_parameters(whisper.model)
+    settings = {**config.model.model_dump(mode="json"), "language": whisper.language or "en"}
     folder.write(
-        {
-            "fingerprint": progress.fingerprint,
-            "method": config.method,
-            "model": {**config.model.model_dump(mode="json"), "language": whisper.language or "en"},
-            "config": config.model_dump(mode="json"),
-            "data": data_hashes(config),
-            "device": learner.team.device.type,
-            "dtype": str(learner.dtype).removeprefix("torch."),
-            "parameters": {"trainable": trainable, "total": total},
-            "processes": {
-                "count": learner.team.size,
-                "gradient_bytes_a_step": 4 * trainable if learner.team.size > 1 else 0,
-            },
-            "train": {
-                "utterances": len(data),
-                "hours": round(sum(data.seconds) / 3600, 4),
-                "epochs": round(progress.utterances / len(data), 3),
-                "steps": progress.step,
-                "micro_batch_seconds": progress.micro_batch_seconds,
-                "left_out": data.left_out,
-            },
-            "best": {
-                "step": progress.best_step,
-                "dev_wer": progress.best_dev_wer,
-                "dev_cer": progress.best_dev_cer,
-                "averaged": progress.average_is_best,
-            },
-            "weights_bytes": folder_bytes(weights),
-            "weights_digest": folder_digest(weights),
-            "train_seconds": round(progress.train_seconds, 1),
-            "peak_memory_bytes": progress.peak_memory_bytes,
-        }
+        RunRecord(
+            fingerprint=progress.fingerprint,
+            method=config.method,
+            model=RunModel.model_validate(settings),
+            config=RunSettings.model_validate(config.model_dump(mode="json")),
+            data=data_hashes(config),
+            device=learner.team.device.type,
+            dtype=str(learner.dtype).removeprefix("torch."),
+            parameters=ParameterCount(trainable=trainable, total=total),
+            processes=ProcessCount(
+                count=learner.team.size, gradient_bytes_a_step=4 * trainable if learner.team.size > 1 else 0
+            ),
+            train=TrainedOn(
+                utterances=len(data),
+                hours=round(sum(data.seconds) / 3600, 4),
+                epochs=round(progress.utterances / len(data), 3),
+                steps=progress.step,
+                micro_batch_seconds=progress.micro_batch_seconds,
+                left_out=data.left_out,
+            ),
+            best=BestCheckpoint(
+                step=progress.best_step,
+                dev_wer=progress.best_dev_wer,
+                dev_cer=progress.best_dev_cer,
+                averaged=progress.average_is_best,
+            ),
+            weights_bytes=folder_bytes(weights),
+            weights_digest=folder_digest(weights),
+            train_seconds=round(progress.train_seconds, 1),
+            peak_memory_bytes=progress.peak_memory_bytes,
+        )
     )

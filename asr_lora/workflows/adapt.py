@@ -37,7 +37,7 @@ from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
 from asr_lora.system.progress import Stages, say
-from asr_lora.text import TextRules
+from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
 from asr_lora.transcription.transcribe import Transcript, transcribe
 
@@ -53,7 +53,7 @@ UNTOUCHED = "untouched"  # name of the base in reports
 
 
 @dataclass(frozen=True)
-class Plan:
+class AdaptationPlan:
     """What was chosen, and why."""
 
     model: str
@@ -118,7 +118,7 @@ def adapt(
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
-    plan = make_plan(dataset, model, subset, token, epochs)
+    plan = plan_adaptation(dataset, model, subset, token, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")
     configs = {method: _config(plan, method, folder) for method in methods}
@@ -160,7 +160,7 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in asked.items():
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
-        if isinstance(value, TextRules):
+        if isinstance(value, TextCleaning):
             words += [f"--{rule.replace('_', '-')}" for rule in value.chosen()]
         elif (tuple(value) if isinstance(value, list) else value) == usual[name].default:
             continue
@@ -174,13 +174,13 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def make_plan(
+def plan_adaptation(
     dataset: DatasetFolder,
     model: str | None,
     subset: str | None,
     language_token: str | None = None,
     epochs: float | None = None,
-) -> Plan:
+) -> AdaptationPlan:
     """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
     manifest = dataset.read()
     gpu = default_device().type == "cuda"
@@ -205,10 +205,10 @@ def make_plan(
         speeds = (0.9, 1.0, 1.1)
         reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
     width = model_width(name)
-    return Plan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
+    return AdaptationPlan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
 
 
-def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
+def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunConfig:
     # Full fine-tuning moves every weight, so its rate is small, and smaller for larger models (arXiv 2212.04356, D.1).
     full_rate = 1e-5 if plan.width >= 1024 else 2e-5
     return RunConfig(
@@ -230,7 +230,7 @@ def _config(plan: Plan, method: Method, folder: AdaptFolder) -> RunConfig:
     )
 
 
-def _evaluate(stages: Stages, plan: Plan, folder: AdaptFolder, model: str, name: str) -> None:
+def _evaluate(stages: Stages, plan: AdaptationPlan, folder: AdaptFolder, model: str, name: str) -> None:
     report = folder.report(name)
     told = ["--language", plan.language, *(["--language-token", plan.language_token] if plan.language_token else [])]
     stages.begin("evaluate", model, folder.dataset, *told, "--name", name, "--out", report)

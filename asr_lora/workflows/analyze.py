@@ -63,13 +63,13 @@ class Shared:
 
 
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
-    """Write what `describe` says of some runs: analysis.json, index.html, table.md and matrices.csv.
+    """Write what `measure_changes` says of some runs: analysis.json, index.html, table.md and matrices.csv.
 
     An analysis of the same weights is left as it is.
 
     Raises:
-        ConfigError: as `describe`; `out` holds something else.
-        DataError: as `describe`.
+        ConfigError: as `measure_changes`; `out` holds something else.
+        DataError: as `measure_changes`.
     """
     tuned = _find(runs)
     stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
@@ -77,7 +77,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    body = {"fingerprint": stamp, **_describe_all(tuned)}
+    body = {"fingerprint": stamp, **_measure_all(tuned)}
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(body))
     write_text(folder.markdown, render_analysis_markdown(body))
@@ -86,7 +86,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     return folder
 
 
-def describe(runs: Sequence[str]) -> dict[str, Any]:
+def measure_changes(runs: Sequence[str]) -> dict[str, Any]:
     """Describe what training changed in the weights of one run or several, and what each two of them share.
 
     Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
@@ -99,14 +99,14 @@ def describe(runs: Sequence[str]) -> dict[str, Any]:
         ConfigError: no run, one named twice or with a strength, or runs of several bases.
         DataError: a run or its base cannot be used, or nothing of it changed.
     """
-    return _describe_all(_find(runs))
+    return _measure_all(_find(runs))
 
 
-def _describe_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
+def _measure_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
     described, shared = [], {}
     for label, run in tuned.items():
-        facts, shared[label] = _describe(label, run, own)
+        facts, shared[label] = _measure(label, run, own)
         described.append(facts)
     return {
         "base": next(iter(tuned.values())).base,
@@ -132,7 +132,7 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(runs)
 
 
-def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+def _measure(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
     matrices, unchanged = [], []
     shared = Shared({}, {})
     changes, outside = _read(tuned)
@@ -148,15 +148,15 @@ def _describe(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[d
             shared.a[change.name] = change.directions.float()
     if not matrices:
         raise DataError(f"{label}: no linear layer differs from {tuned.base}: train it for longer")
-    run = tuned.run or {}
+    run = tuned.run
     inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
     facts = {
         "name": label,
         "weights": str(tuned.weights),
         "kind": "adapter" if tuned.adapter else "full",
-        "method": run.get("method"),
-        "seed": run["config"]["training"]["seed"] if "config" in run else None,
-        "trainable_parameters": run["parameters"]["trainable"] if "parameters" in run else None,
+        "method": run.method if run else None,
+        "seed": run.config.training.seed if run else None,
+        "trainable_parameters": run.parameters.trainable if run else None,
         "unchanged": unchanged,
         "energy_outside": _figures(outside / (inside + outside)),
         "matrices": matrices,

@@ -12,11 +12,11 @@ from asr_lora.config import Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl, write_text
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DiagnosisFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.labels.diagnosis import Diagnosis, diagnose, require_rules, write_diagnosis
-from asr_lora.labels.model_scores import Opinion, judged
-from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_doctor_page, worst
+from asr_lora.labels.label_report import LabelReport, report_labels, require_rules, write_label_report
+from asr_lora.labels.model_scores import ModelScore, judged
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPINION_VERSION = 1  # of what an opinion holds
 
 
-def doctor(
+def check_labels(
     dataset: Path,
     *,
     model: str | None = None,
@@ -33,7 +33,7 @@ def doctor(
     without: Collection[str] = (),
     transcripts: bool = True,
     audio: bool = False,
-) -> DiagnosisFolder:
+) -> LabelReportFolder:
     """Apply the rules of `asr_lora.labels.rules` to every utterance: findings.jsonl, doctor.json and a page.
 
     Nothing is changed or left out of the dataset. With a model, labels are also suspected by what it thinks of them;
@@ -58,40 +58,43 @@ def doctor(
     place = DatasetFolder(dataset)
     manifest = place.read()
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
-    diagnosis = diagnose(place, manifest["language"], without=without)
-    thought: list[Opinion] = []
+    label_report = report_labels(place, manifest["language"], without=without)
+    thought: list[ModelScore] = []
     more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
-    folder = place.diagnosis
+    folder = place.label_report
     folder.manifest.unlink(missing_ok=True)
     if model:
-        readable = {split: _readable(data[split], split, diagnosis) for split in data}
+        readable = {split: _readable(data[split], split, label_report) for split in data}
         thought = _opinions(place, readable, model, language_token, precision)
-        diagnosis = _with_opinions(diagnosis, thought, without)
+        label_report = _with_opinions(label_report, thought, without)
         more["model"] = model
-    sounds = _sounds(data, worst(diagnosis, thought)) if audio else {}
+    sounds = _sounds(data, worst(label_report, thought)) if audio else {}
     write_text(
-        folder.page, render_doctor_page(str(dataset), diagnosis, thought, transcripts=transcripts, sounds=sounds)
+        folder.page, render_label_page(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
     )
-    write_diagnosis(folder, diagnosis, **more)
+    write_label_report(folder, label_report, **more)
     return folder
 
 
-def _readable(data: Split, split: str, diagnosis: Diagnosis) -> Split:
+doctor = check_labels  # the name of earlier versions
+
+
+def _readable(data: Split, split: str, label_report: LabelReport) -> Split:
     """What can be heard of a split."""
-    unreadable = {label.id for label in diagnosis.labels if label.split == split and label.sound is None}
+    unreadable = {label.id for label in label_report.labels if label.split == split and label.sound is None}
     return data.select([index for index, clip in enumerate(data.ids) if clip not in unreadable]) if unreadable else data
 
 
-def _with_opinions(diagnosis: Diagnosis, thought: Sequence[Opinion], without: Collection[str]) -> Diagnosis:
+def _with_opinions(label_report: LabelReport, thought: Sequence[ModelScore], without: Collection[str]) -> LabelReport:
     """Add what follows from opinions; the model's tokenizer has also counted tokens, which bytes only bound."""
     known = {(opinion.split, opinion.id) for opinion in thought}
     kept = [
         replace(finding, detail="counted by the model's tokenizer") if finding.rule == "too-many-tokens" else finding
-        for finding in diagnosis.findings
+        for finding in label_report.findings
         if finding.rule != "too-many-tokens" or (finding.split, finding.id) not in known
     ]
-    more = [finding for finding in judged(thought, diagnosis.labels) if finding.rule not in without]
-    return replace(diagnosis, findings=kept + more)
+    more = [finding for finding in judged(thought, label_report.labels) if finding.rule not in without]
+    return replace(label_report, findings=kept + more)
 
 
 def _opinions(
@@ -100,7 +103,7 @@ def _opinions(
     model: str,
     language_token: str | None,
     precision: Precision,
-) -> list[Opinion]:
+) -> list[ModelScore]:
     """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
     from asr_lora.model.locate import language_to_tell, open_system, system_digest
 
@@ -109,10 +112,10 @@ def _opinions(
     stamp = fingerprint(
         system_digest(model), dataset.splits_digest(), asdict(told), precision, OPINION_VERSION, list(data)
     )
-    kept = dataset.diagnosis.opinions(stamp)
+    kept = dataset.label_report.model_scores(stamp)
     rows = read_jsonl(kept) if kept.is_file() else []
     write_jsonl(kept, rows)  # without a half-written last line
-    thought = {(row["split"], row["id"]): Opinion(**row) for row in rows}
+    thought = {(row["split"], row["id"]): ModelScore(**row) for row in rows}
     if any((name, clip) not in thought for name, split in data.items() for clip in split.ids):
         system = open_system(model, language=told.language, language_token=told.token, precision=precision)
         with kept.open("a", encoding="utf-8") as handle:
@@ -121,12 +124,12 @@ def _opinions(
     return [thought[name, clip] for name, split in data.items() for clip in split.ids if (name, clip) in thought]
 
 
-def _ask(whisper: "Whisper", split: Split, name: str, thought: dict[tuple[str, str], Opinion], handle: Any) -> None:
-    from asr_lora.evaluation.teacher_forced import opinions
+def _ask(whisper: "Whisper", split: Split, name: str, thought: dict[tuple[str, str], ModelScore], handle: Any) -> None:
+    from asr_lora.evaluation.teacher_forced import score_labels
 
     done = {clip for asked, clip in thought if asked == name}
     with tqdm(total=len(split), initial=len(done), desc=f"ask about {name}", unit="clip") as bar:
-        for batch in opinions(whisper, split, name, done=done):
+        for batch in score_labels(whisper, split, name, done=done):
             for opinion in batch:
                 thought[opinion.split, opinion.id] = opinion
                 handle.write(json.dumps(asdict(opinion), ensure_ascii=False) + "\n")

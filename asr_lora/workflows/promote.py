@@ -17,8 +17,8 @@ from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import PromotionFolder, SweepFolder
+from asr_lora.folders.run_folder import RunFolder, RunRecord
+from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
 from asr_lora.language import borrowed_token, spoken_language
 from asr_lora.model.locate import split_strength, system_digest
 from asr_lora.system.progress import Stages
@@ -48,7 +48,7 @@ def sweep_strengths(
     task: Task | None = None,
     precision: Precision = Precision.AUTO,
     beams: int = 1,
-) -> SweepFolder:
+) -> StrengthSweepFolder:
     """Score an adapter on dev at several strengths, in its own context, and say which of them dev chooses.
 
     Raises:
@@ -59,7 +59,7 @@ def sweep_strengths(
         raise ConfigError(f"{model}: a sweep takes strengths of its own, so name {split_strength(model)[0]}")
     system_digest(f"{model}@1")  # refuses what has no adapter
     DatasetFolder(dataset).split_file(SPLIT)
-    folder = SweepFolder(out)
+    folder = StrengthSweepFolder(out)
     folder.require_ours(folder.ours)
     stages = Stages(len(STRENGTHS))
     for strength in STRENGTHS:
@@ -125,7 +125,7 @@ def promote(
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
         over: the model before, by any name; the run's untouched base when not given.
-        guards: prepared datasets, each with a dev split, beside those in the run's data.guards.
+        guards: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
         tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
         force: promote in spite of refusals, and record them.
 
@@ -138,20 +138,19 @@ def promote(
         raise ConfigError(f"--tolerance {tolerance:g}: it is a share of WER, from 0 to below 1; 0.01 is one point")
     place, strength = split_strength(str(run))
     body = RunFolder(Path(place).expanduser()).read()
-    before = over or str(body["model"]["name"])
+    before = over or body.model.name
     if system_digest(before) == system_digest(str(run)):
         raise ConfigError(f"{before} and {run} are the same model: name another with --over")
     folder = PromotionFolder(Path(place).expanduser())
     trials = _trials(body, guards)
     stages = Stages(2 * len(trials))
-    task = Task(body["model"].get("task", Task.TRANSCRIBE))
-    rows = [_measured(trial, (before, str(run)), task, tolerance, folder, stages) for trial in trials]
+    rows = [_measured(trial, (before, str(run)), body.model.task, tolerance, folder, stages) for trial in trials]
     refusals = [row["sentence"] for row in rows if not row["passed"]]
     facts = {
-        "fingerprint": fingerprint(body["weights_digest"], [row["fingerprint"] for row in rows], tolerance),
+        "fingerprint": fingerprint(body.weights_digest, [row["fingerprint"] for row in rows], tolerance),
         "run": str(run),
         "over": before,
-        "weights_digest": body["weights_digest"],
+        "weights_digest": body.weights_digest,
         "strength": 1.0 if strength is None else strength,
         "tolerance": tolerance,
         "promoted": force or not refusals,
@@ -167,12 +166,11 @@ def promote(
     return folder
 
 
-def _trials(run: dict[str, Any], guards: Sequence[Path]) -> list[Trial]:
+def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
-    data, model = run["config"]["data"], run["model"]
-    own = Trial(Path(data["dataset"]), model["language"], model.get("language_token"), guard=False)
+    own = Trial(run.config.data.dataset, run.model.language, run.model.language_token, guard=False)
     same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
-    found = {Path(guard).resolve(): Path(guard) for guard in (*data.get("guards", ()), *guards)}
+    found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read()["language"]

@@ -11,8 +11,8 @@ from typing import Any
 
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.exporting.card import Subject, own_report, write_card
-from asr_lora.exporting.export import dataset_of, export
+from asr_lora.exporting.card import CardSubject, own_report, write_card
+from asr_lora.exporting.export import export, export_dataset
 from asr_lora.exporting.hub import require_token, upload
 from asr_lora.exporting.privacy import require_publishable
 from asr_lora.folders.atomic import replacing_folder
@@ -79,7 +79,7 @@ def push(
     place = locate(run)
     if place.run is None:
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
-    home = dataset_of(place, dataset)
+    home = export_dataset(place, dataset)
     body = DatasetFolder(home).read()
     read = [ReportFolder(folder).read() for folder in reports]
     folder = _exported(place, exported, home)
@@ -89,7 +89,7 @@ def push(
             f"none of the reports is of {run}: make one with asr-lora evaluate {run} DATASET --out FOLDER"
         )
     card = write_card(
-        Subject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
+        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
     )
     files: dict[str, Path | bytes] = {file["name"]: folder.root / file["name"] for file in facts["files"]}
     files |= {CARD: card.encode(), folder.manifest_name: _proof(facts)}
@@ -118,7 +118,7 @@ def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolde
         return export(place, format=kind, out=RunFolder(place.weights.parent).export(kind), dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if (facts["weights_digest"], facts["strength"]) != (place.run["weights_digest"], place.strength):
+    if (facts["weights_digest"], facts["strength"]) != (place.run.weights_digest, place.strength):
         raise ConfigError(
             f"{exported} is no export of {place.name}: make one with asr-lora export {place.name} --out FOLDER"
         )

@@ -30,7 +30,7 @@ from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import VariantsFolder
+from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, sketch_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
@@ -43,7 +43,7 @@ SPLITS = ("dev", "test")  # dev chooses, and is scored before test is read
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedVariant:
     """A variant with all of its settings."""
 
     variant: Variant
@@ -60,9 +60,7 @@ class Planned:
         return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
-def sweep_settings(
-    path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev"
-) -> VariantsFolder:
+def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
     """Train and score every variant of a sweep, and hold each against the first in pairs.
 
     All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
@@ -81,7 +79,7 @@ def sweep_settings(
     """
     if split not in SPLITS:
         raise ConfigError(f"--split {split}: a sweep is scored on dev, or on dev and then test")
-    folder = VariantsFolder(out)
+    folder = SweepFolder(out)
     planned, base = plan_sweep(path, folder, overrides)
     splits = SPLITS[: SPLITS.index(split) + 1]
     for name in splits:
@@ -89,9 +87,9 @@ def sweep_settings(
     folder.require_ours(folder.ours)
     folder.manifest.unlink(missing_ok=True)
     for plan in planned:
-        if not plan.variant.untouched:
+        if not plan.variant.zero_shot:
             write_text(folder.config(plan.slug), plan.config.to_yaml())
-    stages = Stages(sum((not plan.variant.untouched) + len(splits) * len(plan.rows) for plan in planned))
+    stages = Stages(sum((not plan.variant.zero_shot) + len(splits) * len(plan.rows) for plan in planned))
     failed: dict[str, str] = {}
     for plan in planned:
         try:
@@ -113,14 +111,14 @@ def sweep_settings(
     return folder
 
 
-def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> VariantsFolder:
+def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
     """Write the table and the page of a sweep that nobody has run: its rows, and no figure. Nothing is trained.
 
     Raises:
         ConfigError: the sweep or a variant is wrong; `out` holds something else, or what was run.
         DataError: a budget was given and the model is not there.
     """
-    folder = VariantsFolder(out)
+    folder = SweepFolder(out)
     planned, _ = plan_sweep(path, folder, overrides)
     begun = any(folder.config(plan.slug).exists() or folder.run(plan.slug).exists() for plan in planned)
     folder.require_ours(folder.ours and not begun)
@@ -131,14 +129,14 @@ def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None
     return folder
 
 
-def _command(path: Path, split: str, folder: VariantsFolder, overrides: Sequence[str] | None) -> str:
+def _command(path: Path, split: str, folder: SweepFolder, overrides: Sequence[str] | None) -> str:
     changes = [word for override in overrides or () for word in ("--set", override)]
     return shlex.join(["asr-lora", "sweep", str(path), *changes, "--split", split, "--out", str(folder.root)])
 
 
-def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
+def _described(plan: PlannedVariant) -> list[tuple[str, str, str, str]]:
     """Name, base, method and speech of what a variant scores."""
-    config, untouched = plan.config, plan.variant.untouched
+    config, untouched = plan.config, plan.variant.zero_shot
     method = "none" if untouched else config.method.value
     if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
         method += f", {config.model.quantise} base"
@@ -147,8 +145,8 @@ def _described(plan: Planned) -> list[tuple[str, str, str, str]]:
 
 
 def plan_sweep(
-    path: Path, folder: VariantsFolder, overrides: Sequence[str] | None = None
-) -> tuple[list[Planned], RunConfig]:
+    path: Path, folder: SweepFolder, overrides: Sequence[str] | None = None
+) -> tuple[list[PlannedVariant], RunConfig]:
     """The settings of every variant, all checked, and those of the base.
 
     Raises:
@@ -160,7 +158,7 @@ def plan_sweep(
     for key, value in settings.set.items():
         lay_over(body, key, value, f"{path}: set.{key}")
     base = check_config(body, f"{path}, base {settings.base}")
-    planned: list[Planned] = []
+    planned: list[PlannedVariant] = []
     sketches: dict[str, Whisper] = {}
     for variant in settings.rows:
         place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
@@ -168,11 +166,11 @@ def plan_sweep(
             lay_over(own, key, value, place)
         config = check_config({**own, "out": folder.run(variant.slugs[0])}, place)
         budget = variant.budget or settings.budget
-        if budget and not variant.untouched and config.method is not Method.FULL:
+        if budget and not variant.zero_shot and config.method is not Method.FULL:
             name = config.model.name
             sketches[name] = sketches.get(name) or _sketch(config)
             config = _within(config, budget, sketches[name], place)
-        planned.append(Planned(variant, config))
+        planned.append(PlannedVariant(variant, config))
     return planned, base
 
 
@@ -191,13 +189,13 @@ def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunC
     return config.model_copy(update={"adapter": config.adapter.model_copy(update=changes)})
 
 
-def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequence[str], stages: Stages) -> None:
+def _run(plan: PlannedVariant, base: RunConfig, folder: SweepFolder, splits: Sequence[str], stages: Stages) -> None:
     """Train a variant and score it, where that is not done yet."""
     config, told, dataset = plan.config, plan.config.model, base.data.dataset
-    model = told.name if plan.variant.untouched else str(config.out)
-    if not plan.variant.untouched:
+    model = told.name if plan.variant.zero_shot else str(config.out)
+    if not plan.variant.zero_shot:
         run = RunFolder(config.out)
-        if run.complete and run.read().get("fingerprint") != run_fingerprint(config):
+        if run.complete and run.read().fingerprint != run_fingerprint(config):
             raise ConfigError(f"{run.root} holds a run with other settings or data: rename the variant, or remove that")
         stages.begin("train", folder.config(plan.slug), "--resume")
         train(config, resume=True)
@@ -214,7 +212,7 @@ def _run(plan: Planned, base: RunConfig, folder: VariantsFolder, splits: Sequenc
             )  # fmt: skip
 
 
-def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str, commands: Sequence[str]) -> Comparison:
+def _compare(done: Sequence[PlannedVariant], folder: SweepFolder, split: str, commands: Sequence[str]) -> Comparison:
     """Hold what is done against the first of it, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
@@ -225,7 +223,7 @@ def _compare(done: Sequence[Planned], folder: VariantsFolder, split: str, comman
     return comparison
 
 
-def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Comparison]) -> dict[str, Any]:
+def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> dict[str, Any]:
     dev = comparisons["dev"].systems
     best = min(dev, key=lambda system: float(system["scores"]["wer"]))  # the first of equals
     return {
@@ -235,9 +233,9 @@ def _facts(path: Path, planned: Sequence[Planned], comparisons: dict[str, Compar
             {
                 "name": plan.variant.name,
                 "set": plan.variant.set,
-                "untouched": plan.variant.untouched,
-                "run": None if plan.variant.untouched else str(plan.config.out),
-                "config": None if plan.variant.untouched else plan.config.model_dump(mode="json"),
+                "untouched": plan.variant.zero_shot,
+                "run": None if plan.variant.zero_shot else str(plan.config.out),
+                "config": None if plan.variant.zero_shot else plan.config.model_dump(mode="json"),
             }
             for plan in planned
         ],

@@ -26,7 +26,7 @@ import torch
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import read_split
 from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.recipe import find_recipe
+from asr_lora.exporting.recipe import find_export_recipe
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.metrics.intervals import paired_difference, resamples
@@ -156,7 +156,7 @@ def prepare(given: argparse.Namespace) -> None:
         folder = ExportFolder(given.scratch / format_)
         folder.root.mkdir(parents=True, exist_ok=True)
         whisper = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
-        write_export(place, whisper, find_recipe(format_, dtype), folder)
+        write_export(place, whisper, find_export_recipe(format_, dtype), folder)
     write_openai(open_system(place, precision=Precision.FP32).whisper, given.scratch / "openai.pt")
     chance, sounds, rows = np.random.default_rng(0), [], []
     samples = 0

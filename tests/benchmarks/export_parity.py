@@ -15,9 +15,9 @@ from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import read_split
 from asr_lora.exporting.export import SPLIT, _transcribe
 from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.other_engines import open_engine, require_engine
+from asr_lora.exporting.other_engines import open_export, require_engine
 from asr_lora.exporting.parity import parity
-from asr_lora.exporting.recipe import Format, find_recipe
+from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.model.locate import locate, open_system
@@ -50,13 +50,13 @@ def main() -> None:
         print(f"ours: {time.perf_counter() - started:.0f} s", flush=True)
     ours = [row["text"] for row in read_jsonl(kept)]
     print("| format | engine | MB | WER % | CER % | drift | alike | words apart % | s |", flush=True)
-    for recipe in (find_recipe(*words) for words in RECIPES):
+    for recipe in (find_export_recipe(*words) for words in RECIPES):
         name = "-".join(filter(None, (recipe.format, recipe.dtype, recipe.quantise)))
         folder = ExportFolder(options.scratch / name)
         folder.root.mkdir(parents=True, exist_ok=True)
         exported = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
         weights = write_export(place, exported, recipe, folder)
-        transcribe = open_engine(recipe, weights, place.base, whisper)
+        transcribe = open_export(recipe, weights, place.base, whisper)
         started = time.perf_counter()
         heard = [transcribe(split.waveform(index)) for index in range(len(split))]
         seconds = time.perf_counter() - started

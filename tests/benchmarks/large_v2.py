@@ -72,7 +72,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
             "method": changes["method"],
             "model": {"name": str(model), "language": language, "precision": "bf16", **changes.get("model", {})},
             "data": {"dataset": dataset},
-            "examples": {"long_tails": 0},
+            "examples": {"padded": 0},
             "training": {**training, **changes.get("training", {})},
         }
     )
@@ -114,7 +114,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     hour = 3600 / sum(data.seconds)  # of the train split
     contexts = sum(context_seconds(each, Context.TRUE_LENGTH) for each in data.seconds) * hour
     plain = statistics.median(paces[1:-1]) * contexts  # the first step warms up, the last is the tail
-    tails = len(data) * hour * ExampleSettings().long_tails * seconds
+    tails = len(data) * hour * ExampleSettings().padded * seconds
     return {
         "row": row,
         "trainable": trainable,

@@ -157,7 +157,7 @@ def write_dataset(folder: DatasetFolder, rows: list[Row], language: str) -> None
 
 def rules_by_id(folder: DatasetFolder) -> dict[str, set[str]]:
     rules: dict[str, set[str]] = {}
-    for row in read_jsonl(folder.diagnosis.findings):
+    for row in read_jsonl(folder.label_report.findings):
         rules.setdefault(row["id"], set()).add(row["rule"])
     return rules
 
@@ -188,9 +188,9 @@ def alarms(rows: list[Row], kinds: dict[str, str], found: dict[str, set[str]], o
 
 def most_doubted(folder: DatasetFolder, kinds: dict[str, str], count: int) -> int:
     """Of the utterances that the model doubts most, how many are planted faults that it can hear."""
-    from asr_lora.labels.model_scores import Opinion, doubt
+    from asr_lora.labels.model_scores import ModelScore, doubt
 
-    thought = [Opinion(**row) for path in folder.diagnosis.all_opinions for row in read_jsonl(path)]
+    thought = [ModelScore(**row) for path in folder.label_report.all_model_scores for row in read_jsonl(path)]
     audible = {name for name, kind in KINDS.items() if kind.rules & HEARD} | {"wrong script", "mojibake"}
     ranked = sorted(thought, key=doubt, reverse=True)[:count]
     return sum(kinds.get(opinion.id) in audible for opinion in ranked)
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("planted-faults"))
     parser.add_argument("--out", type=Path, default=Path("reports/label-doctor"))
     options = parser.parse_args()
-    from asr_lora.workflows.check_labels import doctor
+    from asr_lora.workflows.check_labels import check_labels
 
     generator = random.Random(SEED)
     source = DatasetFolder(options.dataset).read()
@@ -215,9 +215,9 @@ def main() -> None:
     folder = DatasetFolder(options.work)
     write_dataset(folder, spoilt, source["language"])
     begun = time.process_time()
-    doctor(folder.root, audio=True)
+    check_labels(folder.root, audio=True)
     without, middle = rules_by_id(folder), time.process_time()
-    doctor(folder.root, model=options.model, audio=True)
+    check_labels(folder.root, model=options.model, audio=True)
     with_model, ended = rules_by_id(folder), time.process_time()
     seconds = sum(row["seconds"] for row in spoilt)
     text = "\n".join(

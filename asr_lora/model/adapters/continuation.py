@@ -39,7 +39,7 @@ def _earlier_adapter(path: Path, source: str) -> Path:
     folder = path.expanduser()
     run = RunFolder(folder)
     if run.config.is_file() or run.complete:
-        folder = run.weights(run.read()["method"])
+        folder = run.weights(run.read().method)
     whole = (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
     if whole or folder == run.weights(Method.FULL):
         raise ConfigError(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.errors import AudioError, ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DiagnosisFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
 from asr_lora.labels.rules import (
     LEAKED,
     MODEL_RULES,
@@ -37,7 +37,7 @@ MOST_FRESH = 200_000  # utterances that `prepare` checks the labels of: some 250
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class LabelReport:
     """What the rules found in a dataset."""
 
     labels: list[Label]
@@ -67,7 +67,7 @@ class Diagnosis:
         return {found.rule: found for found in reversed(self.findings)}
 
 
-def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> Diagnosis:
+def report_labels(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> LabelReport:
     """Apply the rules to a dataset's splits, whose manifest need not be written yet.
 
     Args:
@@ -88,7 +88,7 @@ def diagnose(dataset: DatasetFolder, language: str, *, without: Collection[str] 
         *find(labels, scripts),
         *_leaks(dataset, labels),
     ]
-    return Diagnosis(
+    return LabelReport(
         labels=labels,
         findings=[each for each in found if each.rule not in without],
         left_out=dict(Counter(str(row["reason"]) for row in dropped).most_common()),
@@ -111,31 +111,31 @@ def _leaks(dataset: DatasetFolder, labels: Iterable[Label]) -> Iterator[Finding]
             yield finding(rule, label, detail)
 
 
-def diagnose_fresh(dataset: DatasetFolder, language: str) -> None:
+def report_new_splits(dataset: DatasetFolder, language: str) -> None:
     """Write the findings about splits that were just written, and remove what was found in those before.
 
     Rules see all labels at once, so those of a very large dataset are left to `asr-lora check`.
     """
-    folder = dataset.diagnosis
-    for path in (folder.manifest, folder.page, *folder.all_opinions):
+    folder = dataset.label_report
+    for path in (folder.manifest, folder.page, *folder.all_model_scores):
         path.unlink(missing_ok=True)
     if sum(pq.read_metadata(dataset.split(split)).num_rows for split in SPLITS) <= MOST_FRESH:
-        write_diagnosis(folder, diagnose(dataset, language))
+        write_label_report(folder, report_labels(dataset, language))
 
 
-def write_diagnosis(folder: DiagnosisFolder, diagnosis: Diagnosis, **more: Any) -> None:
+def write_label_report(folder: LabelReportFolder, label_report: LabelReport, **more: Any) -> None:
     """Write findings.jsonl, then doctor.json with the counts and whatever `more` there is to say."""
-    write_jsonl(folder.findings, [asdict(found) for found in diagnosis.findings])
+    write_jsonl(folder.findings, [asdict(found) for found in label_report.findings])
     folder.write(
         {
-            "utterances": len(diagnosis.labels),
-            "suspicious": diagnosis.suspicious,
-            "leaked": diagnosis.leaked,
-            "counts": diagnosis.counts,
-            "examples": {rule: asdict(example) for rule, example in diagnosis.examples().items()},
-            "left_out": diagnosis.left_out,
-            "without": list(diagnosis.without),
-            **diagnosis.facts,
+            "utterances": len(label_report.labels),
+            "suspicious": label_report.suspicious,
+            "leaked": label_report.leaked,
+            "counts": label_report.counts,
+            "examples": {rule: asdict(example) for rule, example in label_report.examples().items()},
+            "left_out": label_report.left_out,
+            "without": list(label_report.without),
+            **label_report.facts,
             **more,
         }
     )
@@ -166,7 +166,7 @@ def require_droppable(names: Collection[str]) -> tuple[str, ...]:
     return tuple(rule for rule in RULES if rule in names)
 
 
-def found_in_train(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
+def train_findings(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
     """What rules find in train while its splits are drafts: id -> the first of the rules that finds it."""
     labels = [label for split in SPLITS for label in _labels(dataset, split, draft=True)]
     found = find(labels, scripts_of(language, (label.text for label in labels)))

@@ -8,13 +8,13 @@ from pathlib import Path
 from asr_lora.audio.decode import readable_suffixes
 from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import SPLIT_NAMES
-from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, files_digest, safe_id
+from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, files_digest, safe_id
 
 MAX_TEXT_BYTES = 1 << 16  # of a text file beside its recording
 
 
 @dataclass(frozen=True)
-class AudioBesideText:
+class AudioTextPairs:
     """A folder of recordings, each with its text in a .txt file of the same name beside it."""
 
     home: Path
@@ -24,7 +24,7 @@ class AudioBesideText:
         return self.home.name
 
     @property
-    def people(self) -> str:
+    def speaker_namespace(self) -> str:
         return self.digest()
 
     def digest(self) -> str:
@@ -41,9 +41,9 @@ class AudioBesideText:
             elif path.suffix.lower() in suffixes:
                 yield _beside(path, relative, split)
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
-        for clip in wanted:
-            yield clip, self.home / clip
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
+        for recording in wanted:
+            yield recording, self.home / recording
 
 
 def _beside(path: Path, relative: Path, split: str) -> Utterance | BadRow:
@@ -58,7 +58,7 @@ def _beside(path: Path, relative: Path, split: str) -> Utterance | BadRow:
         return BadRow(str(relative), "no text beside the audio", split)
     except UnicodeDecodeError:
         return BadRow(str(relative), "text is not UTF-8", split)
-    return Utterance(id=safe_id(str(relative.with_suffix(""))), clip=str(relative), text=words, split=split)
+    return Utterance(id=safe_id(str(relative.with_suffix(""))), recording=str(relative), text=words, split=split)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -75,7 +75,7 @@ def _stamp(path: Path) -> int:
     return facts.st_size if path.suffix.lower() != ".txt" else facts.st_size ^ facts.st_mtime_ns
 
 
-def holds_audio_beside_text(folder: Path) -> bool:
+def holds_audio_text_pairs(folder: Path) -> bool:
     """Whether there is at least one recording with a text beside it."""
     suffixes = readable_suffixes()
     return any(path.suffix.lower() in suffixes and path.with_suffix(".txt").is_file() for path in _walk(folder))

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from test_cli import invoke
 
-from asr_lora import doctor, prepare
+from asr_lora import check_labels, prepare
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
-from asr_lora.labels.diagnosis import MEASURED
-from asr_lora.labels.model_scores import Opinion, doubt, judged
+from asr_lora.labels.label_report import MEASURED
+from asr_lora.labels.model_scores import ModelScore, doubt, judged
 
 FAULTS = {"perchÃ© no": "mojibake", "premere <b>uno</b>": "markup", "премере уно": "wrong-script"}
 
@@ -104,7 +104,7 @@ def few(release, tmp_path):
 
 
 def findings(folder):
-    return read_jsonl(DatasetFolder(folder).diagnosis.findings)
+    return read_jsonl(DatasetFolder(folder).label_report.findings)
 
 
 def rewrite_train_unmeasured(folder, change):
@@ -121,7 +121,7 @@ def rewrite_train_unmeasured(folder, change):
 
 
 def test_prepare_writes_findings_without_being_asked(faulty):
-    body = DatasetFolder(faulty).diagnosis.read()
+    body = DatasetFolder(faulty).label_report.read()
     by_text = {row["text"]: row["rule"] for row in findings(faulty) if row["rule"] in FAULTS.values()}
     assert by_text == FAULTS
     assert body["counts"]["left-out"] == 1
@@ -201,7 +201,7 @@ def test_audio_that_no_longer_decodes_is_a_finding(copied):
         return rows
 
     rewrite_train_unmeasured(copied, spoil)
-    counts = doctor(copied).read()["counts"]
+    counts = check_labels(copied).read()["counts"]
     assert counts["unreadable"] == 1
     assert counts["duplicate-audio"] == 1
 
@@ -219,8 +219,8 @@ class Tags(HTMLParser):
 
 
 def test_the_page_stands_alone_and_is_accessible(copied):
-    page = DatasetFolder(copied).diagnosis.page
-    doctor(copied, audio=True)
+    page = DatasetFolder(copied).label_report.page
+    check_labels(copied, audio=True)
     html = page.read_text(encoding="utf-8")
     tags = Tags(html).found
     links = [value for _, facts in tags for key, value in facts.items() if key in ("src", "href") and value]
@@ -241,22 +241,22 @@ def test_the_page_stands_alone_and_is_accessible(copied):
 
 def test_a_page_without_transcripts_has_none_of_any_text(copied):
     texts = [text for split in ("train", "dev", "test") for text in read_split(copied, split).texts if len(text) > 12]
-    html = doctor(copied, transcripts=False).page.read_text(encoding="utf-8")
+    html = check_labels(copied, transcripts=False).page.read_text(encoding="utf-8")
     assert "mojibake" in html
     assert not [text for text in texts if text in html]
     assert "Ã©" not in html
     assert "data:audio" not in html
 
 
-def opinion(place: int, **changes) -> Opinion:
+def opinion(place: int, **changes) -> ModelScore:
     usual = dict(
         tokens=9, loss=1.0 + place % 5 / 10, silent_loss=4.0, tail_gain=3.0, end_loss=0.1, hypothesis="ja", cer=0.1
     )
-    return Opinion(**{"split": "train", "id": f"clip{place}", **usual, **changes})
+    return ModelScore(**{"split": "train", "id": f"clip{place}", **usual, **changes})
 
 
 def test_opinions_are_judged_by_what_is_usual():
-    from test_checks import label
+    from test_label_rules import label
 
     odd = [
         opinion(100, loss=5.0, silent_loss=4.9, cer=0.9),
@@ -288,13 +288,13 @@ def unlike(texts):
 
 
 def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
-    from asr_lora.evaluation.teacher_forced import opinions
+    from asr_lora.evaluation.teacher_forced import score_labels
 
     split = read_split(demo_dataset, "test")
     honest = split.select(unlike(split.texts)[:5])
     rows = honest.rows.remove_columns("text").add_column("text", [*honest.texts[1:], honest.texts[0]])
-    right = {row.id: row for batch in opinions(base, honest, "test") for row in batch}
-    wrong = {row.id: row for batch in opinions(base, type(honest)(rows), "test") for row in batch}
+    right = {row.id: row for batch in score_labels(base, honest, "test") for row in batch}
+    wrong = {row.id: row for batch in score_labels(base, type(honest)(rows), "test") for row in batch}
     assert right.keys() == wrong.keys() == set(honest.ids)
     for clip, row in right.items():
         assert row.gain > 1.0 > wrong[clip].gain
@@ -304,13 +304,13 @@ def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
 
 
 def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
-    folder = doctor(few, model=str(tiny_folder))
-    kept = folder.all_opinions
+    folder = check_labels(few, model=str(tiny_folder))
+    kept = folder.all_model_scores
     assert len(kept) == 1
     rows = kept[0].read_text(encoding="utf-8").splitlines()
     whole = findings(few)
     kept[0].write_text("\n".join([*rows[:3], rows[3][:30]]), encoding="utf-8")  # as a killed process leaves it
-    assert doctor(few, model=str(tiny_folder)).all_opinions == kept
+    assert check_labels(few, model=str(tiny_folder)).all_model_scores == kept
     assert set(kept[0].read_text(encoding="utf-8").splitlines()) == set(rows)
     assert len(rows) == 11
     assert findings(few) == whole
@@ -319,5 +319,5 @@ def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
 
 def test_rules_of_a_model_have_switches_too(copied):
     with pytest.raises(ConfigError, match="no rule"):
-        doctor(copied, without=["unheard"])
-    assert doctor(copied, without=["unheard-text"]).read()["without"] == ["unheard-text"]
+        check_labels(copied, without=["unheard"])
+    assert check_labels(copied, without=["unheard-text"]).read()["without"] == ["unheard-text"]

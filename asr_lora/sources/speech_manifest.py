@@ -12,7 +12,7 @@ from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.sources.columns import ID_COLUMNS, SPLIT_NAMES, as_seconds, find_text, first, split_of, utterance_of
-from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, Wanted, safe_id
+from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, safe_id
 from asr_lora.sources.lines import numbered_lines
 
 AUDIO_COLUMNS = ("audio_filepath", "audio", "file_name", "path", "audio_path", "wav", "file", "filename", "wav_path")
@@ -37,7 +37,7 @@ class Manifest:
         return self.home.name
 
     @property
-    def people(self) -> str:
+    def speaker_namespace(self) -> str:
         return self.digest()
 
     def digest(self) -> str:
@@ -47,10 +47,10 @@ class Manifest:
         for split, path in self.files.items():
             yield from read_manifest(path, split, self.text_column)
 
-    def recordings(self, wanted: Wanted) -> Iterator[tuple[str, Recording]]:
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         folder = self.home if self.home.is_dir() else self.home.parent
-        for clip in wanted:
-            yield clip, folder / clip
+        for recording in wanted:
+            yield recording, folder / recording
 
 
 def read_manifest(path: Path, split: str = SPLIT_HERE, text_column: str | None = None) -> Iterator[Utterance | BadRow]:
@@ -138,7 +138,7 @@ def _utterance(
     given = first(row, ID_COLUMNS)
     cut = "" if seconds is None and not start else f"-{start:.3f}"
     named = safe_id(str(given)) if given not in (None, "") else f"{_file_id(name, home)}{cut}"
-    return utterance_of(row, name=named, clip=name, text=text, split=split, start=start, seconds=seconds)
+    return utterance_of(row, name=named, recording=name, text=text, split=split, start=start, seconds=seconds)
 
 
 def _file_id(name: str, home: Path) -> str:
