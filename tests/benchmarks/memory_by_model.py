@@ -1,6 +1,6 @@
-"""Compute what each Whisper needs to train and to transcribe, with the forecast of `asr-lora check`, and write a table.
+"""Compute what each Whisper needs to train and to transcribe, with the forecast of `asr-lora check`, and print a table.
 
-    python tests/benchmarks/memory_by_model.py DATASET --work models --out docs/guides
+    python tests/benchmarks/memory_by_model.py DATASET --work models
 
 No weights are needed: a folder with the shape of each model (config.json) and the tokenizer of whisper-base is enough.
 Every figure is computed by running the model's own code over tensors that have shapes and no contents.
@@ -114,21 +114,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="folder for shapes and configs")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    table = HEADER
+    print(HEADER, end="")
     for name in options.models:
         folder = model_folder(name, options.work)
         configs = {method: config_of(folder, method, options.dataset, options.work) for method in METHODS}
         found = {method: forecast(config) for method, config in configs.items()}
         cells = [gigabytes(body["memory"]) for body in found.values()]
         cells = [f"{found['full']['total'] / 1e6:.0f}", *cells, f"{transcribing(configs['LoRA']) / 1e9:.1f}"]
-        line = f"| {name} | {' | '.join(cells)} |\n"
-        print(line, end="", flush=True)
-        table += line
-    (options.out / "memory-table.md").write_text(table, encoding="utf-8")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
