@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asr_lora.errors import ConfigError
+from asr_lora.language import ForcedPrompt, Task, forced_prompt
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -63,11 +64,6 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
-class Task(StrEnum):
-    TRANSCRIBE = "transcribe"
-    TRANSLATE = "translate"
-
-
 class Optimiser(StrEnum):
     ADAM8BIT = "adam8bit"  # bitsandbytes
     ADAMW = "adamw"  # torch
@@ -110,6 +106,11 @@ class ModelSettings(Section):
     context: Context = Context.TRUE_LENGTH
     precision: Precision = Precision.AUTO
     quantise: Quantise = Quantise.AUTO  # adapters only
+
+    @property
+    def prompt(self) -> ForcedPrompt:
+        """The language and task that the decoder is forced to."""
+        return forced_prompt(self.language, self.language_token, self.task)
 
 
 class DataSettings(Section):
@@ -175,8 +176,8 @@ class TrainingSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @property
-    def at_once(self) -> float:
-        """Seconds of audio in memory at once, to begin with."""
+    def initial_micro_batch_seconds(self) -> float:
+        """`micro_batch_seconds`, or the whole step where it is not set. Training halves it where memory runs out."""
         return self.micro_batch_seconds or self.batch_seconds
 
 

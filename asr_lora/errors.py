@@ -1,19 +1,19 @@
-"""What can go wrong, each with the exit code the command line gives it.
+"""Errors that this package raises on purpose, each with its exit code on the command line.
 
-A message says what is wrong, where, and the command that mends it: it is printed as it stands, without a traceback.
+A message says what is wrong, where, and the command that mends it; it is printed without a traceback.
 """
 
 from typing import Any
 
 
 class AsrLoraError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(AsrLoraError):
-    """Wrong usage or configuration: nothing was started."""
+    """The usage or configuration is wrong; nothing was started."""
 
     exit_code = 2
 
@@ -25,7 +25,7 @@ class DataError(AsrLoraError):
 
 
 class AudioError(DataError):
-    """One clip cannot be decoded; `reason` is the short name it is counted under."""
+    """A recording cannot be decoded; `reason` is the short name under which it is counted."""
 
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
@@ -33,7 +33,7 @@ class AudioError(DataError):
 
 
 class Refused(AsrLoraError):
-    """A model did not pass the gate; `facts` are what was measured, as they would have been written."""
+    """A model was not promoted or exported; `facts` are the measurements that would have been written."""
 
     def __init__(self, message: str, facts: dict[str, Any]) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Refused(AsrLoraError):
 
 
 class Incomplete(AsrLoraError):
-    """Some of many jobs failed, each named in the message; `table` shows the others, if there are any."""
+    """Some jobs of many failed, each named in the message; `table` shows the others."""
 
     def __init__(self, message: str, table: str = "") -> None:
         super().__init__(message)
@@ -49,13 +49,13 @@ class Incomplete(AsrLoraError):
 
 
 class Interrupted(AsrLoraError):
-    """Stopped by a signal after everything was saved."""
+    """A signal stopped the job after everything was saved."""
 
     exit_code = 130
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: of a GPU, or of a CPU whose limit the system enforces."""
+    """Return whether an error means that the memory of a GPU or CPU did not suffice."""
     return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 

@@ -1,11 +1,56 @@
-"""Names and codes of languages: those that Whisper has a token for, and those that borrow one."""
+"""Look languages up by name or code, and fix the language and task that Whisper's decoder is forced to."""
 
 import difflib
 import re
+from dataclasses import dataclass
+from enum import StrEnum
 
 from asr_lora.errors import ConfigError
 
 CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")  # as in ISO 639, with script or region
+
+
+class Task(StrEnum):
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+@dataclass(frozen=True)
+class ForcedPrompt:
+    """The language and task that the tokens of the decoder's prompt force; `forced_prompt` makes one from names."""
+
+    language: str | None  # code of the spoken language; None: an English-only model, whose prompt has no language
+    token: str | None = None  # code of the language whose token is borrowed; None: the language has its own
+    task: Task = Task.TRANSCRIBE
+
+    @property
+    def forced_language(self) -> str | None:
+        """Code of the language whose token is in the prompt; None for an English-only model."""
+        return self.token or self.language
+
+    @property
+    def options(self) -> list[str]:
+        """The language and the borrowed token as options of the command line."""
+        words = ["--language", self.language] if self.language else []
+        return [*words, "--language-token", self.token] if self.token else words
+
+
+def forced_prompt(language: str, token: str | None = None, task: Task | None = None) -> ForcedPrompt:
+    """Make the prompt for a language given by name or code.
+
+    Args:
+        language: the spoken language.
+        token: name or code of the language whose token is borrowed; it wins over the language's own token.
+        task: transcribe when not given.
+
+    Raises:
+        ConfigError: a language is unknown, or Whisper has no token for the spoken one and none is borrowed.
+    """
+    code = spoken_language(language)
+    if token is None:
+        whisper_language(code)
+    borrowed = None if token is None else whisper_language(token, "language_token")
+    return ForcedPrompt(code, None if borrowed == code else borrowed, task or Task.TRANSCRIBE)
 
 
 def whisper_language(name: str, setting: str = "language") -> str:
@@ -28,7 +73,7 @@ def spoken_language(name: str) -> str:
     """Return the code of any language: Whisper's where it has one, else the code as given, such as "fy" of "fy-NL".
 
     Raises:
-        ConfigError: neither known to Whisper nor a code, such as a misspelt name.
+        ConfigError: the name is neither known to Whisper nor a code; it may be misspelt.
     """
     code = _plain(name)
     if not _whisper_code(name) and CODE.fullmatch(code):
@@ -36,36 +81,19 @@ def spoken_language(name: str) -> str:
     return whisper_language(name)
 
 
-def borrowed_token(language: str, token: str | None) -> str | None:
-    """Return the code of the language whose token `language` borrows; None where it has its own.
-
-    Args:
-        language: what is spoken, as `spoken_language` returns it.
-        token: name or code of a language that Whisper has; wins over the language's own.
-
-    Raises:
-        ConfigError: Whisper has no token for `language` and none is given, or the one given is no language of its.
-    """
-    if token is None:
-        whisper_language(language)
-        return None
-    code = whisper_language(token, "language_token")
-    return None if code == language else code
-
-
 def language_name(code: str) -> str:
-    """The English name of a language that Whisper has, in lower case; of another its code."""
+    """Return the English name of a language of Whisper in lower case; of any other language, its code."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     return str(LANGUAGES.get(code, code))
 
 
 def missing_token(language: str) -> str | None:
-    """What a user should know of a language that Whisper has no token for; None where it has one."""
+    """Return a notice about a language that Whisper has no token for; None where it has one."""
     if _whisper_code(language):
         return None
     return (
-        f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt borrow that of a "
+        f"Whisper has no token for {language!r}{_two_letters(language)}: train, evaluate and adapt need the token of a "
         "related language, such as nl for Frisian; set model.language_token or --language-token"
     )
 
@@ -94,5 +122,5 @@ def _near(name: str) -> str:
 
 
 def _two_letters(code: str) -> str:
-    """Whisper knows languages by two letters where they have them, so "deu" may well be its "de"."""
+    """Return a hint for a three-letter code: Whisper has codes of two letters, so "deu" may be its "de"."""
     return " (if it also has a code of two letters, use that)" if len(_plain(code).split("-")[0]) > 2 else ""

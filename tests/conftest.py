@@ -112,10 +112,11 @@ def demo_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base():
-    """The untouched openai/whisper-base in float32, told Italian."""
+    """openai/whisper-base in float32, forced to Italian."""
+    from asr_lora.language import ForcedPrompt
     from asr_lora.model.whisper import load_whisper
 
-    return load_whisper(BASE, "it")
+    return load_whisper(BASE, ForcedPrompt("it"))
 
 
 @pytest.fixture(scope="session")

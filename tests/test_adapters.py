@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from asr_lora.audio.features import log_mel
-from asr_lora.config import AdapterSettings, Method, Optimiser, OptimiserSettings, Part, Quantise, Task
+from asr_lora.config import AdapterSettings, Method, Optimiser, OptimiserSettings, Part, Quantise
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.run_folder import RunFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.adalora import allocate_rank, extra_state, load_extra_state, regularisation
 from asr_lora.model.adapters.files import adapter_base, save_weights
 from asr_lora.model.adapters.merging import load_adapter, load_merged, merge_adapter
@@ -28,7 +29,7 @@ ADAPTERS = [method for method in Method if method is not Method.FULL]
 
 def inputs(whisper):
     """One clip and its reference, as the model takes them; the labels that the decoder should give."""
-    target = torch.tensor([[*whisper.prompt, *whisper.text_tokens(TEXT), whisper.end_token]])
+    target = torch.tensor([[*whisper.prompt_tokens, *whisper.text_tokens(TEXT), whisper.end_token]])
     features = log_mel(speech(2.0), whisper.mel_bins, 300)[None].to(whisper.dtype)
     return {"input_features": features, "decoder_input_ids": target[:, :-1]}, target[:, 1:]
 
@@ -65,7 +66,7 @@ def train(whisper, steps, *, begin=0, rate=3e-3, optimiser=None):
 
 @pytest.fixture
 def tiny(tiny_folder):
-    return load_whisper(str(tiny_folder), "it")
+    return load_whisper(str(tiny_folder), ForcedPrompt("it"))
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
@@ -73,7 +74,7 @@ def trained(request, base, tmp_path_factory):
     """whisper-base after six steps of one method, and the adapter it saved: (method, losses, logits, folder)."""
     torch.manual_seed(0)
     settings = AdapterSettings(rank=8, alpha=16, dropout=0.0)
-    whisper = attach(load_whisper(BASE, "it"), settings, request.param, steps=6)
+    whisper = attach(load_whisper(BASE, ForcedPrompt("it")), settings, request.param, steps=6)
     begun = logits(whisper)
     assert torch.allclose(begun, logits(base), atol=1e-3)  # every method begins at the base
     # AdaLoRA's A and B both begin small and E at zero, so that it is slow to begin.
@@ -87,18 +88,18 @@ def test_loss_falls_and_what_is_saved_is_what_was_trained(trained, base):
     method, losses, after, folder = trained
     assert losses[-1] < 0.8 * losses[0], method
     assert (after - logits(base)).abs().max() > 0.5
-    loaded = load_adapter(load_whisper(BASE, "it"), folder)
+    loaded = load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder)
     assert torch.allclose(logits(loaded), after, atol=2e-3)
     assert not any(value.requires_grad for value in loaded.model.parameters())
 
 
 def test_merged_equals_unmerged_and_plain_peft_reads_it(trained, base):
     _, _, after, folder = trained
-    merged = load_merged(BASE, folder, "it", torch.float32, task=Task.TRANSCRIBE, device=CPU)
+    merged = load_merged(BASE, folder, ForcedPrompt("it"), torch.float32, device=CPU)
     assert not any("lora" in name for name, _ in merged.core.named_parameters())
     assert torch.allclose(logits(merged), after, atol=3e-3)
     assert adapter_base(folder) == BASE
-    plain = load_whisper(BASE, "it").core  # the Transformers model itself
+    plain = load_whisper(BASE, ForcedPrompt("it")).core  # the Transformers model itself
     theirs = PeftModel.from_pretrained(plain, folder)
     assert torch.allclose(logits(base, theirs), after, atol=2e-3)
 
@@ -107,11 +108,11 @@ def test_strength_is_the_line_from_the_base_to_the_adapter(trained, base):
     method, _, _, folder = trained
     state = {}
     for strength in (0.0, 0.5, 1.0):
-        model = load_merged(BASE, folder, "it", torch.float32, task=Task.TRANSCRIBE, device=CPU, strength=strength)
+        model = load_merged(BASE, folder, ForcedPrompt("it"), torch.float32, device=CPU, strength=strength)
         state[strength] = model.core.state_dict()
     begin = base.core.state_dict()
     assert all(torch.equal(state[0.0][name], value) for name, value in begin.items())
-    full = merge_adapter(load_adapter(load_whisper(BASE, "it"), folder)).core.state_dict()
+    full = merge_adapter(load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder)).core.state_dict()
     assert all(torch.equal(state[1.0][name], value) for name, value in full.items())
     changed = [name for name, value in begin.items() if not torch.equal(full[name], value)]
     assert changed
@@ -120,14 +121,16 @@ def test_strength_is_the_line_from_the_base_to_the_adapter(trained, base):
         assert torch.allclose(state[0.5][name], (begin[name] + full[name]) / 2, atol=1e-6)
     if method is Method.DORA:
         with pytest.raises(ConfigError, match="unless it is merged"):
-            load_adapter(load_whisper(BASE, "it"), folder, strength=0.5)
+            load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder, strength=0.5)
     else:
-        half = load_merged(BASE, folder, "it", torch.float32, task=Task.TRANSCRIBE, device=CPU, strength=0.5)
-        unmerged = load_adapter(load_whisper(BASE, "it"), folder, strength=0.5)
+        half = load_merged(BASE, folder, ForcedPrompt("it"), torch.float32, device=CPU, strength=0.5)
+        unmerged = load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder, strength=0.5)
         assert torch.allclose(logits(half), logits(unmerged), atol=3e-3)
-        assert torch.equal(logits(load_adapter(load_whisper(BASE, "it"), folder, strength=0.0)), logits(base))
+        assert torch.equal(
+            logits(load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder, strength=0.0)), logits(base)
+        )
     with pytest.raises(ConfigError, match="from 0"):
-        load_adapter(load_whisper(BASE, "it"), folder, strength=1.5)
+        load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder, strength=1.5)
 
 
 def test_going_on_begins_where_the_earlier_adapter_ended(trained):
@@ -135,7 +138,7 @@ def test_going_on_begins_where_the_earlier_adapter_ended(trained):
     # A saved PiSSA is a plain LoRA of twice the rank.
     method, rank, alpha = (Method.LORA, 16, 32) if method is Method.PISSA else (method, 8, 16)
     settings = AdapterSettings(rank=rank, alpha=alpha, dropout=0.0, continue_from=folder)
-    whisper = attach(load_whisper(BASE, "it"), settings, method, steps=4)
+    whisper = attach(load_whisper(BASE, ForcedPrompt("it")), settings, method, steps=4)
     assert torch.allclose(logits(whisper), after, atol=2e-3)
     trainable = trainable_state(whisper.model)
     assert trainable
@@ -143,14 +146,16 @@ def test_going_on_begins_where_the_earlier_adapter_ended(trained):
     losses, _ = train(whisper, 4, rate=1e-3)
     assert losses[-1] < losses[0]
     save_weights(whisper, folder.parent / "again")
-    again = load_adapter(load_whisper(BASE, "it"), folder.parent / "again")
+    again = load_adapter(load_whisper(BASE, ForcedPrompt("it")), folder.parent / "again")
     assert torch.allclose(logits(again), logits(whisper), atol=2e-3)
 
 
 def test_methods_are_what_they_are_called(tiny):
     found = {}
     for method in ADAPTERS:
-        whisper = attach(load_whisper(tiny.source, "it"), AdapterSettings(rank=4, alpha=8), method, steps=10)
+        whisper = attach(
+            load_whisper(tiny.source, ForcedPrompt("it")), AdapterSettings(rank=4, alpha=8), method, steps=10
+        )
         layer = whisper.core.model.encoder.layers[0].self_attn.q_proj
         found[method] = (layer.scaling["default"], set(dict(layer.named_parameters())))
     assert found[Method.LORA][0] == found[Method.DORA][0] == found[Method.PISSA][0] == 2
@@ -162,7 +167,7 @@ def test_methods_are_what_they_are_called(tiny):
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_methods_learn_in_bf16_with_checkpointing(tiny_folder, method):
-    whisper = load_whisper(str(tiny_folder), "it", dtype=torch.bfloat16)
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"), dtype=torch.bfloat16)
     before = logits(whisper).float()
     whisper.core.gradient_checkpointing_enable({"use_reentrant": False})
     whisper = attach(whisper, AdapterSettings(rank=4, alpha=8, dropout=0.0), method, steps=8)
@@ -199,7 +204,7 @@ def test_adalora_allocates_its_rank_among_the_layers(tiny, tmp_path):
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(len(value) for name, value in weights.items() if "lora_E" in name) == 48  # what is dropped is not saved
     going_on = AdapterSettings(rank=4, alpha=8, dropout=0.0, continue_from=tmp_path / "adapter")
-    again = attach(load_whisper(tiny.source, "it"), going_on, Method.ADALORA, steps=5)
+    again = attach(load_whisper(tiny.source, ForcedPrompt("it")), going_on, Method.ADALORA, steps=5)
     train(again, 5)
     assert sorted(kept_ranks(again)) == sorted(ranks)
 
@@ -226,13 +231,13 @@ def test_adalora_saves_what_it_is_between_two_allocations(tiny, tmp_path):
     assert not all(all(kept) for kept in pattern.values())
     save_weights(whisper, tmp_path / "adapter")
     assert whisper.model.peft_config["default"].rank_pattern == pattern
-    loaded = load_adapter(load_whisper(tiny.source, "it"), tmp_path / "adapter")
+    loaded = load_adapter(load_whisper(tiny.source, ForcedPrompt("it")), tmp_path / "adapter")
     assert torch.allclose(logits(loaded), logits(whisper), atol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [3, 9, 15, 18])  # before, during and after allocation: it ends at step 14
 def test_adalora_resumes_bit_by_bit(tiny, tmp_path, stop):
-    whole = adalora(load_whisper(tiny.source, "it"), 20)
+    whole = adalora(load_whisper(tiny.source, ForcedPrompt("it")), 20)
     _, optimiser = train(whole, stop)
     save_file(extra_state(whole), tmp_path / "extra.safetensors")
     weights = {name: value.detach().clone() for name, value in trainable_state(whole.model).items()}
@@ -260,7 +265,7 @@ def test_adalora_regularisation_is_what_peft_adds(tiny):
     whisper.model.eval()
     added = whisper.model.base_model(**arguments, labels=labels).loss - whisper.core(**arguments, labels=labels).loss
     assert regularisation(whisper).item() == pytest.approx(added.item(), rel=1e-4)
-    lora = attach(load_whisper(tiny.source, "it"), AdapterSettings(rank=4))
+    lora = attach(load_whisper(tiny.source, ForcedPrompt("it")), AdapterSettings(rank=4))
     assert regularisation(lora) is None
     assert extra_state(lora) == {}
     allocate_rank(lora, 1)
@@ -272,11 +277,11 @@ def test_adalora_regularisation_is_what_peft_adds(tiny):
 
 def test_pissa_begins_at_the_principal_directions_and_resumes_from_the_same(tiny):
     settings = AdapterSettings(rank=4, alpha=8)
-    base = load_whisper(tiny.source, "it").core.model.encoder.layers[0].self_attn.q_proj.weight.detach()
+    base = load_whisper(tiny.source, ForcedPrompt("it")).core.model.encoder.layers[0].self_attn.q_proj.weight.detach()
     layers = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        whisper = attach(load_whisper(tiny.source, "it"), settings, Method.PISSA)
+        whisper = attach(load_whisper(tiny.source, ForcedPrompt("it")), settings, Method.PISSA)
         layers.append(whisper.core.model.encoder.layers[0].self_attn.q_proj)
     first, second = layers
     assert torch.equal(first.base_layer.weight, second.base_layer.weight)
@@ -306,7 +311,7 @@ def test_pissa_is_refused_where_it_cannot_be(tiny):
 @pytest.mark.parametrize("method", [Method.DORA, Method.ADALORA, Method.RSLORA])
 @pytest.mark.parametrize("quantise", [Quantise.INT8, Quantise.NF4])
 def test_methods_learn_on_a_quantised_base(tiny_folder, method, quantise, tmp_path):
-    whisper = load_whisper(str(tiny_folder), "it", quantise=quantise)
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"), quantise=quantise)
     if (method, quantise) == (Method.DORA, Quantise.INT8):
         with pytest.raises(ConfigError, match=r"model\.quantise=none or 4bit"):
             attach(whisper, AdapterSettings(rank=4), method, quantised=True)
@@ -315,7 +320,7 @@ def test_methods_learn_on_a_quantised_base(tiny_folder, method, quantise, tmp_pa
     losses, _ = train(whisper, 8)
     assert losses[-1] < losses[0]
     save_weights(whisper, tmp_path / "adapter")
-    load_adapter(load_whisper(str(tiny_folder), "it"), tmp_path / "adapter")
+    load_adapter(load_whisper(str(tiny_folder), ForcedPrompt("it")), tmp_path / "adapter")
     with pytest.raises(ConfigError, match="8- or 4-bit"):
         merge_adapter(whisper)
 
@@ -400,7 +405,7 @@ def test_full_fine_tuning_of_a_part(tiny):
 def earlier(tiny, tmp_path):
     """A run folder with an adapter of the decoder."""
     settings = AdapterSettings(rank=4, alpha=8, part="decoder")
-    whisper = attach(load_whisper(tiny.source, "it"), settings)
+    whisper = attach(load_whisper(tiny.source, ForcedPrompt("it")), settings)
     run = RunFolder(tmp_path / "run")
     run.root.mkdir()
     train(whisper, 3)
@@ -442,7 +447,7 @@ def test_an_earlier_run_of_another_base_or_of_every_weight(base, tiny, earlier):
     run, _ = earlier
     settings = AdapterSettings(rank=4, alpha=8, part="decoder", continue_from=run.root)
     with pytest.raises(ConfigError, match=f"set model.name={re.escape(tiny.source)}"):
-        attach(load_whisper(BASE, "it"), settings)
+        attach(load_whisper(BASE, ForcedPrompt("it")), settings)
     run.write(run_record(tiny.source, method="full"))
     with pytest.raises(ConfigError, match=f"set model.name={re.escape(str(run.weights('full')))}"):
         attach(tiny, settings)
@@ -450,13 +455,13 @@ def test_an_earlier_run_of_another_base_or_of_every_weight(base, tiny, earlier):
 
 def test_the_settings_that_are_named_are_the_ones_that_go_on(tiny, tmp_path):
     ours = {"rank": 4, "layers": (1, 1), "targets": ("encoder_attn.q_proj", "fc1"), "part": "decoder"}
-    save_weights(attach(load_whisper(tiny.source, "it"), AdapterSettings(**ours)), tmp_path / "adapter")
+    save_weights(attach(load_whisper(tiny.source, ForcedPrompt("it")), AdapterSettings(**ours)), tmp_path / "adapter")
     with pytest.raises(ConfigError) as error:
         attach(tiny, AdapterSettings(rank=4, continue_from=tmp_path / "adapter"))
     assert str(error.value).endswith(
         "set adapter.part=decoder adapter.layers=[1,1] adapter.targets=[encoder_attn.q_proj,fc1]"
     )
-    whisper = load_whisper(tiny.source, "it")
+    whisper = load_whisper(tiny.source, ForcedPrompt("it"))
     assert len(adapted(attach(whisper, AdapterSettings(**ours, continue_from=tmp_path / "adapter")))) == 2
 
 
@@ -482,7 +487,7 @@ def test_lora_plus_trains_b_faster(tiny, name, method):
 def test_trainable_parameters_of_each_method(tiny):
     sizes = {}
     for method in ADAPTERS:
-        whisper = attach(load_whisper(tiny.source, "it"), AdapterSettings(rank=4), method)
+        whisper = attach(load_whisper(tiny.source, ForcedPrompt("it")), AdapterSettings(rank=4), method)
         sizes[method] = count_parameters(whisper.model)[0]
     layers = 12  # 64 by 64 each
     assert sizes[Method.LORA] == sizes[Method.RSLORA] == sizes[Method.PISSA] == layers * 4 * 128

@@ -22,6 +22,7 @@ from asr_lora.config import AdapterSettings, Method
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.report_folder import AnalysisFolder
 from asr_lora.folders.run_folder import RunFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, merge_adapter
 from asr_lora.model.adapters.updates import updates
@@ -172,7 +173,10 @@ def adapter(request, tiny_folder, tmp_path_factory):
     """An adapter of some steps on the tiny model, as a run saves it: (method, folder)."""
     torch.manual_seed(0)
     whisper = attach(
-        load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4, alpha=8, dropout=0.0), request.param, steps=14
+        load_whisper(str(tiny_folder), ForcedPrompt("it")),
+        AdapterSettings(rank=4, alpha=8, dropout=0.0),
+        request.param,
+        steps=14,
     )
     train(whisper, 14, rate=3e-2 if request.param is Method.ADALORA else 3e-3)
     folder = tmp_path_factory.mktemp(request.param) / "adapter"
@@ -182,7 +186,7 @@ def adapter(request, tiny_folder, tmp_path_factory):
 
 def test_updates_are_what_merging_adds(adapter, tiny_folder):
     method, folder = adapter
-    whisper = load_adapter(load_whisper(str(tiny_folder), "it"), folder)
+    whisper = load_adapter(load_whisper(str(tiny_folder), ForcedPrompt("it")), folder)
     found = updates(whisper)
     before = {name: weight.clone() for name, (weight, _) in found.items()}
     merged = merge_adapter(whisper).core
@@ -200,7 +204,7 @@ def test_updates_are_what_merging_adds(adapter, tiny_folder):
 def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
     method, folder = adapter
     (run,) = measure_changes([str(folder)])["runs"]
-    whisper = load_adapter(load_whisper(str(tiny_folder), "it"), folder)
+    whisper = load_adapter(load_whisper(str(tiny_folder), ForcedPrompt("it")), folder)
     found = updates(whisper)
     assert [*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])]
     assert {*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])} == set(found)
@@ -222,7 +226,7 @@ def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
             assert matrix["moved"] == matrix["relative"]
     if method is Method.DORA:
         merged = merge_adapter(whisper).core
-        before = load_whisper(str(tiny_folder), "it").core
+        before = load_whisper(str(tiny_folder), ForcedPrompt("it")).core
         for matrix in run["matrices"]:
             ours, theirs = (model.get_submodule(matrix["matrix"]).weight.detach() for model in (before, merged))
             assert matrix["moved"] == pytest.approx(float((theirs - ours).norm() / ours.norm()), rel=1e-3)
@@ -243,7 +247,7 @@ def save_run(root, whisper, method, base, seed=0):
 @pytest.fixture(scope="module")
 def full_run(tiny_folder, tmp_path_factory):
     """Full fine-tuning that added an update of rank 2 to one matrix, noise to another, and 1 to a bias."""
-    whisper = load_whisper(str(tiny_folder), "it")
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"))
     layers = whisper.core.model.encoder.layers
     with torch.no_grad():
         planted = orthonormal(64, 2) * torch.tensor([2.0, 1.0]) @ orthonormal(64, 2, 1).T
@@ -255,7 +259,9 @@ def full_run(tiny_folder, tmp_path_factory):
 
 def lora_run(tiny_folder, root, rank, seed):
     torch.manual_seed(seed)
-    whisper = attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=rank, alpha=2 * rank, dropout=0.0))
+    whisper = attach(
+        load_whisper(str(tiny_folder), ForcedPrompt("it")), AdapterSettings(rank=rank, alpha=2 * rank, dropout=0.0)
+    )
     train(whisper, 4)
     return save_run(root, whisper, "lora", tiny_folder, seed)
 
@@ -293,7 +299,7 @@ def test_runs_are_held_against_each_other(lora_runs, full_run):
     assert (len(two["phi"]), len(two["phi"][0])) == (8, 2)
     assert two["shown"][-1]["by_chance"] == pytest.approx(2 / 64)
     first, second = (
-        updates(load_adapter(load_whisper(body["base"], "it"), RunFolder(path).weights("lora")))
+        updates(load_adapter(load_whisper(body["base"], ForcedPrompt("it")), RunFolder(path).weights("lora")))
         for path in map(Path, lora_runs[:2])
     )
     for of in ("a", "update"):
@@ -354,7 +360,7 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folde
         analyze([f"{lora_runs[0]}@0.5"], out=tmp_path / "o")
     with pytest.raises(DataError, match="no run or adapter"):
         analyze([BASE], out=tmp_path / "o")
-    nothing = save_run(tmp_path / "nothing", load_whisper(str(tiny_folder), "it"), "full", tiny_folder)
+    nothing = save_run(tmp_path / "nothing", load_whisper(str(tiny_folder), ForcedPrompt("it")), "full", tiny_folder)
     with pytest.raises(DataError, match="no linear layer differs"):
         analyze([nothing], out=tmp_path / "o")
     other = RunFolder(tmp_path / "other")
@@ -362,7 +368,7 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folde
     other.write(run_record(BASE, method="full"))
     with pytest.raises(ConfigError, match="of one base at a time"):
         analyze([full_run, str(other.root)], out=tmp_path / "o")
-    wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), "it"), "full", BASE)
+    wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), ForcedPrompt("it")), "full", BASE)
     with pytest.raises(DataError, match="not of one shape"):
         analyze([wrong], out=tmp_path / "o")
     assert not (tmp_path / "o").exists()

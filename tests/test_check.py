@@ -18,10 +18,10 @@ from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.forecast.estimate import (
     Forecast,
-    Memory,
-    Plan,
-    Size,
-    Time,
+    MemoryForecast,
+    ModelSize,
+    ScheduleSummary,
+    TimeForecast,
     evaluations,
     kept_bytes,
     largest,
@@ -31,17 +31,18 @@ from asr_lora.forecast.estimate import (
     table,
 )
 from asr_lora.forecast.footprint import Meter, _saved_bytes, decoding_footprint, step_footprint
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.adalora import extra_state
 from asr_lora.model.meta_model import weights_bytes
 from asr_lora.model.trainable import count_parameters
 from asr_lora.system.device import compute_dtype
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
-from asr_lora.training.setup import load_for_training, load_training_set, make_learner, sketch_for_training
+from asr_lora.training.setup import load_for_training, load_meta_for_training, load_training_set, make_learner
 
 CPU = torch.device("cpu")
-TEAM = Team(0, 1, CPU)
+ALONE = ProcessGroup(0, 1, CPU)
 
 
 @pytest.fixture
@@ -62,11 +63,12 @@ def base_config(demo_dataset, tmp_path):
 
 
 def both(config):
-    """Learners of a sketch and of the real model."""
+    """Learners of a meta model and of the real model."""
     dtype = compute_dtype(config.model.precision, CPU)
     return (
-        make_learner(config, make(config, CPU, dtype), TEAM, dtype) for make in (sketch_for_training, load_for_training)
-    )  # fmt: skip
+        make_learner(config, make(config, CPU, dtype), ALONE, dtype)
+        for make in (load_meta_for_training, load_for_training)
+    )
 
 
 def tensors_in(value):
@@ -84,29 +86,29 @@ def bytes_of(tensors):
 @pytest.mark.parametrize("optimiser", ["adam8bit", "adamw"])
 def test_weights_gradients_and_optimiser_are_the_real_ones(base_config, method, optimiser):
     config = base_config(method=method, optimiser__name=optimiser)
-    sketch, real = both(config)
-    assert count_parameters(sketch.whisper.model) == count_parameters(real.whisper.model)
+    meta, real = both(config)
+    assert count_parameters(meta.whisper.model) == count_parameters(real.whisper.model)
     everything = [*real.whisper.model.parameters(), *real.whisper.model.buffers()]
-    assert weights_bytes(sketch.whisper.model, Quantise.NONE) == bytes_of(everything)
+    assert weights_bytes(meta.whisper.model, Quantise.NONE) == bytes_of(everything)
     for value in real.parameters:
         value.grad = torch.ones_like(value)
     gradients = bytes_of([value.grad for value in real.parameters])
-    assert sum(value.nbytes for value in sketch.parameters) == gradients
+    assert sum(value.nbytes for value in meta.parameters) == gradients
     built = build_optimiser(real.whisper.model, config.optimiser)
     built.step()
-    assert optimiser_bytes(sketch.whisper.model, config.optimiser) == bytes_of(tensors_in(dict(built.state)))
+    assert optimiser_bytes(meta.whisper.model, config.optimiser) == bytes_of(tensors_in(dict(built.state)))
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
 def test_weights_of_a_quantised_base(base_config, quantise):
     config = base_config(model__quantise=quantise)
-    sketch, real = both(config)
+    meta, real = both(config)
     kept = bytes_of([*real.whisper.model.parameters(), *real.whisper.model.buffers()])
     for value in real.whisper.model.parameters():
         kept += bytes_of([value.SCB] if getattr(value, "SCB", None) is not None else [])
         kept += bytes_of([value.quant_state.absmax] if getattr(value, "quant_state", None) is not None else [])
-    assert weights_bytes(sketch.whisper.model, Quantise(quantise)) == pytest.approx(kept, rel=0.01)
-    assert count_parameters(sketch.whisper.model) == count_parameters(real.whisper.model)
+    assert weights_bytes(meta.whisper.model, Quantise(quantise)) == pytest.approx(kept, rel=0.01)
+    assert count_parameters(meta.whisper.model) == count_parameters(real.whisper.model)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,10 @@ def test_weights_of_a_quantised_base(base_config, quantise):
 def test_a_step_takes_what_was_said(base_config, changes):
     """The same bytes saved, and the same most at once, as of real tensors."""
     config = base_config(**changes)
-    sketch, real = both(config)
-    data = load_training_set(config, sketch.whisper)
+    meta, real = both(config)
+    data = load_training_set(config, meta.whisper)
     examples = [Example((index,), data.seconds[index], context=5.0, seed=0) for index in range(4)]
-    said = step_footprint(sketch, data, examples, 40.0, encoded=False, accumulates=False)
+    said = step_footprint(meta, data, examples, 40.0, encoded=False, accumulates=False)
     real.whisper.model.train()
     real.checkpoint(5.0, 40.0)
     batch = data[examples]
@@ -141,15 +143,15 @@ def test_a_step_takes_what_was_said(base_config, changes):
 
 def test_gradients_of_an_earlier_micro_batch_are_there_already(base_config):
     config = base_config(method="full")
-    sketch, _ = both(config)
-    data = load_training_set(config, sketch.whisper)
+    meta, _ = both(config)
+    data = load_training_set(config, meta.whisper)
     examples = [Example((0,), data.seconds[0], context=5.0, seed=0)]
     first, later = (
-        step_footprint(sketch, data, examples, 40.0, encoded=False, accumulates=accumulates).peak
+        step_footprint(meta, data, examples, 40.0, encoded=False, accumulates=accumulates).peak
         for accumulates in (False, True)
     )
     assert later > first
-    assert decoding_footprint(sketch, 8, 10.0, 224) > decoding_footprint(sketch, 4, 10.0, 224) > 0
+    assert decoding_footprint(meta, 8, 10.0, 224) > decoding_footprint(meta, 4, 10.0, 224) > 0
 
 
 def run(*words):
@@ -319,7 +321,7 @@ def test_a_run_that_goes_on_from_an_adapter_and_one_with_kept_outputs(run_config
     from asr_lora.model.adapters.files import save_weights
     from asr_lora.model.whisper import load_whisper
 
-    earlier = attach(load_whisper(str(tiny_folder), "it"), AdapterSettings())
+    earlier = attach(load_whisper(str(tiny_folder), ForcedPrompt("it")), AdapterSettings())
     save_weights(earlier, tmp_path / "adapter")
     again = check(run_config(adapter__continue_from=str(tmp_path / "adapter")), probe=False)
     assert again.trainable == check(run_config(), probe=False).trainable
@@ -329,12 +331,12 @@ def test_adalora_remembers_importances(base_config):
     from asr_lora.model.adapters.adalora import allocate_rank, extra_bytes
 
     config = base_config(method="adalora", training__steps=100)
-    sketch, real = both(config)
+    meta, real = both(config)
     for value in real.parameters:
         value.grad = torch.ones_like(value)
     allocate_rank(real.whisper, 30)
     state = extra_state(real.whisper)
-    assert extra_bytes(sketch.whisper) == sum(value.nbytes for key, value in state.items() if "kept/" not in key)
+    assert extra_bytes(meta.whisper) == sum(value.nbytes for key, value in state.items() if "kept/" not in key)
 
 
 def test_the_command_prints_a_table_and_warns(run_config, tmp_path):
@@ -368,9 +370,9 @@ def test_the_largest_micro_batches_are_those_of_most_audio_and_most_text():
     long, wordy, short = (Example((n,), seconds, seconds, 0) for n, seconds in enumerate((9.0, 3.0, 1.0)))
     assert largest([[long], [wordy], [short]], [[5], [90], [4]], 10.0) == [[long], [wordy]]
     assert padding([[Example((0,), 3.0, 4.0, 0)]]) == pytest.approx(0.25)
-    size = Size(width=2, encoder_layers=1, decoder_layers=1, vocabulary=10)
+    size = ModelSize(width=2, encoder_layers=1, decoder_layers=1, vocabulary=10)
     assert step_work([long], [0], size) == 9 * 50 * (14 * 4 + 2 * 9 * 50 * 2)
-    assert step_work([long], [0], size, at_once=8.0) == pytest.approx(4 / 3 * step_work([long], [0], size))
+    assert step_work([long], [0], size, micro_batch_seconds=8.0) == pytest.approx(4 / 3 * step_work([long], [0], size))
     assert step_work([long], [1], size, encoded=True) == 9 * 50 * 2 * 4 + 14 * 4 + 20
 
 
@@ -381,9 +383,9 @@ def test_what_is_kept_grows_ever_more_slowly():
 
 
 def test_cost_is_time_and_price():
-    plan = Plan(10, 1.0, 5, {"longer than 30 s": 1}, 1.0, 0.1, 1, 2, 4)
-    memory = Memory(1, 2, 3, 4, 5, 6, 7, loading=8, step=20, decoding=30, saving=9)
-    time = Time(load=60.0, encode=0.0, step=100.0, evaluation=770.0, final=0.0, steps=10, evaluations=2)
+    plan = ScheduleSummary(10, 1.0, 5, {"longer than 30 s": 1}, 1.0, 0.1, 1, 2, 4)
+    memory = MemoryForecast(1, 2, 3, 4, 5, 6, 7, loading=8, step=20, decoding=30, saving=9)
+    time = TimeForecast(load=60.0, encode=0.0, step=100.0, evaluation=770.0, final=0.0, steps=10, evaluations=2)
     said = Forecast("lora", 1, 10, plan, memory, time, 2.0, ())
     assert memory.peak == 30
     assert memory.fits

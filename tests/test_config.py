@@ -104,7 +104,7 @@ def test_keys_by_their_earlier_names(tmp_path, capsys, monkeypatch):
 
     # What runs of the version before have in their run.json and checkpoints.
     monkeypatch.setattr("asr_lora.training.setup.data_hashes", lambda _: {"train": "aa", "dev": "bb"})
-    monkeypatch.setattr("asr_lora.training.setup.system_digest", lambda _: "cc")
+    monkeypatch.setattr("asr_lora.training.setup.model_identity", lambda _: "cc")
     examples = {"long_tails": 0.1, "timestamps": 0.2}
     assert run_fingerprint(load_config(write(tmp_path, GOOD))) == "ff4245a07246812a"
     assert run_fingerprint(load_config(write(tmp_path, {**old, "examples": examples}))) == "689bf7f57d3249d6"

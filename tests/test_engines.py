@@ -16,19 +16,22 @@ from test_listening import adapters  # noqa: F401 (a fixture)
 from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.decoding import ctranslate2_engine
-from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
-from asr_lora.decoding.engine import Decoding, TorchEngine
+from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import TorchEngine
 from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import ConfigError, DataError
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
-from asr_lora.model.locate import locate, open_voices, voice_of
-from asr_lora.model.whisper import load_whisper, sketch_whisper
+from asr_lora.model.find_model import find_model, selection_of
+from asr_lora.model.open_model import open_adapters
+from asr_lora.model.whisper import load_meta_whisper, load_whisper
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
-from asr_lora.transcription.routes import hear_language
+from asr_lora.transcription.recognise import Said, transcribe_windows
+from asr_lora.transcription.routes import detect_language
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())[:2]
-TIMED = Options(timestamps=True, words=True, temperatures=(0.0,))
+TIMED = DecodingOptions(timestamps=True, word_times=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def floats(ctranslate2_folder):
 def said(base):
     """Two clips, and both in one window."""
     sounds = [*map(decode, CLIPS), np.concatenate([decode(clip) for clip in CLIPS])]
-    return [Said(Window(10.0 * n, sound), voice_of(base)) for n, sound in enumerate(sounds)]
+    return [Said(Window(10.0 * n, sound), selection_of(base)) for n, sound in enumerate(sounds)]
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +76,11 @@ def test_both_engines_say_the_same_at_the_same_times(floats, said, ours):
 
 
 def test_times_where_there_are_no_tokens_and_hardly_any_sound(floats, base):
-    states, prompts = floats.encode([speech(3.0), speech(3.0)], 350, [None] * 2), [base.prompt] * 2
+    windows, prompts = floats.encode([speech(3.0), speech(3.0)], 350, [None] * 2), [base.prompt_tokens] * 2
     tokens = base.text_tokens("pronto")
     for written, seconds in ([[], []], [3.0, 3.0]), ([tokens, []], [3.0, 0.001]), ([tokens, tokens], [0.001, 3.0]):
-        found = floats.token_times(states, prompts, written, seconds, [None] * 2)
-        ours = TorchEngine(base).token_times(states, prompts, written, seconds, [None] * 2)
+        found = floats.token_times(windows, prompts, written, seconds)
+        ours = TorchEngine(base).token_times(windows, prompts, written, seconds)
         assert [len(times) for times in found] == [len(one) + 1 for one in written] == [len(times) for times in ours]
         assert all(0 <= time <= length + 0.02 for times, length in zip(found, seconds, strict=True) for time in times)
 
@@ -86,40 +89,41 @@ def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said
     """What is not finished within the tokens of the first try is written anew, to the same text."""
     together = texts(transcribe_windows(floats, said[:2], TIMED))
     monkeypatch.setattr(ctranslate2_engine, "TOKENS", 1)
-    monkeypatch.setattr(ctranslate2_engine, "TOKENS_A_SECOND", 0)
+    monkeypatch.setattr(ctranslate2_engine, "TOKENS_PER_SECOND", 0)
     monkeypatch.setattr(ctranslate2_engine, "ENCODED_SECONDS", 1.0)
     assert texts(transcribe_windows(floats, said[:2], TIMED)) == together
 
 
 def test_eight_bits_say_nearly_the_same(ctranslate2_folder, said, ours):
-    engine = open_ctranslate2(str(ctranslate2_folder), language="it")
+    engine = open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"))
     assert engine.models[None].compute_type.startswith("int8")
-    theirs = transcribe_windows(engine, said, replace(TIMED, words=False))
+    theirs = transcribe_windows(engine, said, replace(TIMED, word_times=False))
     mine, yours = (" ".join(s.text for some in found for s in some).split() for found in (ours, theirs))
     assert sum(a != b for a, b in zip(mine, yours, strict=False)) + abs(len(mine) - len(yours)) <= 0.2 * len(mine)
 
 
 def test_it_hears_languages(floats, base, said):
-    assert hear_language(floats, said[0].window, base=False) == "it"
-    assert hear_language(TorchEngine(base), said[0].window, base=False) == "it"
+    assert detect_language(floats, said[0].window, base=False) == "it"
+    assert detect_language(TorchEngine(base), said[0].window, base=False) == "it"
 
 
 def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, monkeypatch):  # noqa: F811
     """One at a strength, another and the base in one batch, held against PyTorch, where they lie side by side."""
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
     named = {"cs": f"{adapters['cs']}@0.5", "it": str(adapters["it"])}
-    whisper, voices = open_voices(str(tiny_folder), named, precision=Precision.FP32)
-    engine, same = open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
-    assert same == voices
+    whisper, selections = open_adapters(str(tiny_folder), named, precision=Precision.FP32)
+    engine, same = open_ctranslate2_adapters(str(tiny_folder), named, precision=Precision.FP32)
+    assert same == selections
     rows, sounds = ["cs", UNTOUCHED, "it", "cs"], [speech(seconds) for seconds in (2.0, 2.5, 1.5, 3.0)]
     ours, theirs = (some.encode(sounds, 320, rows) for some in (TorchEngine(whisper), engine))
-    assert torch.allclose(ours, theirs, atol=1e-3)
-    assert (ours[0] - engine.encode(sounds[:1], 320, ["it"])[0]).abs().max() > 0.1  # another adapter says another thing
-    prompts = [whisper.prompt] * 4
-    found = engine.search(theirs, prompts, rows, Decoding(beams=1, temperature=0.0, max_new_tokens=8))
+    assert torch.allclose(ours.outputs, theirs.outputs, atol=1e-3)
+    other = engine.encode(sounds[:1], 320, ["it"])
+    assert (ours.outputs[0] - other.outputs[0]).abs().max() > 0.1  # another adapter, another output
+    prompts = [whisper.prompt_tokens] * 4
+    found = engine.search(theirs, prompts, DecodingOptions(max_new_tokens=8))
     assert [len(one.tokens) for one in found] == [8] * 4
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
-    open_ctranslate2_voices(str(tiny_folder), named, precision=Precision.FP32)
+    open_ctranslate2_adapters(str(tiny_folder), named, precision=Precision.FP32)
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")] == times  # converted once
     assert len(times) == 3
 
@@ -141,16 +145,16 @@ def test_loops_end_where_they_would_have(start, first, period):
 
 
 def test_settings_alone_are_those_of_the_whole_import(ctranslate2_folder):
-    sketch, whole = (make(str(ctranslate2_folder), "it") for make in (sketch_whisper, load_whisper))
-    assert sketch.core.device.type == "meta"
-    assert sketch.core.generation_config.to_dict() == whole.core.generation_config.to_dict()
+    meta, whole = (make(str(ctranslate2_folder), ForcedPrompt("it")) for make in (load_meta_whisper, load_whisper))
+    assert meta.core.device.type == "meta"
+    assert meta.core.generation_config.to_dict() == whole.core.generation_config.to_dict()
     mine, yours = (
         {
             key: value
             for key, value in model.core.config.to_dict().items()
             if key not in ("dtype", "architectures", "_name_or_path")
         }
-        for model in (sketch, whole)
+        for model in (meta, whole)
     )
     assert mine == yours
 
@@ -181,7 +185,7 @@ def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkey
         assert re.search(sentence, found.stderr), found.stderr
     monkeypatch.setattr(ctranslate2_engine.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="pip install 'asr_lora\\[ctranslate2\\]'"):
-        open_ctranslate2(str(ctranslate2_folder), language="it")
+        open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"))
 
 
 def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
@@ -190,7 +194,7 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.bin").write_bytes((ctranslate2_folder / "model.bin").read_bytes()[:1_000_000])
     with pytest.raises(DataError, match="not a whole CTranslate2"):
-        open_ctranslate2(str(tmp_path), language="it")
+        open_ctranslate2(str(tmp_path), ForcedPrompt("it"))
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):
@@ -198,5 +202,5 @@ def test_an_export_knows_its_language_and_context(tmp_path):
 
     facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
     ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
-    place = locate(str(tmp_path))
+    place = find_model(str(tmp_path))
     assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)

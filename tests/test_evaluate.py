@@ -12,8 +12,10 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder
+from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.adapters.files import save_weights
-from asr_lora.model.locate import Told, language_to_tell, open_system
+from asr_lora.model.find_model import find_model
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 
 
@@ -56,7 +58,7 @@ def test_a_report_is_reused_and_renamed(dev):
 def test_another_normaliser_or_terms_score_again_and_transcribe_nothing(dev, tmp_path, monkeypatch):
     whole = dev()
     before, hypotheses = whole.read(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
-    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_system", None)  # a model that is opened fails the test
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)  # a model that is opened fails the test
     raw = dev(normaliser="none").read()
     assert (raw["normaliser"], raw["scores"]["wer"]) == ("none-1", before["scores"]["raw_wer"])
     assert raw["transcribed_with"] == before["made_with"]
@@ -77,7 +79,7 @@ def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
     whole.write(old)
     rows = read_jsonl(whole.hypotheses)
     write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
-    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_system", None)
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)
     assert dev().read()["analysis"] == body["analysis"]
     assert read_jsonl(whole.hypotheses) == rows
 
@@ -110,13 +112,13 @@ def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
 
 def test_a_run_knows_the_token_it_borrowed(frisian, tiny_folder, tmp_path):
     run = RunFolder(tmp_path / "run")
-    save_weights(load_whisper(str(tiny_folder), "fy", language_token="nl"), run.weights("full"))
+    save_weights(load_whisper(str(tiny_folder), forced_prompt("fy", "nl")), run.weights("full"))
     model = {"name": str(tiny_folder), "language": "fy", "language_token": "Dutch", "context": "full"}
     run.write(run_record(tiny_folder, method="full", model=model))
-    assert language_to_tell(str(run.root), None) == Told("fy", "nl")
-    assert language_to_tell(str(run.root), "fy-NL", "de") == Told("fy", "de")
-    assert language_to_tell(str(run.root), "it") == Told("it", None)  # told another language, it borrows nothing
-    assert open_system(str(run.root)).whisper.told_language == "nl"
+    assert find_model(str(run.root)).prompt() == ForcedPrompt("fy", "nl")
+    assert find_model(str(run.root)).prompt("fy-NL", "de") == ForcedPrompt("fy", "de")
+    assert find_model(str(run.root)).prompt("it") == ForcedPrompt("it")  # another language borrows nothing
+    assert open_model(str(run.root)).prompt.forced_language == "nl"
     body = evaluate(str(run.root), frisian, split="dev", out=tmp_path / "report").read()
     assert body["decoding"]["language_token"] == "nl"
 
@@ -155,23 +157,23 @@ def test_an_evaluation_stopped_at_any_byte_goes_on(dev, tmp_path, tail):
 
 def test_a_run_its_weights_and_a_copy_of_them(run_config, demo_dataset, tmp_path):
     run = train(run_config(training__steps=2)).root
-    assert open_system(str(run)).whisper.context is Context.TRUE_LENGTH
-    assert open_system(str(run / "adapter")).whisper.context is Context.TRUE_LENGTH
+    assert open_model(str(run)).context is Context.TRUE_LENGTH
+    assert open_model(str(run / "adapter")).context is Context.TRUE_LENGTH
     shutil.copytree(run / "adapter", run / "adapter-old")
     with pytest.raises(ConfigError, match="does not say its language"):
-        open_system(str(run / "adapter-old"))
-    copy = open_system(str(run / "adapter-old"), language="it")
+        open_model(str(run / "adapter-old"))
+    copy = open_model(str(run / "adapter-old"), ForcedPrompt("it"))
     assert copy.weights == run / "adapter-old"
-    assert copy.whisper.context is Context.FULL
+    assert copy.context is Context.FULL
     shutil.rmtree(run / "adapter")
     with pytest.raises(DataError, match="lost its weights"):
-        open_system(str(run))
+        open_model(str(run))
     assert (train(run_config(training__steps=2), resume=True).root / "adapter").is_dir()  # made again, as it said
 
 
 def test_the_weights_of_full_fine_tuning_know_their_context(run_config):
     run = train(run_config(method="full", training__steps=2)).root
-    assert open_system(str(run / "model")).whisper.context is Context.TRUE_LENGTH
+    assert open_model(str(run / "model")).context is Context.TRUE_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -189,11 +191,11 @@ def test_a_broken_model_folder_is_one_sentence(tiny_folder, tmp_path, file, body
     shutil.copytree(tiny_folder, copy)
     (copy / file).write_bytes(body)
     with pytest.raises(DataError, match="broken"):
-        open_system(str(copy), language="it")
+        open_model(str(copy), ForcedPrompt("it"))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"not json"])
 def test_a_broken_adapter_folder_is_one_sentence(tmp_path, body):
     (tmp_path / "adapter_config.json").write_bytes(body)
     with pytest.raises(DataError, match="is not an adapter folder"):
-        open_system(str(tmp_path), language="it")
+        open_model(str(tmp_path), ForcedPrompt("it"))

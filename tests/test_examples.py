@@ -12,7 +12,7 @@ from asr_lora.audio.features import FULL_SECONDS, MIN_CONTEXT_SECONDS, context_s
 from asr_lora.config import AugmentationSettings, Context, ExampleSettings
 from asr_lora.dataset.reading import read_split
 from asr_lora.training.batches import IGNORED, TrainingSet
-from asr_lora.training.examples import Example, Recipe, micro_batches, plain_examples, schedule
+from asr_lora.training.examples import Example, ScheduleSettings, micro_batches, plain_examples, schedule
 from asr_lora.training.tensor_cache import TensorCache
 
 SECONDS = st.lists(st.floats(0.2, 30.0), min_size=1, max_size=80)
@@ -26,7 +26,7 @@ SHARES = st.builds(
 
 def recipe(**changes):
     plain = {"examples": ExampleSettings(padded=0)}
-    return Recipe(**{"batch_seconds": 30.0, "context": Context.TRUE_LENGTH, "seed": 0, **plain, **changes})
+    return ScheduleSettings(**{"batch_seconds": 30.0, "context": Context.TRUE_LENGTH, "seed": 0, **plain, **changes})
 
 
 def plan(seconds, how, steps=None):
@@ -69,9 +69,9 @@ def test_the_order_can_be_taken_up_anywhere(seconds, done, shares, seed):
 
 
 @given(SECONDS, SHARES, st.floats(3.0, 60.0), st.integers(1, 4))
-def test_grouping_changes_no_example(seconds, shares, micro_seconds, team):
+def test_grouping_changes_no_example(seconds, shares, micro_seconds, world_size):
     for step in plan(seconds, recipe(examples=shares), 4):
-        groups = [micro_batches(step, micro_seconds, rank=rank, team=team) for rank in range(team)]
+        groups = [micro_batches(step, micro_seconds, rank=rank, world_size=world_size) for rank in range(world_size)]
         flat = [example for share in groups for batch in share for example in batch]
         assert sorted(flat, key=lambda example: example.seed) == sorted(step, key=lambda example: example.seed)
         counts = [sum(len(batch) for batch in share) for share in groups]
@@ -120,7 +120,7 @@ def test_timed_targets_say_when_each_utterance_was_said(base, split):
     data = TrainingSet(split, base, examples=ExampleSettings(timestamps=0.5))
     example = Example((3, 5, 8), sum(data.seconds[i] for i in (3, 5, 8)) + 1.0, 20.0, seed=1, timestamps=True)
     given, answers = data.target(example)
-    assert given[:3] == base.prompt[:3]
+    assert given[:3] == base.prompt_tokens[:3]
     zero = base.tokenizer.convert_tokens_to_ids("<|notimestamps|>") + 1
     times = [(token - zero) * 0.02 for token in given[3:] if token >= zero]
     assert base.tokenizer.decode([token for token in given[3:] if token < zero]) == "".join(
@@ -142,12 +142,12 @@ def test_timed_targets_say_when_each_utterance_was_said(base, split):
 def test_no_speech_is_answered_by_the_no_speech_token_alone(base, split):
     data = TrainingSet(split, base, examples=ExampleSettings(no_speech=0.1))
     given, answers = data.target(Example((), 4.0, 4.5, seed=1))
-    assert given == base.prompt
+    assert given == base.prompt_tokens
     assert base.tokenizer.convert_ids_to_tokens(answers[0]) in ("<|nospeech|>", "<|nocaptions|>")
     assert answers[1:] == [IGNORED, IGNORED, base.end_token]
     # Speech must then answer otherwise at that place, or the token would always be said.
     given, answers = data.target(Example((0,), 4.0, 4.5, seed=1))
-    assert answers[0] == base.prompt[1]
+    assert answers[0] == base.prompt_tokens[1]
     plain = TrainingSet(split, base).target(Example((0,), 4.0, 4.5, seed=1))
     assert plain[1][0] == IGNORED
 
@@ -171,12 +171,12 @@ def test_log_mels_from_the_cache_are_those_computed_to_half_precision(base, spli
 
 
 def test_a_frozen_encoder_is_heard_from_the_cache_as_it_would_be_run(base, split, tmp_path, monkeypatch):
-    from asr_lora.system.processes import Team
+    from asr_lora.system.processes import ProcessGroup
     from asr_lora.training.learner import Learner, keep_encoder_outputs
 
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
     data = TrainingSet(split.select(range(6)), base)
-    learner = Learner(base, Team(0, 1, torch.device("cpu")), torch.float32)
+    learner = Learner(base, ProcessGroup(0, 1, torch.device("cpu")), torch.float32)
     how = recipe(own_context=True)
     step = plan(data.seconds, how, 1)[0]
     run = [float(learner.loss(data[examples]).detach()) for examples in micro_batches(step, 30.0)]

@@ -36,6 +36,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunRecord
+from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
@@ -269,7 +270,7 @@ def read_ggml(path: Path):
     [(None, 1, 0.0), (Packing.Q8_0, 2007, 1 / 254), (Packing.Q5_0, 2008, 1 / 16)],
 )
 def test_the_file_of_whisper_cpp_holds_every_weight(packing, kind, coarseness, tiny_folder, tmp_path):
-    whisper = load_whisper(str(tiny_folder), "it")
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"))
     write_ggml(whisper, tmp_path / "x.bin", packing)
     header, filters, tokens, tensors = read_ggml(tmp_path / "x.bin")
     assert header == (0x67676D6C, 51865, 1500, 64, 2, 2, 448, 64, 2, 2, 80, kind)

@@ -1,9 +1,10 @@
-"""What lies between a window and its segments: trust, times of words, voices, terms; and audio through ffmpeg."""
+"""What lies between a window and its segments: trust, times of words, adapters, hotwords; audio through ffmpeg."""
 
 import io
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,22 +18,24 @@ from asr_lora.audio.decode import decode
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
-from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.fallback import Hypothesis, hear
-from asr_lora.decoding.hotwords import Bias
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, TorchEngine
+from asr_lora.decoding.fallback import recognise_windows
+from asr_lora.decoding.hotwords import HotwordBoost
+from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.search import encode_batch, search
 from asr_lora.decoding.word_times import path_times, split_words
 from asr_lora.errors import AudioError, ConfigError
+from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
-from asr_lora.model.adapters.multi_lora import load_adapters, speaking
-from asr_lora.model.locate import Voice, voice_of
+from asr_lora.model.adapters.multi_lora import load_adapters, using_adapters
+from asr_lora.model.find_model import AdapterSelection, selection_of
 from asr_lora.model.whisper import evaluating, load_whisper
-from asr_lora.transcription import recognise as listen
 from asr_lora.transcription.inputs import find_inputs, opened
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
+from asr_lora.transcription.recognise import Said, transcribe_windows
 from asr_lora.transcription.routes import FOLDER, LANGUAGE, Routes
 from asr_lora.transcription.sequential import transcribe_in_sequence
 
@@ -41,7 +44,7 @@ CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder):
-    return load_whisper(str(tiny_folder), "it")
+    return load_whisper(str(tiny_folder), ForcedPrompt("it"))
 
 
 @pytest.fixture(scope="module")
@@ -56,32 +59,34 @@ def states(tiny):
 @pytest.mark.parametrize("beams", [1, 2])
 def test_confidence_is_the_mean_log_probability_of_what_was_written(tiny, states, beams):
     """Held against one forward pass over the finished text, without any processor."""
-    prompts = torch.tensor([tiny.prompt] * 3)
+    prompts = torch.tensor([tiny.prompt_tokens] * 3)
     settings_ = tiny.core.generation_config
     kept = settings_.suppress_tokens, settings_.begin_suppress_tokens
     settings_.suppress_tokens = settings_.begin_suppress_tokens = None
     try:
-        written = search(tiny, states, prompts, beams=beams, max_new_tokens=6, confidence=True)
+        written = search(tiny, states, prompts, DecodingOptions(beams=beams, max_new_tokens=6), confidence=True)
     finally:
         settings_.suppress_tokens, settings_.begin_suppress_tokens = kept
     for row, (tokens, mean) in enumerate(zip(written.tokens, written.log_probabilities, strict=True)):
         full = [*tokens, tiny.end_token] if len(tokens) < 6 else tokens
         with torch.inference_mode():
-            given_ = torch.tensor([[*tiny.prompt, *full]])
+            given_ = torch.tensor([[*tiny.prompt_tokens, *full]])
             logits = tiny.core(encoder_outputs=(states[row : row + 1],), decoder_input_ids=given_).logits[0].float()
-        chances = logits.log_softmax(-1)[len(tiny.prompt) - 1 : -1]
+        chances = logits.log_softmax(-1)[len(tiny.prompt_tokens) - 1 : -1]
         assert mean == pytest.approx(float(chances[range(len(full)), full].mean()), abs=1e-3)
 
 
 def test_what_cannot_be_trusted_is_tried_again_and_alike_every_time(tiny, states):
     """Random weights are never sure, so every temperature is tried; draws are repeated, and batches change none."""
-    prompts, engine = [tiny.prompt] * 3, TorchEngine(tiny)
+    prompts, engine = [tiny.prompt_tokens] * 3, TorchEngine(tiny)
     before = torch.random.get_rng_state()
-    one, two = (hear(engine, states, prompts, adapters=[None] * 3, max_new_tokens=8) for _ in range(2))
+    windows = EncodedWindows(states, [None] * 3)
+    options = DecodingOptions(fallback=FALLBACK_TEMPERATURES, max_new_tokens=8)
+    one, two = (recognise_windows(engine, windows, prompts, options) for _ in range(2))
     assert one == two
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(not h.trusted for h in one)
-    greedy = hear(engine, states, prompts, adapters=[None] * 3, temperatures=(0.0,), max_new_tokens=8)
+    greedy = recognise_windows(engine, windows, prompts, replace(options, fallback=()))
     assert all(new.log_probability >= old.log_probability for new, old in zip(one, greedy, strict=True))
 
 
@@ -120,10 +125,10 @@ def test_words_are_found_where_clips_were_joined(base):
     """Two clips with a second of silence between them: as many words end before it as the first clip has alone."""
     one, two, pause = decode(CLIPS[0]), decode(CLIPS[1]), np.zeros(16_000, np.float32)
     said = [
-        Said(Window(100.0, np.concatenate([one, pause, two])), voice_of(base)),
-        Said(Window(0.0, one), voice_of(base)),
+        Said(Window(100.0, np.concatenate([one, pause, two])), selection_of(base)),
+        Said(Window(0.0, one), selection_of(base)),
     ]
-    options = Options(timestamps=True, words=True, temperatures=(0.0,))
+    options = DecodingOptions(timestamps=True, word_times=True)
     joined, alone = transcribe_windows(TorchEngine(base), said, options)
     for segment in (*joined, *alone):
         assert segment.text == "".join(word.text for word in segment.words).strip()
@@ -147,17 +152,15 @@ def test_words_of_scripts_without_blanks_are_characters(base):
     assert [text for text, _ in split_words(base, tokens, "it")] == [" L'altro", " giorno,", " «forse»", " 🙂", " no!"]
 
 
-def test_the_sequential_way_ends_whatever_the_model_writes(tiny, monkeypatch):
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 30)
+def test_the_sequential_way_ends_whatever_the_model_writes(tiny):
+    options = DecodingOptions(max_new_tokens=30)
     sound = [speech(30.0), speech(30.0), speech(7.0)]
-    done = list(
-        transcribe_in_sequence(TorchEngine(tiny), sound, Options(temperatures=(0.0,)), lambda _: voice_of(tiny))
-    )
+    done = list(transcribe_in_sequence(TorchEngine(tiny), sound, options, lambda _: selection_of(tiny)))
     assert done[-1][0] == pytest.approx(67.0)
     assert all(one[0] < two[0] for one, two in pairwise(done))
 
 
-# Voices.
+# Adapters.
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +168,9 @@ def adapters(tiny_folder, tmp_path_factory):
     """Two adapters of the tiny model that change what it says, as folders."""
     made = {}
     for name in ("cs", "it"):
-        whisper = attach(load_whisper(str(tiny_folder), name), AdapterSettings(rank=4, targets=["q_proj", "v_proj"]))
+        whisper = attach(
+            load_whisper(str(tiny_folder), ForcedPrompt(name)), AdapterSettings(rank=4, targets=["q_proj", "v_proj"])
+        )
         torch.manual_seed(len(made))
         with torch.no_grad():
             for key, value in whisper.model.named_parameters():
@@ -179,21 +184,21 @@ def adapters(tiny_folder, tmp_path_factory):
 def test_adapters_in_one_batch_are_as_alone_and_merged(tiny_folder, adapters, states):
     from asr_lora.model.adapters.merging import load_merged
 
-    base = load_whisper(str(tiny_folder), "it")
+    base = load_whisper(str(tiny_folder), ForcedPrompt("it"))
     features = torch.randn(4, base.mel_bins, 300, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         untouched = base.encode(features)
     strengths = {"cs": 1.0, "it": 0.5}
     several = load_adapters(base, {name: (folder, strengths[name]) for name, folder in adapters.items()})
     rows = ["cs", "it", UNTOUCHED, "cs"]
-    with evaluating(several.model), speaking(several, rows):
+    with evaluating(several.model), using_adapters(several, rows):
         mixed = several.encode(features)
     assert torch.allclose(mixed[2], untouched[2], atol=1e-6)
-    with evaluating(several.model), speaking(several, [UNTOUCHED] * 4):
+    with evaluating(several.model), using_adapters(several, [UNTOUCHED] * 4):
         assert torch.allclose(several.encode(features), untouched, atol=1e-6)
     for name, folder in adapters.items():
         merged = load_merged(
-            str(tiny_folder), folder, "it", torch.float32, task="transcribe", device=torch.device("cpu"),
+            str(tiny_folder), folder, ForcedPrompt("it"), torch.float32, device=torch.device("cpu"),
             strength=strengths[name],
         )  # fmt: skip
         with evaluating(merged.model):
@@ -203,13 +208,14 @@ def test_adapters_in_one_batch_are_as_alone_and_merged(tiny_folder, adapters, st
         assert not torch.allclose(alone, untouched, atol=1e-2)
 
 
-def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters, monkeypatch):
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 12)
-    several = load_adapters(load_whisper(str(tiny_folder), "it"), {n: (f, 1.0) for n, f in adapters.items()})
+def test_windows_of_several_adapters_share_a_batch(tiny_folder, adapters):
+    several = load_adapters(
+        load_whisper(str(tiny_folder), ForcedPrompt("it")), {n: (f, 1.0) for n, f in adapters.items()}
+    )
     several.core.generation_config.alignment_heads = [[0, 0], [1, 1]]
-    voices = [Voice(name, name, Context.TRUE_LENGTH, name) for name in ("cs", "it")]
-    said = [Said(Window(0.0, speech(2.0)), voice) for voice in voices]
-    options = Options(beams=2, timestamps=True, words=True, temperatures=(0.0,))
+    selections = [AdapterSelection(ForcedPrompt(name), Context.TRUE_LENGTH, name) for name in ("cs", "it")]
+    said = [Said(Window(0.0, speech(2.0)), selection) for selection in selections]
+    options = DecodingOptions(beams=2, max_new_tokens=12, timestamps=True, word_times=True)
     engine = TorchEngine(several)
     together = transcribe_windows(engine, said, options)
     alone = [transcribe_windows(engine, [one], options)[0] for one in said]
@@ -219,41 +225,39 @@ def test_windows_of_several_voices_share_a_batch(tiny_folder, adapters, monkeypa
 
 
 def test_files_find_their_routes(tmp_path):
-    voices = {name: Voice(name, name, Context.FULL, name) for name in ("cs", "it")}
+    selections = {name: AdapterSelection(ForcedPrompt(name), Context.FULL, name) for name in ("cs", "it")}
     for place in ("cs/a.wav", "it/deep/b.wav", "other/c.wav"):
         write_wav(tmp_path / place, speech(0.5))
-    inside = find_inputs([tmp_path / "cs", tmp_path / "it"], written=True, routes=voices)
-    routes = Routes(voices, FOLDER)
+    inside = find_inputs([tmp_path / "cs", tmp_path / "it"], written=True, routes=selections)
+    routes = Routes(selections, FOLDER)
     routes.check(inside)
     assert [routes.choose(None, entry, None).adapter for entry in inside] == ["cs", "it"]
-    (named,) = find_inputs([f"{tmp_path}/other/c.wav:it"], written=True, routes=voices)
-    assert Routes(voices, LANGUAGE).choose(None, named, None).adapter == "it"
+    (named,) = find_inputs([f"{tmp_path}/other/c.wav:it"], written=True, routes=selections)
+    assert Routes(selections, LANGUAGE).choose(None, named, None).adapter == "it"
     with pytest.raises(ConfigError, match=r"c\.wav is in no folder named cs or it"):
         routes.check(find_inputs([tmp_path / "other"], written=True))
     with pytest.raises(ConfigError, match="--route nl: give language, folder, or one of cs, it"):
-        Routes(voices, "nl").check([])
+        Routes(selections, "nl").check([])
 
 
 def test_whisper_hears_which_language_is_spoken(base):
     window = Window(0.0, decode(CLIPS[0]))
-    assert (
-        Routes({}, LANGUAGE).choose(TorchEngine(base), find_inputs([CLIPS[0]], written=False)[0], window).language
-        == "it"
-    )
+    (entry,) = find_inputs([CLIPS[0]], written=False)
+    assert Routes({}, LANGUAGE).choose(TorchEngine(base), entry, window).prompt.language == "it"
 
 
-# Terms.
+# Hotwords.
 
 
 @given(
     st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.lists(st.integers(0, 9))
 )
-def test_what_goes_on_with_a_term_is_raised_and_nothing_else(terms, written):
-    raised = Bias(terms, begin=1.0, proceed=10.0)(torch.tensor([[99, *written]]), torch.zeros(1, 100))[0]
+def test_what_continues_a_hotword_is_raised_and_nothing_else(hotwords, written):
+    raised = HotwordBoost(hotwords, begin=1.0, proceed=10.0)(torch.tensor([[99, *written]]), torch.zeros(1, 100))[0]
     for token in range(100):
-        begins = any(term[0] == token for term in terms)
+        begins = any(term[0] == token for term in hotwords)
         prefixes = {
-            tuple(term[:n]) for term in terms for n in range(1, len(term))
+            tuple(term[:n]) for term in hotwords for n in range(1, len(term))
             if term[n] == token and written[-n:] == term[:n] and len(written) >= n
         }  # fmt: skip
         assert raised[token] == begins * 1.0 + 10.0 * len(prefixes)

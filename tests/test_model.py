@@ -12,7 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from asr_lora.audio.features import FULL_FRAMES, log_mel
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.language import missing_token, spoken_language, whisper_language
+from asr_lora.language import ForcedPrompt, forced_prompt, missing_token, spoken_language, whisper_language
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters
@@ -44,7 +44,7 @@ def test_it_says_what_ctranslate2_itself_says(ctranslate2_folder, base):
     engine = ctranslate2.models.Whisper(str(ctranslate2_folder), compute_type="float32")
     features = log_mel(speech(), 80, FULL_FRAMES)[None].numpy()
     tokens = engine.generate(
-        ctranslate2.StorageView.from_array(features), [base.prompt], beam_size=1, max_length=100
+        ctranslate2.StorageView.from_array(features), [base.prompt_tokens], beam_size=1, max_length=100
     )[0].sequences_ids[0]  # fmt: skip
     from asr_lora.decoding.search import decode_batch
 
@@ -58,8 +58,8 @@ def test_import_of_every_precision(tiny_folder, tmp_path, quantisation, monkeypa
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path / "cache"))
     converter = ctranslate2.converters.TransformersConverter(str(tiny_folder), copy_files=["tokenizer.json"])
     converter.convert(str(tmp_path / "ct2"), quantization=quantisation)
-    before = load_whisper(str(tiny_folder), "it").core.state_dict()
-    after = load_whisper(str(tmp_path / "ct2"), "Italian").core.state_dict()
+    before = load_whisper(str(tiny_folder), ForcedPrompt("it")).core.state_dict()
+    after = load_whisper(str(tmp_path / "ct2"), forced_prompt("Italian")).core.state_dict()
     steps = {"int8": 1 / 127, "int16": 1 / 1000, "float16": 1 / 1024, "bfloat16": 1 / 128, "float32": 0.0}
     for name, value in before.items():
         error = (after[name] - value).abs().max()
@@ -69,11 +69,11 @@ def test_import_of_every_precision(tiny_folder, tmp_path, quantisation, monkeypa
 def test_damaged_ctranslate2_model_is_one_sentence(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"\x06\x00\x00\x00\x0c\x00WhisperSpec\x00\x03\x00\x00\x00\xff\x00\x00\x00")
     with pytest.raises(DataError, match=r"no config\.json"):
-        load_whisper(str(tmp_path), "it")
+        load_whisper(str(tmp_path), ForcedPrompt("it"))
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(DataError, match="not a whole CTranslate2 model"):
-        load_whisper(str(tmp_path), "it")
+        load_whisper(str(tmp_path), ForcedPrompt("it"))
 
 
 def test_any_length_encoder_equals_the_original_at_30_seconds(base):
@@ -109,7 +109,9 @@ def test_lora_on_large_v2_is_the_published_size(tmp_path):
 def test_adapter_folder_is_plain_peft(tiny_folder, tmp_path):
     from peft import PeftModel
 
-    save_weights(attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
+    save_weights(
+        attach(load_whisper(str(tiny_folder), ForcedPrompt("it")), AdapterSettings(rank=4)), tmp_path / "adapter"
+    )
     model = PeftModel.from_pretrained(
         WhisperForConditionalGeneration.from_pretrained(tiny_folder), tmp_path / "adapter"
     )
@@ -142,65 +144,68 @@ def test_languages_that_whisper_does_not_have():
 
 
 def test_a_borrowed_token(tiny_folder, tmp_path):
-    whisper = load_whisper(str(tiny_folder), "fy", language_token="Dutch")
-    assert (whisper.language, whisper.language_token, whisper.told_language) == ("fy", "nl", "nl")
-    assert whisper.tokenizer.convert_ids_to_tokens(whisper.prompt) == [
+    whisper = load_whisper(str(tiny_folder), forced_prompt("fy", "Dutch"))
+    assert whisper.prompt == ForcedPrompt("fy", "nl")
+    assert whisper.prompt.forced_language == "nl"
+    assert whisper.tokenizer.convert_ids_to_tokens(whisper.prompt_tokens) == [
         "<|startoftranscript|>", "<|nl|>", "<|transcribe|>", "<|notimestamps|>",
     ]  # fmt: skip
-    wins = load_whisper(str(tiny_folder), "it", language_token="es")
-    assert (wins.language, wins.core.generation_config.language) == ("it", "es")
-    own = load_whisper(str(tiny_folder), "nl", language_token="nl")
-    assert (own.language, own.language_token) == ("nl", None)
+    wins = load_whisper(str(tiny_folder), forced_prompt("it", "es"))
+    assert (wins.prompt.language, wins.core.generation_config.language) == ("it", "es")
+    own = load_whisper(str(tiny_folder), forced_prompt("nl", "nl"))
+    assert own.prompt == ForcedPrompt("nl")
     with pytest.raises(ConfigError, match=r"Whisper has no 'fy'\. Set model\.language_token, or --language-token"):
-        load_whisper(str(tiny_folder), "fy")
+        forced_prompt("fy")
     with pytest.raises(ConfigError, match="language_token: Whisper has no 'fy'"):
-        load_whisper(str(tiny_folder), "fy", language_token="fy")
+        forced_prompt("fy", "fy")
 
 
 def test_a_token_that_this_whisper_lacks(tiny_folder, tmp_path):
     """Cantonese has a token in large-v3 alone."""
     with pytest.raises(ConfigError, match=r"language: .* has no token for 'yue': set model\.language_token"):
-        load_whisper(str(tiny_folder), "yue")
-    assert load_whisper(str(tiny_folder), "yue", language_token="zh").told_language == "zh"
+        load_whisper(str(tiny_folder), ForcedPrompt("yue"))
+    assert load_whisper(str(tiny_folder), forced_prompt("yue", "zh")).prompt.forced_language == "zh"
     with pytest.raises(ConfigError, match=r"language_token: .* has no token for 'yue'"):
-        load_whisper(str(tiny_folder), "fy", language_token="yue")
+        load_whisper(str(tiny_folder), forced_prompt("fy", "yue"))
 
 
-def test_a_pipeline_elsewhere_is_told_the_borrowed_token(base, tmp_path):
+def test_a_pipeline_elsewhere_is_forced_to_the_borrowed_token(base, tmp_path):
     from transformers import pipeline
 
     from asr_lora.decoding.search import decode_batch
 
-    whisper = load_whisper(BASE, "fy", language_token="es")
+    whisper = load_whisper(BASE, forced_prompt("fy", "es"))
     save_weights(whisper, tmp_path / "model")
     settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert (settings["language"], settings["task"]) == ("es", "transcribe")
     recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
     said = recognise({"raw": speech(), "sampling_rate": 16_000}, generate_kwargs={"num_beams": 1})["text"].strip()
     assert said == decode_batch(whisper, [speech()])[0]
-    assert said != decode_batch(base, [speech()])[0]  # which is told Italian, as Whisper hears it without being told
+    assert said != decode_batch(base, [speech()])[0]  # which is forced to Italian, as Whisper detects it
 
 
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "../nothing/here"])
 def test_a_model_that_is_not_there(source):
     with pytest.raises(DataError, match="no model at"):
-        load_whisper(source, "it")
+        load_whisper(source, ForcedPrompt("it"))
 
 
 def test_a_folder_that_is_no_whisper(tmp_path):
     with pytest.raises(DataError, match="not a model folder"):
-        load_whisper(str(tmp_path), "it")
+        load_whisper(str(tmp_path), ForcedPrompt("it"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="of type 'bert', not a Whisper"):
-        load_whisper(str(tmp_path), "it")
+        load_whisper(str(tmp_path), ForcedPrompt("it"))
 
 
 def test_an_adapter_on_the_wrong_base(tiny_folder, base, tmp_path):
     from asr_lora.model.adapters.merging import load_adapter
 
-    save_weights(attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(rank=4)), tmp_path / "adapter")
+    save_weights(
+        attach(load_whisper(str(tiny_folder), ForcedPrompt("it")), AdapterSettings(rank=4)), tmp_path / "adapter"
+    )
     with pytest.raises(DataError, match="cannot be put on"):
-        load_adapter(load_whisper(BASE, "it"), tmp_path / "adapter")
+        load_adapter(load_whisper(BASE, ForcedPrompt("it")), tmp_path / "adapter")
 
 
 def test_width_without_weights(tiny_folder):
@@ -210,4 +215,4 @@ def test_width_without_weights(tiny_folder):
 
 def test_no_layer_of_that_name(tiny_folder):
     with pytest.raises(ConfigError, match=r"adapter\.targets"):
-        attach(load_whisper(str(tiny_folder), "it"), AdapterSettings(targets=("qq_proj",)))
+        attach(load_whisper(str(tiny_folder), ForcedPrompt("it")), AdapterSettings(targets=("qq_proj",)))

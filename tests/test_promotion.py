@@ -17,7 +17,9 @@ from asr_lora.folders.digests import folder_bytes, folder_digest
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder
-from asr_lora.model.locate import open_system, split_strength, system_digest
+from asr_lora.language import ForcedPrompt
+from asr_lora.model.find_model import find_model, model_identity, split_strength
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 from asr_lora.workflows.promote import STRENGTHS
 
@@ -44,7 +46,8 @@ def save_run(root: Path, dataset: Path, spread: float, source: str = BASE, **mod
     run = RunFolder(root)
     torch.manual_seed(0)
     wrapped = get_peft_model(
-        load_whisper(source, "it").core, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+        load_whisper(source, ForcedPrompt("it")).core,
+        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
     )
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
@@ -102,7 +105,7 @@ def guard(place, dataset, bad):
 
 
 def weights(name: str, **options: object) -> dict[str, torch.Tensor]:
-    return open_system(name, **options).whisper.core.state_dict()
+    return open_model(name, **options).core.state_dict()
 
 
 def test_strength_scales_the_update(bad, base):
@@ -115,8 +118,8 @@ def test_strength_scales_the_update(bad, base):
         assert torch.equal(none[name], before[name])
         assert torch.equal(whole[name], plain[name])
         assert torch.allclose(half[name], (before[name] + plain[name]) / 2, atol=1e-6)
-    assert open_system(f"{bad}@0.5").strength == 0.5
-    assert open_system(BASE, language="it").strength is None
+    assert find_model(f"{bad}@0.5").strength == 0.5
+    assert find_model(BASE).strength is None
 
 
 def test_strength_nothing_is_the_base(bad, dataset, tmp_path):
@@ -127,37 +130,37 @@ def test_strength_nothing_is_the_base(bad, dataset, tmp_path):
 
 
 def test_strength_is_in_the_digest(bad):
-    assert system_digest(f"{bad}@0.5") != system_digest(bad)
-    assert system_digest(f"{bad}@0.5") == system_digest(f"{bad}@.50") != system_digest(f"{bad}@0.25")
-    assert system_digest(f"{bad}@1") == system_digest(bad)
-    assert system_digest(f"{bad}/adapter@0.5") == system_digest(f"{bad}@0.5")
+    assert model_identity(f"{bad}@0.5") != model_identity(bad)
+    assert model_identity(f"{bad}@0.5") == model_identity(f"{bad}@.50") != model_identity(f"{bad}@0.25")
+    assert model_identity(f"{bad}@1") == model_identity(bad)
+    assert model_identity(f"{bad}/adapter@0.5") == model_identity(f"{bad}@0.5")
 
 
 def test_a_path_with_an_at_sign_is_a_path(bad, tmp_path):
     copy = tmp_path / "run@0.5"
     shutil.copytree(bad, copy)
     assert split_strength(str(copy)) == (str(copy), None)
-    assert open_system(str(copy)).strength == 1
-    assert open_system(f"{copy}@0.5").strength == 0.5
+    assert find_model(str(copy)).strength == 1
+    assert find_model(f"{copy}@0.5").strength == 0.5
     with pytest.raises(DataError, match="no model at"):
-        open_system(str(tmp_path / "me@home" / "run"), language="it")
+        open_model(str(tmp_path / "me@home" / "run"), ForcedPrompt("it"))
 
 
 @pytest.mark.parametrize("strength", ["", "x", "1.5", "-0.1", "nan", "50%"])
 def test_a_strength_is_a_number_from_0_to_1(bad, strength):
     with pytest.raises(ConfigError, match="a number from 0 to 1 such as"):
-        open_system(f"{bad}@{strength}")
+        open_model(f"{bad}@{strength}")
 
 
 def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
     for name in (BASE, "openai/whisper-base", str(tiny_folder)):
         with pytest.raises(ConfigError, match=r"is no adapter; name it without @0\.5"):
-            open_system(f"{name}@0.5", language="it")
+            open_model(f"{name}@0.5", ForcedPrompt("it"))
     full = RunFolder(tmp_path / "full")
     shutil.copytree(tiny_folder, full.weights("full"))
     full.write(RunFolder(Path(bad)).read().model_copy(update={"method": "full"}))
     with pytest.raises(ConfigError, match="was fine-tuned in full"):
-        open_system(f"{full.root}@0.5")
+        open_model(f"{full.root}@0.5")
 
 
 def test_a_sweep_is_of_dev_and_says_what_to_use(short, dataset, tmp_path):

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -35,8 +36,10 @@ from asr_lora.audio import ffmpeg as media
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.loading import EngineName
 from asr_lora.errors import ConfigError
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.whisper import load_whisper
 from asr_lora.serving import http_timeouts as protocol
@@ -51,10 +54,9 @@ from asr_lora.serving.request_job import Watch, Work
 from asr_lora.serving.request_options import Wish, read_wish
 from asr_lora.serving.serve import Server, listen_on, read_key, serve
 from asr_lora.serving.shared_batches import Caller, Sharing
-from asr_lora.transcription import recognise as listen
 from asr_lora.transcription import transcriber
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, transcribe_windows
+from asr_lora.transcription.recognise import Said, transcribe_windows
 from asr_lora.transcription.transcriber import open_transcriber
 
 MEGABYTE = 2**20
@@ -64,9 +66,9 @@ MEGABYTE = 2**20
 def _few_tokens():
     """Random weights write until they are stopped, and are never trusted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listen, "MAX_NEW_TOKENS", 10)
         for module in (serving_models, transcriber):
-            patch.setattr(module, "TEMPERATURES", (0.0, 0.2))
+            patch.setattr(module, "DecodingOptions", partial(DecodingOptions, max_new_tokens=10))
+            patch.setattr(module, "FALLBACK_TEMPERATURES", (0.2,))
         yield
 
 
@@ -85,7 +87,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, str]:
     found = {}
     for seed, name in enumerate(("it", "cs")):
         torch.manual_seed(seed)
-        whisper = attach(load_whisper(str(tiny), name), AdapterSettings(rank=4))
+        whisper = attach(load_whisper(str(tiny), ForcedPrompt(name)), AdapterSettings(rank=4))
         for parameter in whisper.model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.5)
@@ -324,7 +326,7 @@ def heard_at_once(sharing: Sharing, callers: list[Caller], seconds: list[float])
 
 
 def caller(models, model: str, **options) -> Caller:
-    return Caller(Options(temperatures=(0.0,), **options), models.voices[model], threading.Event())
+    return Caller(DecodingOptions(max_new_tokens=10, **options), models.selections[model], threading.Event())
 
 
 def test_requests_that_wait_share_a_batch(models, sharing):
@@ -344,7 +346,7 @@ def test_ctranslate2_serves_too(ctranslate2_folder):
     models = load_models(str(ctranslate2_folder), {}, language="it", most_seconds=90.0, engine=EngineName.CTRANSLATE2)
     shared, asked = Sharing(models), caller(models, models.base)
     (text,) = heard_at_once(shared, [asked], [4.0])
-    (alone,) = transcribe_windows(models.engine, [Said(Window(0.0, speech(4.0)), asked.voice)], asked.options)
+    (alone,) = transcribe_windows(models.engine, [Said(Window(0.0, speech(4.0)), asked.selection)], asked.options)
     assert text == full_text(alone) != ""
     asked.gone.set()
     assert isinstance(heard_at_once(shared, [asked], [4.0])[0], Stopped)
@@ -355,7 +357,9 @@ def test_unlike_requests_share_no_batch(models, sharing):
     shared, sizes = sharing
     unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
     callers = [caller(models, "it", **options) for options in unlike]
-    callers += [replace(caller(models, "it"), options=Options(temperatures=(0.5,))) for _ in range(2)]
+    callers += [
+        replace(caller(models, "it"), options=DecodingOptions(temperature=0.5, max_new_tokens=10)) for _ in range(2)
+    ]
     callers += [caller(models, "cs")]
     assert all(isinstance(text, str) for text in heard_at_once(shared, callers, [1.0] * 7))
     assert sizes == [2, 1, 1, 1, 1, 1]  # the first and the last; what is drawn is heard alone
@@ -383,7 +387,7 @@ def test_who_leaves_a_batch_leaves_the_others_theirs(models, sharing):
 def test_an_error_of_one_request_is_no_others(models, sharing):
     shared, _ = sharing
     broken = caller(models, "it")
-    broken.voice = replace(broken.voice, adapter="nobody")
+    broken.selection = replace(broken.selection, adapter="nobody")
     found = heard_at_once(shared, [caller(models, "it"), broken, caller(models, "cs")], [2.0, 2.0, 2.0])
     assert isinstance(found[1], Exception)
     assert not isinstance(found[1], Stopped)
@@ -671,7 +675,7 @@ def test_what_cannot_be_served_is_said(adapters, tiny):
 
 def test_sigterm_lets_what_is_under_way_end(adapters, monkeypatch, capsys, caplog):
     """The command, in this process, which it spares ten seconds of imports."""
-    monkeypatch.setattr(listen, "MAX_NEW_TOKENS", 100)
+    monkeypatch.setattr(serving_models, "DecodingOptions", partial(DecodingOptions, max_new_tokens=100))
     heard, over = bytearray(), threading.Event()
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     visitor = threading.Thread(target=_visit, args=(capsys, heard, over))

@@ -20,9 +20,10 @@ from asr_lora.errors import ConfigError
 from asr_lora.evaluation.compare import read_comparison
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.attach import adapter_parameters, rank_within
 from asr_lora.model.trainable import count_parameters
-from asr_lora.model.whisper import load_whisper, sketch_whisper
+from asr_lora.model.whisper import load_meta_whisper, load_whisper
 from asr_lora.workflows.sweep import plan_sweep
 
 SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
@@ -39,7 +40,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder):
-    return load_whisper(str(tiny_folder), "it")
+    return load_whisper(str(tiny_folder), ForcedPrompt("it"))
 
 
 @pytest.fixture
@@ -91,17 +92,17 @@ def test_shipped_sweeps_are_planned(path, tmp_path):
 def test_the_budget_of_shipped_sweeps_holds(name, ranks, tmp_path):
     planned = plans(ROOT / "configs" / "sweeps" / f"{name}.yaml", tmp_path, f"model.name={BASE}")
     assert set(planned) == set(ranks)
-    sketch = sketch_whisper(BASE, "it")
+    meta = load_meta_whisper(BASE, ForcedPrompt("it"))
     for variant, config in planned.items():
         with torch.device("meta"):
-            attached = attach(sketch, config.adapter, config.method)
+            attached = attach(meta, config.adapter, config.method)
         taken = count_parameters(attached.model)[0]
         attached.model.unload()
         assert config.adapter.alpha == 2 * config.adapter.rank
         if ranks[variant]:
             assert (config.adapter.rank, taken) == (ranks[variant], Q_AND_V_32)
         more = config.adapter.model_copy(update={"rank": config.adapter.rank + 1})
-        assert taken <= Q_AND_V_32 < adapter_parameters(sketch.core, more, config.method)
+        assert taken <= Q_AND_V_32 < adapter_parameters(meta.core, more, config.method)
 
 
 def test_the_published_experiment_is_what_its_configs_say(tmp_path):
@@ -155,7 +156,7 @@ def test_parameters_are_counted_before_the_adapter_is_there(tiny, method, rank, 
 
 
 def test_a_budget_that_is_too_small_or_more_than_all(tiny_folder):
-    core, chosen = sketch_whisper(str(tiny_folder), "it").core, AdapterSettings()
+    core, chosen = load_meta_whisper(str(tiny_folder), ForcedPrompt("it")).core, AdapterSettings()
     with pytest.raises(ConfigError, match="rank 1 takes: give 1,536 or more"):
         rank_within(core, chosen, Method.LORA, 1535)
     assert rank_within(core, chosen, Method.LORA, 1536) == 1

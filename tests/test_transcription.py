@@ -20,6 +20,7 @@ from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
 from asr_lora.decoding.search import EndLoops, batches_by_length, decode_split
 from asr_lora.errors import ConfigError
+from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
 from asr_lora.transcription.longform import WINDOW_SECONDS, Spans, quietest, speech_windows, windows
 
@@ -246,7 +247,7 @@ def test_a_model_that_only_repeats_is_cut_short(tiny_folder, monkeypatch):
     from asr_lora.decoding import search as decode
     from asr_lora.model.whisper import load_whisper
 
-    whisper = load_whisper(str(tiny_folder), "it")
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"))
     (ended,) = decode.decode_batch(whisper, [speech(2.0)])
     monkeypatch.setattr(decode, "LOOPS", [])
     (endless,) = decode.decode_batch(whisper, [speech(2.0)])

@@ -10,11 +10,12 @@ from asr_lora.audio.features import context_frames, log_mel
 from asr_lora.config import AdapterSettings, Context, Quantise
 from asr_lora.dataset.reading import read_split
 from asr_lora.decoding.search import decode_batch
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, merge_adapter
 from asr_lora.model.trainable import require_gradients, train_everything, trainable_state
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, load_whisper
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet, collated
 from asr_lora.training.learner import Learner
 
@@ -26,13 +27,15 @@ def collate(whisper, texts, seconds=2.0, context=Context.TRUE_LENGTH):
     features = log_mel(speech(seconds), whisper.mel_bins, context_frames(seconds, context))
     targets = []
     for text in texts:
-        tokens = [*whisper.prompt, *whisper.text_tokens(text), whisper.end_token]
-        targets.append((tokens[:-1], [IGNORED] * (len(whisper.prompt) - 1) + tokens[len(whisper.prompt) :]))
+        tokens = [*whisper.prompt_tokens, *whisper.text_tokens(text), whisper.end_token]
+        targets.append(
+            (tokens[:-1], [IGNORED] * (len(whisper.prompt_tokens) - 1) + tokens[len(whisper.prompt_tokens) :])
+        )
     return Batch(features.expand(len(texts), -1, -1), None, *collated(targets))
 
 
 def learner(whisper, **options):
-    return Learner(whisper, Team(0, 1, CPU), torch.float32, **options)
+    return Learner(whisper, ProcessGroup(0, 1, CPU), torch.float32, **options)
 
 
 def target_tokens(*batches):
@@ -46,13 +49,13 @@ def step_loss(whisper, *batches, **options):
 
 @pytest.fixture
 def tiny(tiny_folder):
-    return load_whisper(str(tiny_folder), "it")
+    return load_whisper(str(tiny_folder), ForcedPrompt("it"))
 
 
 def test_decoder_starts_once(base):
     batch = collate(base, TEXTS)
     start = base.core.config.decoder_start_token_id
-    assert batch.decoder_inputs[:, :4].tolist() == [base.prompt] * 2
+    assert batch.decoder_inputs[:, :4].tolist() == [base.prompt_tokens] * 2
     assert (batch.decoder_inputs == start).sum(dim=1).tolist() == [1, 1]
     assert not (batch.labels == start).any()
     # What is learnt is the text and the end, nothing of the prompt.
@@ -69,8 +72,8 @@ def test_decoding_is_given_the_prompt_and_nothing_of_the_reference(base):
         decode_batch(base, [speech(3.0), speech(4.0)])
     finally:
         hook.remove()
-    assert given[0] == [base.prompt] * 2
-    assert base.tokenizer.decode(base.prompt) == "<|startoftranscript|><|it|><|transcribe|><|notimestamps|>"
+    assert given[0] == [base.prompt_tokens] * 2
+    assert base.tokenizer.decode(base.prompt_tokens) == "<|startoftranscript|><|it|><|transcribe|><|notimestamps|>"
     assert all(len(row) == 1 for step in given[1:] for row in step)
 
 
@@ -78,7 +81,7 @@ def test_accumulating_eight_batches_of_one_equals_one_batch_of_eight(tiny):
     texts = [f"{'parola ' * (n + 1)}numero {n}" for n in range(8)]  # of unlike length, so that a mean of means differs
     results = []
     for batches in ([collate(tiny, texts)], [collate(tiny, [text]) for text in texts]):
-        whisper = train_everything(load_whisper(tiny.source, "it"))
+        whisper = train_everything(load_whisper(tiny.source, ForcedPrompt("it")))
         loss = step_loss(whisper, *batches)
         gradient = torch.cat([value.grad.flatten() for value in trainable_state(whisper.core).values()])
         results.append((loss, gradient))
@@ -113,7 +116,7 @@ def test_texts_over_the_target_length_are_left_out_and_named(base, demo_dataset)
     data = TrainingSet(type(split)(rows), base, max_seconds=30.0)
     assert len(data) == 3
     assert data.left_out == {f"text over {MAX_TARGET_TOKENS} tokens": [split.ids[2]]}
-    assert all(len(base.prompt) + len(tokens) + 1 <= MAX_TARGET_TOKENS for tokens in data.tokens)
+    assert all(len(base.prompt_tokens) + len(tokens) + 1 <= MAX_TARGET_TOKENS for tokens in data.tokens)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -133,21 +136,21 @@ def test_every_adapter_has_a_gradient_at_the_first_step(tiny, checkpointing, tar
 def test_checkpointing_changes_no_gradient(tiny):
     gradients = []
     for checkpointing in (False, True):
-        whisper = train_everything(load_whisper(tiny.source, "it"))
+        whisper = train_everything(load_whisper(tiny.source, ForcedPrompt("it")))
         step_loss(whisper, collate(whisper, TEXTS), always_checkpoint=checkpointing)
         gradients.append(torch.cat([value.grad.flatten() for value in trainable_state(whisper.core).values()]))
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 
 
 def test_a_base_in_bf16_stays_in_bf16(tiny_folder):
-    whisper = attach(load_whisper(str(tiny_folder), "it", dtype=torch.bfloat16), AdapterSettings(rank=4))
+    whisper = attach(load_whisper(str(tiny_folder), ForcedPrompt("it"), dtype=torch.bfloat16), AdapterSettings(rank=4))
     for name, value in whisper.model.named_parameters():
         assert value.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
 
 
 @pytest.mark.parametrize("quantise", [Quantise.INT8, Quantise.NF4])
 def test_a_quantised_base_is_prepared_and_learns(tiny_folder, quantise):
-    whisper = load_whisper(str(tiny_folder), "it", quantise=quantise)
+    whisper = load_whisper(str(tiny_folder), ForcedPrompt("it"), quantise=quantise)
     whisper = attach(whisper, AdapterSettings(rank=4), quantised=True)
     norm = whisper.core.model.encoder.layer_norm.weight
     assert norm.dtype == torch.float32
@@ -160,7 +163,7 @@ def test_a_quantised_base_is_prepared_and_learns(tiny_folder, quantise):
 
 def test_merged_equals_unmerged_logits(base, tmp_path):
     torch.manual_seed(0)
-    adapted = attach(load_whisper(base.source, "it"), AdapterSettings(rank=8))
+    adapted = attach(load_whisper(base.source, ForcedPrompt("it")), AdapterSettings(rank=8))
     with torch.no_grad():
         for name, value in trainable_state(adapted.model).items():
             if "lora_B" in name:
@@ -170,7 +173,7 @@ def test_merged_equals_unmerged_logits(base, tmp_path):
     inputs = {"input_features": batch.features, "decoder_input_ids": batch.decoder_inputs}
     with torch.inference_mode():
         untouched = base.core(**inputs).logits
-        loaded = load_adapter(load_whisper(base.source, "it"), tmp_path / "adapter")
+        loaded = load_adapter(load_whisper(base.source, ForcedPrompt("it")), tmp_path / "adapter")
         unmerged = loaded.model(**inputs).logits
         merged = merge_adapter(loaded)
         assert not any("lora" in name for name, _ in merged.core.named_parameters())

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS
+from asr_lora.language import Task
 
 Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
 Language = Annotated[str, typer.Option(help="Name or code, such as Dutch or nl.")]

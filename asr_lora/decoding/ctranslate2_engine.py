@@ -1,11 +1,11 @@
-"""Transcribing by CTranslate2, the engine beneath faster-whisper: 8-bit weights on a CPU, float16 on a GPU.
+"""Transcribe with CTranslate2, the engine of faster-whisper: 8-bit weights on a CPU, float16 on a GPU.
 
-Batched, and on as much of 30 s as there is of speech, where the model was trained for that: its encoder takes features
-of any length, though faster-whisper gives it 30 s always.
+Windows are batched. A model that was trained on true lengths gets no padding to 30 s: CTranslate2's encoder takes
+features of any length, though faster-whisper always gives it 30 s.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,42 +14,40 @@ import numpy as np
 import torch
 
 from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
-from asr_lora.config import Context, Precision, Task
-from asr_lora.decoding.engine import Adapters, Candidate, Decoding
-from asr_lora.decoding.search import default_batch_seconds, loop_end
+from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import Adapters, EncodedWindows
+from asr_lora.decoding.hypothesis import Hypothesis
+from asr_lora.decoding.search import default_batch_seconds, loop_end, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line
-from asr_lora.exporting.formats import write_export
-from asr_lora.exporting.recipe import Dtype, ExportRecipe, Format, Packing
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.language import ForcedPrompt, Task
 from asr_lora.model.adapters.multi_lora import BASE
+from asr_lora.model.ctranslate2_export import write_ctranslate2
 from asr_lora.model.ctranslate2_import import WEIGHTS
-from asr_lora.model.locate import Place, Told, Voice, find_voices, locate, open_system, require_told, system_digest
-from asr_lora.model.whisper import Whisper, sketch_whisper
+from asr_lora.model.find_model import AdapterSelection, NamedModel, find_adapters, find_model, model_identity
+from asr_lora.model.open_model import open_model
+from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.system.cache import cache_folder
 from asr_lora.system.device import default_device
 from asr_lora.system.progress import say
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
-ALIGNED_SECONDS = 60.0  # aligned at once: it keeps what every head of every layer looks at
-TOKENS, TOKENS_A_SECOND = 20, 8  # that a window is given at first; what has not ended by then is written anew
-KEPT = {  # type of computing -> how weights are kept on disk
-    "int8": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, Packing.INT8),
-    "float16": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT16, None),
-    "float32": ExportRecipe(Format.CTRANSLATE2, Dtype.FLOAT32, None),
-}
+ALIGNED_SECONDS = 60.0  # aligned at once: CTranslate2 keeps the attention of every head of every layer
+TOKENS, TOKENS_PER_SECOND = 20, 8  # first limit of a window; one that has not ended by then is decoded again
+STORED = {"int8": "int8_float32", "float16": "float16", "float32": "float32"}  # computing type -> weights on disk
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class CTranslate2Engine:
-    """A Whisper in CTranslate2, once for each adapter that is merged into it."""
+    """A Whisper in CTranslate2: one model for each adapter, which is merged into it."""
 
     whisper: Whisper  # without weights
-    models: Mapping[str | None, Any]  # by adapter, as windows name it
+    models: Mapping[str | None, Any]  # ctranslate2.models.Whisper by name of the adapter
     device: torch.device
     takes_processors = False
 
@@ -57,81 +55,79 @@ class CTranslate2Engine:
     def batch_seconds(self) -> float:
         return 2 * default_batch_seconds(self.whisper, self.device)  # only the decoder sees all of it at once
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
         on_cpu = self.device.type == "cpu"
         at_once = max(1, int(ENCODED_SECONDS * FRAMES_PER_SECOND / frames)) if on_cpu else len(waveforms)
 
-        def states(adapter: str | None, rows: list[int]) -> list[torch.Tensor]:
+        def encode(adapter: str | None, rows: list[int]) -> list[torch.Tensor]:
             found: list[torch.Tensor] = []
             for some in _few(rows, at_once):
                 features = torch.stack([log_mel(waveforms[row], self.whisper.mel_bins, frames) for row in some])
                 found += self._tensor(self.models[adapter].encode(_view(features)))
             return found
 
-        return torch.stack(_by_key(adapters, states))
+        return EncodedWindows(torch.stack(_by_key(adapters, encode)), adapters)
 
     def search(
-        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
-    ) -> list[Candidate]:
-        """Write what follows prompts, see `Engine.search`.
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
+    ) -> list[Hypothesis]:
+        """Decode windows once, see `Engine.search`.
 
         Loops are cut off where `EndLoops` would have ended them, so their mean log-probability is that of the whole
-        loop. What is drawn at a temperature depends on what was drawn before.
+        loop. A sample depends on the samples before it.
 
         Raises:
-            ConfigError: there are processors, which CTranslate2 has no place for.
+            ConfigError: there are processors, which CTranslate2 does not support.
         """
-        if how.processors:
-            raise ConfigError("CTranslate2 has no place for what changes scores of tokens: take --engine torch")
-        likely = min(how.max_new_tokens, int(TOKENS + TOKENS_A_SECOND * states.shape[1] * STEP_SECONDS))
-        tries = (
-            (likely, how.max_new_tokens) if how.beams == 1 else (how.max_new_tokens,)
-        )  # a beam cut short may choose another
+        if options.processors:
+            raise ConfigError("CTranslate2 lets nothing change the scores of tokens: take --engine torch")
+        limit, temperature = options.max_new_tokens, options.temperature
+        likely = min(limit, int(TOKENS + TOKENS_PER_SECOND * windows.outputs.shape[1] * STEP_SECONDS))
+        limits = (likely, limit) if options.beams == 1 else (limit,)  # a beam that is cut short may end otherwise
 
-        def written(adapter: str | None, rows: list[int]) -> list[Candidate]:
-            found: dict[int, Candidate] = {}
-            for most in tries:
+        def decode(adapter: str | None, rows: list[int]) -> list[Hypothesis]:
+            found: dict[int, Hypothesis] = {}
+            for most in limits:
                 left = [row for row in rows if row not in found]
                 results = left and self.models[adapter].generate(
-                    _view(states[left]), [list(prompts[row]) for row in left], beam_size=how.beams,
-                    sampling_topk=0 if how.temperature else 1, sampling_temperature=how.temperature or 1.0,
+                    _view(windows.outputs[left]), [list(prompts[row]) for row in left], beam_size=options.beams,
+                    sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
                     max_length=_most_tokens(most, len(prompts[0])), return_scores=True, return_no_speech_prob=True,
                 )  # fmt: skip
                 for row, result in zip(left, results, strict=True):
                     tokens = result.sequences_ids[0]
                     end, count = loop_end(tokens), max(1, len(tokens))
-                    if end is not None or len(tokens) < most or most == how.max_new_tokens:
-                        mean = result.scores[0] * count / (count + 1)  # its own does not count the end
-                        found[row] = Candidate(tokens[:end], mean, result.no_speech_prob)
+                    if end is not None or len(tokens) < most or most == limit:
+                        text = plain_text(self.whisper, tokens[:end])
+                        mean = result.scores[0] * count / (count + 1)  # CTranslate2's mean does not count the end
+                        found[row] = Hypothesis(tuple(tokens[:end]), text, mean, result.no_speech_prob, temperature)
             return [found[row] for row in rows]
 
-        return _by_key(adapters, written)
+        return _by_key(windows.adapters, decode)
 
-    def languages(self, states: torch.Tensor, adapters: Adapters) -> list[str]:
-        def heard(adapter: str | None, rows: list[int]) -> list[str]:
-            ranked = self.models[adapter].detect_language(_view(states[rows]))
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
+        def detect(adapter: str | None, rows: list[int]) -> list[str]:
+            ranked = self.models[adapter].detect_language(_view(windows.outputs[rows]))
             return [likeliest[0][0].strip("<|>") for likeliest in ranked]
 
-        return _by_key(adapters, heard)
+        return _by_key(windows.adapters, detect)
 
     def token_times(
         self,
-        states: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
         require_alignment_heads(self.whisper)
-
-        at_once = max(1, int(ALIGNED_SECONDS / (states.shape[1] * STEP_SECONDS)))
+        at_once = max(1, int(ALIGNED_SECONDS / (windows.outputs.shape[1] * STEP_SECONDS)))
 
         def times(key: tuple[str | None, tuple[int, ...]], rows: list[int]) -> list[np.ndarray]:
             adapter, prompt = key
             found: list[np.ndarray] = []
             for some in _few(rows, at_once):
                 results = self.models[adapter].align(
-                    _view(states[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
+                    _view(windows.outputs[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
                     [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in some],
                 )  # fmt: skip
                 # (steps, token and frame); where there is no token, the end begins at once.
@@ -139,7 +135,7 @@ class CTranslate2Engine:
                 found += [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
             return found
 
-        return _by_key(list(zip(adapters, map(tuple, prompts), strict=True)), times)
+        return _by_key(list(zip(windows.adapters, map(tuple, prompts), strict=True)), times)
 
     def _tensor(self, view: Any) -> torch.Tensor:
         if self.device.type == "cpu":
@@ -159,12 +155,12 @@ def _view(tensor: torch.Tensor) -> Any:
 
 
 def _most_tokens(new: int, prompt: int) -> int:
-    """The max_length that gives so many new tokens: CTranslate2 takes at most half of it, and the prompt off it."""
+    """Return the max_length for so many new tokens: CTranslate2 takes half of it at most, less the prompt."""
     return max(2 * new, new + prompt)
 
 
 def _by_key(keys: Sequence[Key], work: Callable[[Key, list[int]], Sequence[Found]]) -> list[Found]:
-    """Do work for the rows of each key, and put what comes of it in the order of the rows."""
+    """Do work on the rows of each key together, and return the results in the order of the rows."""
     found: dict[int, Found] = {}
     for key in dict.fromkeys(keys):
         rows = [row for row, other in enumerate(keys) if other == key]
@@ -173,52 +169,46 @@ def _by_key(keys: Sequence[Key], work: Callable[[Key, list[int]], Sequence[Found
 
 
 def open_ctranslate2(
-    model: str,
+    name: str | NamedModel,
+    prompt: ForcedPrompt | None = None,
     *,
-    language: str | None = None,
-    language_token: str | None = None,
-    task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
 ) -> CTranslate2Engine:
-    """Load a model by any name, see `asr_lora.model.locate.open_system`, converted where it is not yet.
+    """Load a model by any name, converted first where it is not yet; see `asr_lora.model.open_model.open_model`.
 
     Raises:
-        ConfigError: the package is missing, or what `open_system` raises.
+        ConfigError: the package is missing, or `open_model` raises it.
         DataError: the model cannot be used.
     """
-    place, computes = locate(model), _computes(precision)
-    told, task = require_told(place, language, language_token, task)
-    folder = _converted(place, told, computes)
-    whisper = sketch_whisper(
-        str(folder), told.language, language_token=told.token, task=task, context=context or place.context
-    )
-    whisper = replace(whisper, source=place.name)
-    return CTranslate2Engine(whisper, {None: _load(folder, computes)}, default_device())
+    model, computes = find_model(name), _computing_type(precision)
+    prompt = prompt or model.prompt()
+    folder = _converted(model, prompt, computes)
+    whisper = load_meta_whisper(str(folder), prompt, context=context or model.context)
+    return CTranslate2Engine(replace(whisper, source=model.name), {None: _load(folder, computes)}, default_device())
 
 
-def open_ctranslate2_voices(
+def open_ctranslate2_adapters(
     base: str,
     adapters: Mapping[str, str],
     *,
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
-) -> tuple[CTranslate2Engine, dict[str, Voice]]:
-    """Load a base, and once more with each adapter merged into it; see `asr_lora.model.locate.open_voices`."""
-    computes = _computes(precision)
-    places, voices = find_voices(base, adapters, context=context)
-    told = {name: Told(str(voice.language), voice.told) for name, voice in voices.items()}
-    first = next(iter(told.values()))
-    folders: dict[str | None, Path] = {BASE: _converted(locate(base), first, computes)}
-    folders |= {name: _converted(place, told[name], computes) for name, place in places.items()}
-    whisper = sketch_whisper(str(folders[BASE]), str(first.token), task=task or Task.TRANSCRIBE)
-    models = {name: _load(folder, computes) for name, folder in folders.items()}
-    return CTranslate2Engine(whisper, models, default_device()), voices
+) -> tuple[CTranslate2Engine, dict[str, AdapterSelection]]:
+    """Load a base, and once more with each adapter merged into it; see `asr_lora.model.open_model.open_adapters`."""
+    computes = _computing_type(precision)
+    models, selections = find_adapters(base, adapters, task=task, context=context)
+    prompt = next(iter(selections.values())).prompt
+    folders: dict[str | None, Path] = {BASE: _converted(find_model(base), prompt, computes)}
+    folders |= {name: _converted(model, selections[name].prompt, computes) for name, model in models.items()}
+    whisper = load_meta_whisper(str(folders[BASE]), prompt)
+    loaded = {name: _load(folder, computes) for name, folder in folders.items()}
+    return CTranslate2Engine(whisper, loaded, default_device()), selections
 
 
-def _computes(precision: Precision) -> str:
-    """Type of computing, in CTranslate2's words."""
+def _computing_type(precision: Precision) -> str:
+    """Return the type that CTranslate2 computes in, by its own name."""
     if util.find_spec("ctranslate2") is None:
         raise ConfigError("--engine ctranslate2 needs a package: pip install 'asr_lora[ctranslate2]'")
     if precision is Precision.BF16:
@@ -228,22 +218,20 @@ def _computes(precision: Precision) -> str:
     return "int8" if default_device().type == "cpu" else "float16"
 
 
-def _converted(place: Place, told: Told, computes: str) -> Path:
-    """A model in CTranslate2's format: its own folder where it is one, or else made once and kept in the cache."""
-    folder = Path(place.base).expanduser()
-    if place.weights is None and (folder / WEIGHTS).is_file():
+def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
+    """Return a model's folder in CTranslate2's format: its own, or one that is converted once and kept in the cache."""
+    folder = Path(model.base).expanduser()
+    if model.weights is None and (folder / WEIGHTS).is_file():
         return folder
-    recipe = KEPT[computes]
     made_with = metadata.version("ctranslate2")
-    folder = cache_folder() / "ctranslate2" / fingerprint(system_digest(place), asdict(recipe), made_with)
+    key = fingerprint(model_identity(model), STORED[computes], made_with)
+    folder = cache_folder() / "ctranslate2" / key
     if not (folder / WEIGHTS).is_file():
-        say(f"converting {place.name} for CTranslate2 ({computes}), once: {folder}")
-        whisper = open_system(
-            place, language=told.language, language_token=told.token, precision=Precision.FP32
-        ).whisper
+        say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
+        whisper = open_model(model, prompt, precision=Precision.FP32)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(folder) as draft:
-            write_export(place, whisper, recipe, ExportFolder(draft))
+            write_ctranslate2(whisper, draft, STORED[computes])
     return folder
 
 

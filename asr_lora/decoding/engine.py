@@ -1,7 +1,7 @@
-"""What runs a loaded model for transcription: PyTorch here, CTranslate2 in `ctranslate2_engine.py`."""
+"""The interface of engines, which run a loaded model to transcribe, and the engine of PyTorch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,73 +9,66 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.decoding.search import Processor, default_batch_seconds, encode_batch, search
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.hypothesis import Hypothesis
+from asr_lora.decoding.search import default_batch_seconds, encode_batch, plain_text, search
 from asr_lora.decoding.word_times import token_times
-from asr_lora.model.adapters.multi_lora import speaking
+from asr_lora.model.adapters.multi_lora import using_adapters
 from asr_lora.model.whisper import Whisper, evaluating
 
-Adapters = Sequence[str | None]  # whose voice each window is heard with, see `model.adapters.multi_lora.speaking`
+Adapters = Sequence[str | None]  # the adapter of each row, see `model.adapters.multi_lora.using_adapters`
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What a search wrote for one window."""
+class EncodedWindows:
+    """What an engine's encoder made of windows, and the adapter of each."""
 
-    tokens: list[int]  # text and timestamps, without prompt and end
-    log_probability: float  # mean over them and the end
-    no_speech: float  # chance that nobody speaks
+    outputs: torch.Tensor  # (windows, frames / 2, width)
+    adapters: Adapters
 
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen."""
-
-    beams: int  # 1 is greedy
-    temperature: float  # 0 takes the likeliest token, above it one is drawn by chance
-    max_new_tokens: int
-    processors: Sequence[Processor] = ()  # what else changes scores, before tokens are chosen
+    def select(self, rows: Sequence[int]) -> "EncodedWindows":
+        return EncodedWindows(self.outputs[list(rows)], [self.adapters[row] for row in rows])
 
 
 class Engine(Protocol):
-    """What transcribing asks of an engine. States are what its encoder says: (windows, frames / 2, width)."""
+    """What transcribing asks of an engine."""
 
     @property
     def whisper(self) -> Whisper:
-        """Prompts, tokens and settings of the model; its weights are the engine's own affair."""
+        """The model's tokenizer, prompt and settings; the engine keeps the weights in its own way."""
 
     @property
     def batch_seconds(self) -> float:
-        """Audio that is best decoded at once."""
+        """Seconds of audio that are best decoded at once."""
 
     @property
     def takes_processors(self) -> bool:
-        """Whether others may look at scores, and change them, at every token."""
+        """Whether `DecodingOptions.processors` may change the scores before every token."""
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
-        """States of clips, each of shape (samples,), of which the encoder sees so many frames."""
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
+        """Run the encoder on windows, each of shape (samples,) and padded to so many frames."""
 
     def search(
-        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
-    ) -> list[Candidate]:
-        """Write what follows prompts of equal length, with timestamps where these do not forbid them."""
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
+    ) -> list[Hypothesis]:
+        """Decode windows once, at `options.temperature`; prompts have equal length and may forbid timestamps."""
 
-    def languages(self, states: torch.Tensor, adapters: Adapters) -> list[str]:
-        """The likeliest language of each window, of those that the model has tokens for."""
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
+        """Return the code of each window's likeliest language among those that the model has tokens for."""
 
     def token_times(
         self,
-        states: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
-        """When each token of windows begins, and the last one ends; see `asr_lora.decoding.word_times.token_times`."""
+        """Return the start of each token, and the end of the last; see `asr_lora.decoding.word_times.token_times`."""
 
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """A Whisper in PyTorch, perhaps with adapters side by side."""
+    """A Whisper in PyTorch, perhaps with several adapters on it."""
 
     whisper: Whisper
     takes_processors = True
@@ -84,56 +77,60 @@ class TorchEngine:
     def batch_seconds(self) -> float:
         return default_batch_seconds(self.whisper)
 
-    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> torch.Tensor:
-        with evaluating(self.whisper.model), speaking(self.whisper, adapters):
-            return encode_batch(self.whisper, waveforms, frames)
+    def encode(self, waveforms: Sequence[np.ndarray], frames: int, adapters: Adapters) -> EncodedWindows:
+        with evaluating(self.whisper.model), using_adapters(self.whisper, adapters):
+            return EncodedWindows(encode_batch(self.whisper, waveforms, frames), adapters)
 
     def search(
-        self, states: torch.Tensor, prompts: Sequence[Sequence[int]], adapters: Adapters, how: Decoding
-    ) -> list[Candidate]:
-        with speaking(self.whisper, adapters):
-            no_speech = self._first_look(states)[:, self.whisper.no_speech_token].tolist()
-        processors = list(how.processors)
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
+    ) -> list[Hypothesis]:
+        no_speech = self._start_probabilities(windows)[:, self.whisper.no_speech_token].tolist()
+        processors = list(options.processors)
         if prompts[0][-1] != self.whisper.no_timestamps_token:
             settings = self.whisper.core.generation_config
             processors.append(WhisperTimeStampLogitsProcessor(settings, len(prompts[0])))
-        rows = [adapter for adapter in adapters for _ in range(how.beams)]
-        devices = [states.device] if states.device.type == "cuda" else []
-        with speaking(self.whisper, rows), torch.random.fork_rng(devices=devices):
+        rows = [adapter for adapter in windows.adapters for _ in range(options.beams)]
+        device = windows.outputs.device
+        with (
+            using_adapters(self.whisper, rows),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
             torch.manual_seed(0)
-            written = search(
-                self.whisper, states, torch.tensor(prompts, device=states.device), beams=how.beams,
-                temperature=how.temperature, processors=processors, max_new_tokens=how.max_new_tokens, confidence=True,
-            )  # fmt: skip
-        return list(map(Candidate, written.tokens, written.log_probabilities, no_speech))
+            options = replace(options, processors=processors)
+            given = torch.tensor(prompts, device=device)
+            found = search(self.whisper, windows.outputs, given, options, confidence=True)
+        return [
+            Hypothesis(tuple(tokens), plain_text(self.whisper, tokens), mean, silent, options.temperature)
+            for tokens, mean, silent in zip(found.tokens, found.log_probabilities, no_speech, strict=True)
+        ]
 
-    def languages(self, states: torch.Tensor, adapters: Adapters) -> list[str]:
+    def detect_languages(self, windows: EncodedWindows) -> list[str]:
         names, tokens = zip(*self.whisper.core.generation_config.lang_to_id.items(), strict=True)
-        with speaking(self.whisper, adapters):
-            chances = self._first_look(states)[:, torch.tensor(tokens)]
-        return [str(names[place]).strip("<|>") for place in chances.argmax(-1).tolist()]
+        probabilities = self._start_probabilities(windows)[:, torch.tensor(tokens)]
+        return [str(names[place]).strip("<|>") for place in probabilities.argmax(-1).tolist()]
 
     def token_times(
         self,
-        states: torch.Tensor,
+        windows: EncodedWindows,
         prompts: Sequence[Sequence[int]],
         tokens: Sequence[Sequence[int]],
         seconds: Sequence[float],
-        adapters: Adapters,
     ) -> list[np.ndarray]:
-        with speaking(self.whisper, adapters):
-            return token_times(self.whisper, states, torch.tensor(prompts, device=states.device), tokens, seconds)
+        given = torch.tensor(prompts, device=windows.outputs.device)
+        with using_adapters(self.whisper, windows.adapters):
+            return token_times(self.whisper, windows.outputs, given, tokens, seconds)
 
-    def _first_look(self, states: torch.Tensor) -> torch.Tensor:
-        """Chances of every token after the start alone, where Whisper says the language, or that nobody speaks.
+    def _start_probabilities(self, windows: EncodedWindows) -> torch.Tensor:
+        """Return the probabilities of the token after the start token: a language, or that nobody speaks.
 
         Returns:
             Shape (windows, vocabulary), float32.
         """
-        start = torch.full((len(states), 1), self.whisper.prompt[0], device=states.device)
-        with evaluating(self.whisper.model):
+        outputs = windows.outputs
+        start = torch.full((len(outputs), 1), self.whisper.prompt_tokens[0], device=outputs.device)
+        with evaluating(self.whisper.model), using_adapters(self.whisper, windows.adapters):
             found = self.whisper.core(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=start, use_cache=False
+                encoder_outputs=BaseModelOutput(last_hidden_state=outputs), decoder_input_ids=start, use_cache=False
             )
-        chances: torch.Tensor = found.logits[:, 0].float().softmax(-1)
-        return chances
+        probabilities: torch.Tensor = found.logits[:, 0].float().softmax(-1)
+        return probabilities

@@ -1,4 +1,4 @@
-"""Names and terms that a user lists, made likelier: what has begun like one is helped to end like one."""
+"""Make the hotwords that a user lists likelier: names and terms that a model would otherwise misspell."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,35 +13,36 @@ from asr_lora.model.whisper import Whisper
 BEGIN, PROCEED = 0.0, 2.0  # chosen on dev, see reports/transcription
 
 
-def term_bias(whisper: Whisper, path: Path) -> "Bias":
-    """The bias towards the terms in a file, one a line.
+def hotword_boost(whisper: Whisper, path: Path) -> "HotwordBoost":
+    """Read hotwords from a file, one per line.
 
     Raises:
-        ConfigError: there is none in it.
+        ConfigError: the file lists none.
         DataError: the file cannot be read.
     """
-    terms = [term.written for term in read_hotwords(path, find_normaliser("none", whisper.language or "en"))]
-    found = [whisper.text_tokens(term) for term in terms]
-    if whisper.language in WITHOUT_BLANKS:
-        found += [whisper.tokenizer.encode(term, add_special_tokens=False) for term in terms]
-    return Bias(found, begin=BEGIN, proceed=PROCEED)
+    language = whisper.prompt.language or "en"
+    words = [word.written for word in read_hotwords(path, find_normaliser("none", language))]
+    tokens = [whisper.text_tokens(word) for word in words]
+    if language in WITHOUT_BLANKS:
+        tokens += [whisper.tokenizer.encode(word, add_special_tokens=False) for word in words]
+    return HotwordBoost(tokens, begin=BEGIN, proceed=PROCEED)
 
 
-class Bias:
-    """Raises the scores of tokens that begin a term, and more so of those that go on with it.
+class HotwordBoost:
+    """Raise the scores of tokens that begin a hotword, and more so of tokens that continue one.
 
-    It minds nothing but the tokens of each row, so that it is the same in any batch. A term that is left half way keeps
-    what it was given: a greedy search could not take it back.
+    It looks at the tokens of each row alone, so that it is the same in any batch. A hotword that is left half way keeps
+    the added score: a greedy search could not take it back.
     """
 
-    def __init__(self, terms: Sequence[Sequence[int]], *, begin: float, proceed: float) -> None:
-        """Take terms as tokens, led by a blank; `begin` and `proceed` are added to log-probabilities."""
+    def __init__(self, hotwords: Sequence[Sequence[int]], *, begin: float, proceed: float) -> None:
+        """Take hotwords as tokens that begin with a blank; add `begin` and `proceed` to log-probabilities."""
         self.begin, self.proceed = begin, proceed
-        self.first = sorted({term[0] for term in terms})
+        self.first = sorted({hotword[0] for hotword in hotwords})
         following: dict[tuple[int, ...], set[int]] = {}
-        for term in terms:
-            for place in range(1, len(term)):
-                following.setdefault(tuple(term[:place]), set()).add(term[place])
+        for hotword in hotwords:
+            for place in range(1, len(hotword)):
+                following.setdefault(tuple(hotword[:place]), set()).add(hotword[place])
         self.following = {prefix: sorted(tokens) for prefix, tokens in following.items()}
         self.deepest = max(map(len, self.following), default=0)
 

@@ -1,13 +1,15 @@
-"""An engine by its name, with a model in it."""
+"""Open an engine by its name, with a model in it."""
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
-from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_voices
+from asr_lora.config import Context, Precision
+from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
 from asr_lora.decoding.engine import Engine, TorchEngine
 from asr_lora.errors import ConfigError
-from asr_lora.model.locate import Voice, open_system, open_voices
+from asr_lora.language import ForcedPrompt, Task
+from asr_lora.model.find_model import AdapterSelection, NamedModel
+from asr_lora.model.open_model import open_adapters, open_model
 
 
 class EngineName(StrEnum):
@@ -16,7 +18,7 @@ class EngineName(StrEnum):
 
 
 def engine_named(name: str) -> EngineName:
-    """The engine that a user names.
+    """Return the engine of a name.
 
     Raises:
         ConfigError: there is no such engine.
@@ -26,18 +28,31 @@ def engine_named(name: str) -> EngineName:
     return EngineName(name)
 
 
-def open_engine(engine: EngineName, model: str, **told: Any) -> Engine:
-    """Load a model by any name; see `asr_lora.model.locate.open_system` for what it may be told."""
+def open_engine(
+    engine: EngineName,
+    model: str | NamedModel,
+    prompt: ForcedPrompt | None = None,
+    *,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+) -> Engine:
+    """Load a model by any name into an engine; see `asr_lora.model.open_model.open_model` for the arguments."""
     if engine is EngineName.TORCH:
-        return TorchEngine(open_system(model, **told).whisper)
-    return open_ctranslate2(model, **told)
+        return TorchEngine(open_model(model, prompt, context=context, precision=precision))
+    return open_ctranslate2(model, prompt, context=context, precision=precision)
 
 
-def open_voiced_engine(
-    engine: EngineName, base: str, adapters: Mapping[str, str], **told: Any
-) -> tuple[Engine, dict[str, Voice]]:
-    """Load a base with its adapters; see `asr_lora.model.locate.open_voices` for what they may be told."""
+def open_adapter_engine(
+    engine: EngineName,
+    base: str,
+    adapters: Mapping[str, str],
+    *,
+    task: Task | None = None,
+    context: Context | None = None,
+    precision: Precision = Precision.AUTO,
+) -> tuple[Engine, dict[str, AdapterSelection]]:
+    """Load a base with its adapters into an engine; see `asr_lora.model.open_model.open_adapters`."""
     if engine is EngineName.TORCH:
-        whisper, voices = open_voices(base, adapters, **told)
-        return TorchEngine(whisper), voices
-    return open_ctranslate2_voices(base, adapters, **told)
+        whisper, selections = open_adapters(base, adapters, task=task, context=context, precision=precision)
+        return TorchEngine(whisper), selections
+    return open_ctranslate2_adapters(base, adapters, task=task, context=context, precision=precision)

@@ -1,7 +1,7 @@
-"""When each word is said: where the decoder's alignment heads look while it reads the text that it wrote.
+"""Compute when each word is spoken, from the cross-attention of the decoder's alignment heads.
 
-As openai/whisper, timing.py: cross-attention of the heads that the model's settings name, normalised over tokens,
-smoothed over time, and the cheapest monotonic path through it (dynamic time warping).
+As in openai/whisper, timing.py: the attention of the heads that the model's settings name is normalised over tokens and
+smoothed over time, and dynamic time warping finds the best monotonic path through it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,45 +14,45 @@ import torch
 from asr_lora.errors import ConfigError
 from asr_lora.model.whisper import Whisper, evaluating
 
-SMOOTHED = 7  # encoder frames of the median filter, as Whisper's config.median_filter_width
+SMOOTHED = 7  # width of the median filter in encoder frames, as Whisper's config.median_filter_width
 STEP_SECONDS = 0.02  # of an encoder frame
 WITHOUT_BLANKS = {"zh", "ja", "th", "lo", "my", "km", "yue"}
 
 
 def token_times(
     whisper: Whisper,
-    states: torch.Tensor,
+    encoder_outputs: torch.Tensor,
     prompts: torch.Tensor,
     tokens: Sequence[Sequence[int]],
     seconds: Sequence[float],
 ) -> list[np.ndarray]:
-    """When each token of windows begins, and the last one ends, by the attention of the model that wrote them.
+    """Compute the start of each token of windows, and the end of the last one.
 
     Args:
-        states: what the encoder said of windows, shape (windows, frames / 2, width).
-        prompts: that end in the no-timestamps token, shape (windows, prompt tokens).
+        encoder_outputs: shape (windows, frames / 2, width).
+        prompts: end in the no-timestamps token, shape (windows, prompt tokens).
         tokens: text tokens of each window, without timestamps.
         seconds: length of each window.
 
     Returns:
-        For each window seconds from its beginning, shape (tokens + 1,), never falling.
+        For each window, seconds from its start, shape (tokens + 1,), never decreasing.
 
     Raises:
         ConfigError: the model's settings name no alignment heads.
     """
     heads = require_alignment_heads(whisper)
     longest = max(map(len, tokens), default=0)
-    given = torch.full((len(tokens), longest), whisper.end_token, device=states.device)
+    given = torch.full((len(tokens), longest), whisper.end_token, device=encoder_outputs.device)
     for row, written in enumerate(tokens):
         given[row, : len(written)] = torch.tensor(written, dtype=torch.long)
     with evaluating(whisper.model), _attention_of(whisper.core, heads) as scores:
         whisper.core.model.decoder(
-            input_ids=torch.cat([prompts, given], dim=1), encoder_hidden_states=states, use_cache=False
+            input_ids=torch.cat([prompts, given], dim=1), encoder_hidden_states=encoder_outputs, use_cache=False
         )
     found = torch.stack(
-        [scores[layer][:, head] for layer, head in heads], dim=1
+        [scores[layer][:, head] for layer, head in heads], 1
     ).float()  # (windows, heads, tokens, frames)
-    first = prompts.shape[1] - 1  # attention that looks for a token is that of the one before it
+    first = prompts.shape[1] - 1  # the attention of the token before belongs to the token that is predicted
     times = []
     for row, written in enumerate(tokens):
         frames = max(1, min(round(seconds[row] / STEP_SECONDS), found.shape[-1]))
@@ -62,32 +62,32 @@ def token_times(
 
 
 def alignment_heads(whisper: Whisper) -> list[tuple[int, int]]:
-    """Layer and number of the heads that look where words are said, as the model's settings name them; perhaps none."""
+    """Return layer and number of the alignment heads that the model's settings name; perhaps none."""
     named = getattr(whisper.core.generation_config, "alignment_heads", None) or []
     fits = all(layer < whisper.core.config.decoder_layers for layer, _ in named)
     return [(layer, head) for layer, head in named] if fits else []
 
 
 def require_alignment_heads(whisper: Whisper) -> list[tuple[int, int]]:
-    """The same.
+    """Return the alignment heads of a model that must have some.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the model's settings name none.
     """
     heads = alignment_heads(whisper)
     if not heads:
         raise ConfigError(
-            f"{whisper.source} has no alignment_heads of its own in generation_config.json, so it cannot tell when "
-            "words are said: copy the line from its base model's, or use --no-words"
+            f"{whisper.source} has no alignment_heads of its own in generation_config.json, so it cannot compute "
+            "word times: copy the line from its base model's, or use --no-words"
         )
     return heads
 
 
 @contextmanager
 def _attention_of(core: Any, heads: Sequence[tuple[int, int]]) -> Iterator[dict[int, torch.Tensor]]:
-    """Scores of the cross-attention of some layers, before the softmax, as a forward pass makes them.
+    """Collect the cross-attention scores of some layers, before the softmax, during a forward pass.
 
-    They are computed here once more, since the fused kernels give no probabilities.
+    They are computed here once more, since the fused kernels return no probabilities.
     """
     scores: dict[int, torch.Tensor] = {}
 
@@ -113,7 +113,7 @@ def _attention_of(core: Any, heads: Sequence[tuple[int, int]]) -> Iterator[dict[
 
 
 def _smooth(weights: torch.Tensor) -> torch.Tensor:
-    """(heads, tokens, frames) -> (tokens, frames): each head counts alike, and so does each moment."""
+    """Normalise, smooth and average the attention of heads: (heads, tokens, frames) -> (tokens, frames)."""
     deviation, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     weights = (weights - mean) / deviation.clamp(min=1e-8)
     half = SMOOTHED // 2
@@ -124,14 +124,11 @@ def _smooth(weights: torch.Tensor) -> torch.Tensor:
 
 
 def path_times(gain: np.ndarray) -> np.ndarray:
-    """When each row begins along the path of most gain through (rows, frames), from corner to corner, in seconds."""
+    """Return the start of each row, in seconds, on the path of highest gain through (rows, frames)."""
     rows, frames = gain.shape
-    # Cells of a diagonal do not depend on each other: diagonal d holds (row, d - row), so that both are vectors.
+    # The cells (row, d - row) of a diagonal d do not depend on each other, so they are computed as one vector.
     came = np.zeros((rows + frames, rows), np.int8)  # from 0: row and frame before, 1: row before, 2: frame before
-    before, last = (
-        np.full(rows + 1, np.inf),
-        np.full(rows + 1, np.inf),
-    )  # costs of diagonals d - 2 and d - 1, by row + 1
+    before, last = np.full((2, rows + 1), np.inf)  # costs of diagonals d - 2 and d - 1, by row + 1
     before[0] = 0.0
     for diagonal in range(rows + frames - 1):
         low, high = max(0, diagonal - frames + 1), min(rows, diagonal + 1)
@@ -155,7 +152,7 @@ def path_times(gain: np.ndarray) -> np.ndarray:
 
 
 def split_words(whisper: Whisper, tokens: Sequence[int], language: str | None) -> list[tuple[str, int]]:
-    """Part text tokens into words, with their blanks and punctuation, and how many tokens each takes."""
+    """Split text tokens into words, each with its blank and punctuation and the number of its tokens."""
     words: list[tuple[str, int]] = []
     piece: list[int] = []
     whole = whisper.tokenizer.decode(list(tokens))

@@ -2,39 +2,31 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.search import MAX_NEW_TOKENS, decode_split, default_batch_seconds
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.language import ForcedPrompt, Task
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
-from asr_lora.model.locate import System, Training, language_to_tell, locate, open_system, system_digest, training_of
-from asr_lora.system.processes import Team, join_team
+from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
+from asr_lora.model.open_model import open_model
+from asr_lora.model.whisper import Whisper
+from asr_lora.system.processes import ProcessGroup, join_process_group
 
 STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
-
-
-@dataclass(frozen=True)
-class DecodingRecord:
-    """What a hypothesis depends on besides the model; reports compare only where it is equal."""
-
-    language: str
-    language_token: str | None  # of the language whose token is borrowed; None: its own
-    task: str
-    beams: int
-    max_new_tokens: int = MAX_NEW_TOKENS
-    loops_end: bool = True  # see transcription.decode.EndLoops
 
 
 def evaluate(
@@ -60,7 +52,7 @@ def evaluate(
     `accelerate launch` each process transcribes its share.
 
     Args:
-        model: see `asr_lora.model.locate`.
+        model: see `asr_lora.model.find_model`.
         name: of the system in comparisons; the model's when not given.
         language: the run's, then the dataset's, when not given.
         language_token: of a related language, where Whisper has none for the language; the run's when not given.
@@ -73,48 +65,47 @@ def evaluate(
         DataError: the model or dataset cannot be used, or has no such split.
     """
     manifest = DatasetFolder(dataset).read()
-    place = locate(model)
-    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
-    assert told is not None  # a dataset says its language
-    how = find_normaliser(normaliser, told.language)
+    found = find_model(model)
+    prompt = found.prompt(language, language_token, task, default=manifest["language"])
+    options = DecodingOptions(beams=beams)
+    how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
     digest = manifest["splits"][split]["sha256"]
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
-    stamp = fingerprint(system_digest(place), digest, asdict(told), settings, MAX_NEW_TOKENS, STAMPED)
+    spoken = {"language": prompt.language, "token": prompt.token}
+    stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        said = {"name": name or model, "training": _training_facts(training_of(place))}
+        said = {"name": name or model, "training": _training_facts(found)}
         _score_again(folder, data, said, how, wanted)
         return folder
-    team = join_team()
-    if team.main:
+    processes = join_process_group()
+    if processes.main:
         _check_free(folder, model, split)
 
-    system = open_system(
-        place, language=told.language, language_token=told.token, task=task, context=context, precision=precision
-    )
-    if team.main:
+    whisper = open_model(found, prompt, context=context, precision=precision)
+    if processes.main:
         folder.manifest.unlink(missing_ok=True)
-    hypotheses, seconds, fresh_audio = _transcribe(system, data, folder, stamp, beams, team)
-    if team.main:
-        rows, facts = report_facts(_rows(data, hypotheses), told.language, how, wanted)
+    hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, processes)
+    if processes.main:
+        rows, facts = report_facts(_rows(data, hypotheses), str(prompt.language), how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
             {
                 "fingerprint": stamp,
-                "system": _system_facts(system, name or model, model),
+                "system": _system_facts(found, whisper, name or model),
                 "dataset": _dataset_facts(dataset, manifest, split, data),
-                "decoding": asdict(DecodingRecord(told.language, told.token, system.whisper.task, beams)),
+                "decoding": _decoding_facts(prompt, options),
                 **facts,
-                "processes": team.size,
+                "processes": processes.size,
                 "inference_seconds": round(seconds, 2),
                 "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
             }
         )
         for path in folder.partials:
             path.unlink()
-    team.wait()
+    processes.wait()
     return folder
 
 
@@ -130,21 +121,34 @@ def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Sp
     }
 
 
-def _system_facts(system: System, name: str, model: str) -> dict[str, Any]:
-    whisper = system.whisper
+def _decoding_facts(prompt: ForcedPrompt, options: DecodingOptions) -> dict[str, Any]:
+    """State what hypotheses depend on besides the model; reports are compared only where it is equal."""
     return {
-        "name": name,
-        "model": model,
-        "base": system.base,
-        "strength": system.strength,
-        "context": whisper.context,
-        "dtype": str(whisper.dtype).removeprefix("torch."),
-        "device": whisper.device.type,
-        "training": _training_facts(system.training),
+        "language": prompt.language,
+        "language_token": prompt.token,
+        "task": prompt.task,
+        "beams": options.beams,
+        "max_new_tokens": options.max_new_tokens,
+        "loops_end": True,  # see decoding.search.EndLoops
     }
 
 
-def _training_facts(training: Training | None) -> dict[str, Any] | None:
+def _system_facts(model: NamedModel, whisper: Whisper, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": model.name,
+        "base": model.base,
+        "weights_digest": weights_digest(model),
+        "strength": model.strength,
+        "context": whisper.context,
+        "dtype": str(whisper.dtype).removeprefix("torch."),
+        "device": whisper.device.type,
+        "training": _training_facts(model),
+    }
+
+
+def _training_facts(model: NamedModel) -> dict[str, Any] | None:
+    training = training_record(model)
     return asdict(training) if training else None
 
 
@@ -181,22 +185,27 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 
 
 def _transcribe(
-    system: System, data: Split, folder: ReportFolder, stamp: str, beams: int, team: Team
+    whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, processes: ProcessGroup
 ) -> tuple[list[str], float, float]:
     """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took.
 
     Each process transcribes its share and keeps it in a file of its own, which any number of processes goes on from.
     """
-    done = _kept(folder, stamp, team)
-    rest, whisper = data.select([index for index, clip in enumerate(data.ids) if clip not in done]), system.whisper
+    done = _kept(folder, stamp, processes)
+    rest = data.select([index for index, clip in enumerate(data.ids) if clip not in done])
     batches = decode_split(
-        whisper, rest, batch_seconds=default_batch_seconds(whisper), beams=beams, rank=team.rank, team=team.size
+        whisper,
+        rest,
+        options,
+        batch_seconds=default_batch_seconds(whisper),
+        rank=processes.rank,
+        world_size=processes.size,
     )
     seconds, audio = 0.0, 0.0
     fresh: list[tuple[str, str]] = []
     with (
-        folder.partial(team.rank).open("a", encoding="utf-8") as partial,
-        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip", disable=not team.main) as bar,
+        folder.partial(processes.rank).open("a", encoding="utf-8") as partial,
+        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip", disable=not processes.main) as bar,
     ):
         if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
@@ -210,13 +219,13 @@ def _transcribe(
             partial.flush()
             bar.update(len(indices))
             started = time.perf_counter()
-    done |= dict(team.gather(fresh))
-    return [done[clip] for clip in data.ids], max(team.gather([seconds])), team.sum(audio)
+    done |= dict(processes.gather(fresh))
+    return [done[clip] for clip in data.ids], max(processes.gather([seconds])), processes.sum(audio)
 
 
-def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
+def _kept(folder: ReportFolder, stamp: str, processes: ProcessGroup) -> dict[str, str]:
     """Hypotheses of an interrupted evaluation of the same model, data and settings; a half-written line is ignored."""
-    if team.main:
+    if processes.main:
         folder.root.mkdir(parents=True, exist_ok=True)
         for path in folder.partials:
             rows = read_jsonl(path)
@@ -224,9 +233,9 @@ def _kept(folder: ReportFolder, stamp: str, team: Team) -> dict[str, str]:
                 write_jsonl(path, rows)  # without a half-written last line
             else:
                 path.unlink()
-    team.wait()
+    processes.wait()
     kept = {row["id"]: row["hypothesis"] for path in folder.partials for row in read_jsonl(path)[1:]}
-    team.wait()  # before anybody writes on, so that all share out the same rest
+    processes.wait()  # before anybody writes on, so that all share out the same rest
     return kept
 
 

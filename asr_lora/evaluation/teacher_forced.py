@@ -11,13 +11,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.audio.features import FULL_SECONDS, context_seconds, frames_of
 from asr_lora.config import Context
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import (
-    MAX_NEW_TOKENS,
-    batches_by_length,
-    decode_states,
-    default_batch_seconds,
-    encode_batch,
-)
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS, DecodingOptions
+from asr_lora.decoding.search import batches_by_length, decode_encoded, default_batch_seconds, encode_batch
 from asr_lora.labels.model_scores import ModelScore
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import character_errors
@@ -57,8 +52,8 @@ def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[s
             heard = token_losses(whisper, states, inputs, labels)
             nothing = silence(frames)
             unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
-            longest = max(len(known.tokens[index]) for index in batch)
-            texts = decode_states(whisper, states, max_new_tokens=min(MAX_NEW_TOKENS, 2 * longest + SPARE_TOKENS))
+            limit = min(MAX_NEW_TOKENS, 2 * max(len(known.tokens[index]) for index in batch) + SPARE_TOKENS)
+            texts = decode_encoded(whisper, states, DecodingOptions(max_new_tokens=limit))
         errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
         yield [
             ModelScore(

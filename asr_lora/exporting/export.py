@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError, Refused
@@ -18,7 +18,9 @@ from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import ExportFolder
-from asr_lora.model.locate import Place, language_to_tell, locate, open_system, system_digest
+from asr_lora.language import Task
+from asr_lora.model.find_model import NamedModel, find_model, model_identity
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 
 SPLIT = "dev"
@@ -28,7 +30,7 @@ OURS = "asr_lora, float32, 30 s"
 
 
 def export(
-    model: str | Place,
+    model: str | NamedModel,
     *,
     format: str,  # noqa: A002
     out: Path,
@@ -43,12 +45,12 @@ def export(
 ) -> ExportFolder:
     """Write a run in another engine's format, and let that engine and ours transcribe the same clips.
 
-    Both decode greedily, told the same language and task, on 30 s of context, which is what other engines give. Ours
-    runs the merged float32 weights. Where the leading rate differs by more than `tolerance`, in whichever direction,
+    Both decode greedily, with the same forced language and task, on 30 s of context, as other engines do. Ours runs
+    the merged float32 weights. Where the leading rate differs by more than `tolerance`, in whichever direction,
     nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
 
     Args:
-        model: see `asr_lora.model.locate`; perhaps with a strength, or found by `locate`.
+        model: see `asr_lora.model.find_model`; perhaps with a strength, or found by `find_model`.
         format: transformers, ctranslate2, ggml or adapter.
         dtype: float16 or float32, of what is not quantised; float16 when not given.
         quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.
@@ -66,30 +68,27 @@ def export(
     if not 0 <= tolerance < 1 or clips < 1:
         raise ConfigError("--tolerance is a share of WER, from 0 to below 1, and --clips is at least 1")
     engine = require_engine(recipe.format)
-    place = locate(model)
+    place = find_model(model)
     if recipe.format is Format.ADAPTER and place.strength is None:
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = export_dataset(place, dataset)
     manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
-    told = language_to_tell(place, language, language_token, otherwise=manifest["language"])
-    assert told is not None  # a dataset says its language
+    prompt = place.prompt(language, language_token, task, default=manifest["language"])
+    spoken = {"language": prompt.language, "token": prompt.token}
     digest = manifest["splits"][SPLIT]["sha256"]
-    stamp = fingerprint(system_digest(place), asdict(recipe), engine, digest, len(split), asdict(told), task, tolerance)
+    stamp = fingerprint(model_identity(place), asdict(recipe), engine, digest, len(split), spoken, task, tolerance)
     folder = ExportFolder(out)
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete)
-    whisper = open_system(
-        place, language=told.language, language_token=told.token, task=task, context=Context.FULL,
-        precision=Precision.FP32,
-    ).whisper  # fmt: skip
+    whisper = open_model(place, prompt, context=Context.FULL, precision=Precision.FP32)
     ours = _transcribe(whisper, split)
     with replacing_folder(out) as root:
         draft = ExportFolder(root)
         weights = write_export(place, whisper, recipe, draft)
         transcribe = open_export(recipe, weights, place.base, whisper)
         theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
-        found = parity(split.texts, ours, theirs, told.language, tolerance)
+        found = parity(split.texts, ours, theirs, str(prompt.language), tolerance)
         facts = {
             "fingerprint": stamp,
             **_system_facts(place, whisper),
@@ -106,7 +105,7 @@ def export(
     return folder
 
 
-def export_dataset(place: Place, dataset: Path | None) -> Path:
+def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
     """The dataset that is given, or the run's own.
 
     Raises:
@@ -127,16 +126,16 @@ def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     return found
 
 
-def _system_facts(place: Place, whisper: Whisper) -> dict[str, Any]:
+def _system_facts(place: NamedModel, whisper: Whisper) -> dict[str, Any]:
     """What was exported, in words that may be published: no folder of this machine is named."""
     return {
         "model": Path(place.name).name,
         "weights_digest": place.run.weights_digest if place.run else None,
         "base": public_base(place.base),
         "strength": place.strength,
-        "language": whisper.language or "en",
-        "language_token": whisper.language_token,
-        "task": whisper.task,
+        "language": whisper.prompt.language or "en",
+        "language_token": whisper.prompt.token,
+        "task": whisper.prompt.task,
         "context": place.context,
     }
 

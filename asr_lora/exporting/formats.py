@@ -1,20 +1,18 @@
 """A model and a recipe -> the files that another engine loads."""
 
 import re
-import tempfile
 from pathlib import Path
 
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError
 from asr_lora.exporting.ggml import write_ggml
 from asr_lora.exporting.recipe import Dtype, ExportRecipe, Format
 from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import copy_adapter
+from asr_lora.model.ctranslate2_export import write_ctranslate2
 from asr_lora.model.ctranslate2_import import PACKAGED
-from asr_lora.model.locate import Place
+from asr_lora.model.find_model import NamedModel
 from asr_lora.model.whisper import Whisper
-
-COPIED = ["tokenizer.json", "preprocessor_config.json"]  # what faster-whisper wants of a Transformers folder
 
 
 def hub_name(base: str) -> str | None:
@@ -29,7 +27,7 @@ def public_base(base: str) -> str:
     return hub_name(base) or Path(base).name
 
 
-def write_export(place: Place, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:
+def write_export(place: NamedModel, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:
     """Write a merged float32 model, or its adapter; return what an engine loads: the folder, or the one file in it.
 
     The model may come out of this in float16.
@@ -48,7 +46,8 @@ def write_export(place: Place, whisper: Whisper, recipe: ExportRecipe, folder: E
         write_ggml(whisper, path, recipe.quantise)
         return path
     if recipe.format is Format.CTRANSLATE2:
-        _write_ctranslate2(whisper, recipe, folder.root)
+        stored = f"{recipe.quantise}_{recipe.dtype}" if recipe.quantise else str(recipe.dtype)
+        write_ctranslate2(whisper, folder.root, stored)
         return folder.root
     _write_transformers(whisper, recipe.dtype, folder.root)
     return folder.root
@@ -60,16 +59,3 @@ def _write_transformers(whisper: Whisper, dtype: Dtype | None, out: Path) -> Non
         whisper.core.half()
     save_weights(whisper, out)
     whisper.tokenizer.save_vocabulary(str(out))
-
-
-def _write_ctranslate2(whisper: Whisper, recipe: ExportRecipe, out: Path) -> None:
-    from ctranslate2.converters import TransformersConverter
-
-    quantisation = f"{recipe.quantise}_{recipe.dtype}" if recipe.quantise else str(recipe.dtype)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".merged-") as scratch:
-        save_weights(whisper, Path(scratch))
-        converter = TransformersConverter(scratch, copy_files=COPIED)
-        try:
-            converter.convert(str(out), quantization=quantisation, force=True)
-        except ValueError as error:
-            raise DataError(f"CTranslate2 cannot convert {whisper.source} ({error})") from error

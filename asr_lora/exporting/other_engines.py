@@ -10,10 +10,10 @@ import torch
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.config import Task
-from asr_lora.decoding.search import MAX_NEW_TOKENS
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS
 from asr_lora.errors import ConfigError
 from asr_lora.exporting.recipe import ExportRecipe, Format
+from asr_lora.language import Task
 from asr_lora.model.adapters.files import load_adapted
 from asr_lora.model.whisper import Whisper, resolve_source
 from asr_lora.system.device import default_device
@@ -64,8 +64,8 @@ def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcri
         model = WhisperForConditionalGeneration.from_pretrained(weights, dtype=torch.float32)
     else:
         model = load_adapted(base, weights)
-        if whisper.told_language:
-            told = {"language": whisper.told_language, "task": whisper.task}
+        if whisper.prompt.forced_language:
+            told = {"language": whisper.prompt.forced_language, "task": whisper.prompt.task}
     device = default_device()
     model.to(device).eval()
     processor = WhisperProcessor.from_pretrained(base or weights)
@@ -91,8 +91,8 @@ def _faster_whisper(weights: Path, whisper: Whisper, computes_in: str) -> Transc
         padded = np.pad(waveform, (0, max(0, int(FULL_SECONDS * SAMPLE_RATE) - len(waveform))))
         # At most 224 tokens, as ours: half of its max_length, whatever max_new_tokens says beneath that.
         segments, _ = model.transcribe(
-            padded, language=whisper.told_language or "en", task=whisper.task, beam_size=1, temperature=0.0,
-            without_timestamps=True, condition_on_previous_text=False,
+            padded, language=whisper.prompt.forced_language or "en", task=whisper.prompt.task, beam_size=1,
+            temperature=0.0, without_timestamps=True, condition_on_previous_text=False,
             no_speech_threshold=None, log_prob_threshold=None, compression_ratio_threshold=None,
         )  # fmt: skip
         return "".join(segment.text for segment in segments)
@@ -104,9 +104,10 @@ def _whisper_cpp(weights: Path, whisper: Whisper) -> Transcriber:
     from pywhispercpp.model import Model
 
     model = Model(
-        str(weights), redirect_whispercpp_logs_to=None, print_progress=False, language=whisper.told_language or "en",
-        translate=whisper.task is Task.TRANSLATE, no_timestamps=True, single_segment=True, greedy={"best_of": 1},
-        temperature_inc=0.0, no_speech_thold=1.0, suppress_nst=True, max_tokens=MAX_NEW_TOKENS,
+        str(weights), redirect_whispercpp_logs_to=None, print_progress=False,
+        language=whisper.prompt.forced_language or "en", translate=whisper.prompt.task is Task.TRANSLATE,
+        no_timestamps=True, single_segment=True, greedy={"best_of": 1}, temperature_inc=0.0, no_speech_thold=1.0,
+        suppress_nst=True, max_tokens=MAX_NEW_TOKENS,
         n_threads=len(os.sched_getaffinity(0)),  # more would wait for each other
     )  # fmt: skip
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from asr_lora.config import Context, Method, Task
+from asr_lora.config import Context, Method
 from asr_lora.folders.digests import file_facts
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
+from asr_lora.language import ForcedPrompt, Task, forced_prompt
 
 CARD = "README.md"  # of a published model
 
@@ -18,6 +19,11 @@ class RunModel(Record):
     language_token: str | None = None  # of the language whose token is borrowed
     task: Task = Task.TRANSCRIBE
     context: Context = Context.FULL
+
+    @property
+    def prompt(self) -> ForcedPrompt:
+        """The language and task that the decoder was forced to."""
+        return forced_prompt(self.language, self.language_token, self.task)
 
 
 class RunData(Record):

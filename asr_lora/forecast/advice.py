@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from asr_lora.config import Context, Method, Quantise, RunConfig
-from asr_lora.forecast.estimate import Memory, Plan, Time
+from asr_lora.forecast.estimate import MemoryForecast, ScheduleSummary, TimeForecast
 
 HIGH_FOR_EVERY_WEIGHT = 1e-4
 LOW_FOR_AN_ADAPTER, HIGH_FOR_AN_ADAPTER = 5e-5, 1e-2
@@ -20,9 +20,9 @@ ROOMY = 0.7  # of what is available: less is taken without a worry
 class Facts:
     """What was found out about a run, besides its settings."""
 
-    plan: Plan
-    memory: Memory
-    time: Time | None  # None: not probed
+    plan: ScheduleSummary
+    memory: MemoryForecast
+    time: TimeForecast | None  # None: not probed
     device: str  # cpu or cuda
     quantise: Quantise  # as resolved
     width: int  # of the model

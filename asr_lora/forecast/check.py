@@ -10,17 +10,18 @@ import torch
 from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import Context, Quantise, RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import MAX_NEW_TOKENS, batches_by_length, default_batch_seconds
+from asr_lora.decoding.decoding_options import MAX_NEW_TOKENS
+from asr_lora.decoding.search import batches_by_length, default_batch_seconds
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.forecast.advice import Facts, warnings_of
 from asr_lora.forecast.estimate import (
     Forecast,
-    Memory,
-    Plan,
-    Size,
-    Time,
+    MemoryForecast,
+    ModelSize,
+    ScheduleSummary,
+    TimeForecast,
     evaluations,
     kept_bytes,
     largest,
@@ -37,9 +38,9 @@ from asr_lora.model.trainable import count_parameters
 from asr_lora.model.whisper import Whisper
 from asr_lora.system.device import compute_dtype, default_device
 from asr_lora.system.memory import available_memory_bytes, resident_memory_bytes
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import TrainingSet
-from asr_lora.training.examples import Example, Recipe, micro_batches, padding, plain_examples
+from asr_lora.training.examples import Example, ScheduleSettings, micro_batches, padding, plain_examples
 from asr_lora.training.learner import Learner
 from asr_lora.training.optim import optimiser_bytes
 from asr_lora.training.setup import (
@@ -47,26 +48,26 @@ from asr_lora.training.setup import (
     dev_split,
     encoder_is_frozen,
     keeps_encoder_outputs,
+    load_meta_for_training,
     load_training_set,
     make_learner,
-    make_recipe,
+    make_schedule_settings,
     require_place,
     run_fingerprint,
-    sketch_for_training,
 )
 
 PROBED_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Subject:
+class ForecastInputs:
     """All that a forecast looks at; the learner's model has no weights."""
 
     config: RunConfig
     learner: Learner
     data: TrainingSet
     dev: Split
-    recipe: Recipe
+    settings: ScheduleSettings
     steps: list[list[Example]]  # of the whole run
     tokens: list[list[int]]  # that the decoder is given for each of their examples
     libraries: int  # bytes that the process had before there was a model
@@ -77,21 +78,21 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return self.learner.team.device
+        return self.learner.processes.device
 
     @property
     def quantise(self) -> Quantise:
         return base_quantise(self.config, self.device)
 
     @property
-    def at_once(self) -> float:
+    def micro_batch_seconds(self) -> float:
         """Seconds of audio in memory at once."""
-        return self.config.training.at_once
+        return self.config.training.initial_micro_batch_seconds
 
     @property
     def encoded(self) -> bool:
         """Whether the encoder's outputs come from a cache."""
-        return keeps_encoder_outputs(self.config, self.data, self.recipe)
+        return keeps_encoder_outputs(self.config, self.data, self.settings)
 
 
 def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None = None) -> Forecast:
@@ -110,63 +111,63 @@ def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None
         DataError: the dataset or model cannot be used.
         torch.OutOfMemoryError: memory does not suffice for the probe's steps, against all prediction.
     """
-    subject = _subject(config)
-    plan = _plan(subject)
-    memory = _memory(subject, plan)
+    inputs = _subject(config)
+    plan = _plan(inputs)
+    memory = _memory(inputs, plan)
     # What does not fit is not tried: a machine out of memory may end more than this process.
-    measured = _time(subject, plan) if probe and memory.fits else None
-    facts = _facts(subject, plan, memory, measured)
-    trainable, total = count_parameters(subject.whisper.model)
+    measured = _time(inputs, plan) if probe and memory.fits else None
+    facts = _facts(inputs, plan, memory, measured)
+    trainable, total = count_parameters(inputs.whisper.model)
     return Forecast(
         config.method, trainable, total, plan, memory, measured, price_per_hour, tuple(warnings_of(config, facts))
     )
 
 
-def _subject(config: RunConfig) -> Subject:
+def _subject(config: RunConfig) -> ForecastInputs:
     DatasetFolder(config.data.dataset).read()
     device = default_device()
     dtype = compute_dtype(config.model.precision, device)
-    whisper = sketch_for_training(config, device, dtype)
+    whisper = load_meta_for_training(config, device, dtype)
     data, dev = load_training_set(config, whisper), dev_split(config)
-    recipe = make_recipe(config, whisper)
-    steps = list(islice(data.schedule(recipe), config.training.steps))
+    settings = make_schedule_settings(config, whisper)
+    steps = list(islice(data.schedule(settings), config.training.steps))
     given = [[len(data.target(example)[0]) for example in step] for step in steps]
-    learner = make_learner(config, whisper, Team(0, 1, device), dtype)
-    return Subject(config, learner, data, dev, recipe, steps, given, resident_memory_bytes())
+    learner = make_learner(config, whisper, ProcessGroup(0, 1, device), dtype)
+    return ForecastInputs(config, learner, data, dev, settings, steps, given, resident_memory_bytes())
 
 
-def _plan(subject: Subject) -> Plan:
-    data, training = subject.data, subject.config.training
-    return Plan(
+def _plan(inputs: ForecastInputs) -> ScheduleSummary:
+    data, training = inputs.data, inputs.config.training
+    return ScheduleSummary(
         steps=training.steps,
-        epochs=round(utterances(subject.steps) / len(data), 3),
+        epochs=round(utterances(inputs.steps) / len(data), 3),
         utterances=len(data),
         left_out={reason: len(ids) for reason, ids in data.left_out.items()},
         hours=round(sum(data.seconds) / 3600, 4),
-        padding=padding(subject.steps),
-        micro_batches=max(len(micro_batches(step, subject.at_once)) for step in subject.steps),
+        padding=padding(inputs.steps),
+        micro_batches=max(len(micro_batches(step, inputs.micro_batch_seconds)) for step in inputs.steps),
         evaluations=evaluations(training.steps, training.evaluate_every_steps, training.average_last),
-        dev_utterances=len(subject.dev),
+        dev_utterances=len(inputs.dev),
     )
 
 
 # Memory.
 
 
-def _memory(subject: Subject, plan: Plan) -> Memory:
-    config, model = subject.config, subject.whisper.model
-    cpu = subject.device.type == "cpu"
-    weights = weights_bytes(model, subject.quantise)
-    trained = sum(value.numel() * value.element_size() for value in subject.learner.parameters)
-    optimiser = optimiser_bytes(model, config.optimiser) + extra_bytes(subject.whisper)
-    available = available_memory_bytes(subject.device)
-    activations, step = _largest_step(subject)
+def _memory(inputs: ForecastInputs, plan: ScheduleSummary) -> MemoryForecast:
+    config, model = inputs.config, inputs.whisper.model
+    cpu = inputs.device.type == "cpu"
+    weights = weights_bytes(model, inputs.quantise)
+    trained = sum(value.numel() * value.element_size() for value in inputs.learner.parameters)
+    optimiser = optimiser_bytes(model, config.optimiser) + extra_bytes(inputs.whisper)
+    available = available_memory_bytes(inputs.device)
+    activations, step = _largest_step(inputs)
     # A GPU's allocator counts tensors alone; of a process's memory all is counted.
-    other = subject.libraries if cpu else 0
-    data = _data_bytes(subject, plan.epochs) if cpu else 0
+    other = inputs.libraries if cpu else 0
+    data = _data_bytes(inputs, plan.epochs) if cpu else 0
     kept = kept_bytes(step, config.training.steps) if cpu else 0
     always = other + data + kept + weights + optimiser
-    return Memory(
+    return MemoryForecast(
         weights=weights,
         gradients=trained,
         optimiser=optimiser,
@@ -176,62 +177,67 @@ def _memory(subject: Subject, plan: Plan) -> Memory:
         kept=kept,
         loading=other + (2 if cpu else 1) * weights,  # the file is mapped while it is read
         step=always + step,
-        decoding=always + _decoding(subject),
+        decoding=always + _decoding(inputs),
         saving=always + (trained if cpu else 0),  # tensors become bytes before they are written
         available=available,
     )
 
 
-def _largest_step(subject: Subject) -> tuple[int, int]:
+def _largest_step(inputs: ForecastInputs) -> tuple[int, int]:
     """Bytes of the largest micro-batch: what its forward saves, and the most at once."""
-    accumulates = any(len(micro_batches(step, subject.at_once)) > 1 for step in subject.steps)
+    accumulates = any(len(micro_batches(step, inputs.micro_batch_seconds)) > 1 for step in inputs.steps)
     found = [
         step_footprint(
-            subject.learner, subject.data, batch, subject.at_once, encoded=subject.encoded, accumulates=accumulates
+            inputs.learner,
+            inputs.data,
+            batch,
+            inputs.micro_batch_seconds,
+            encoded=inputs.encoded,
+            accumulates=accumulates,
         )
-        for batch in largest(subject.steps, subject.tokens, subject.at_once)
+        for batch in largest(inputs.steps, inputs.tokens, inputs.micro_batch_seconds)
     ]
     return max(one.activations for one in found), max(one.peak for one in found)
 
 
-def _decoding(subject: Subject) -> int:
-    whisper, dev = subject.whisper, subject.dev
+def _decoding(inputs: ForecastInputs) -> int:
+    whisper, dev = inputs.whisper, inputs.dev
     if not len(dev):
         return 0
     cost = [context_seconds(seconds, whisper.context) for seconds in dev.seconds]
     batches = batches_by_length(dev.seconds, cost, batch_seconds=default_batch_seconds(whisper))
     most = max(batches, key=lambda batch: len(batch) * cost[batch[0]])
-    return decoding_footprint(subject.learner, len(most), cost[most[0]], MAX_NEW_TOKENS)
+    return decoding_footprint(inputs.learner, len(most), cost[most[0]], MAX_NEW_TOKENS)
 
 
-def _data_bytes(subject: Subject, epochs: float) -> int:
+def _data_bytes(inputs: ForecastInputs, epochs: float) -> int:
     """Bytes of the dataset that a run reads: mapped into memory, they stay there while there is room."""
-    splits = DatasetFolder(subject.config.data.dataset).read()["splits"]
+    splits = DatasetFolder(inputs.config.data.dataset).read()["splits"]
 
     def read(name: str, seconds: float, times: float) -> float:
         whole = max(seconds, 3600 * float(splits[name]["hours"]), 1.0)
         return float(splits[name]["bytes"]) * seconds / whole * min(1.0, times)
 
-    return round(read("train", sum(subject.data.seconds), epochs) + read("dev", sum(subject.dev.seconds), 1.0))
+    return round(read("train", sum(inputs.data.seconds), epochs) + read("dev", sum(inputs.dev.seconds), 1.0))
 
 
 # Time.
 
 
-def _time(subject: Subject, plan: Plan) -> Time:
-    size = _size(subject.whisper)
+def _time(inputs: ForecastInputs, plan: ScheduleSummary) -> TimeForecast:
+    size = _size(inputs.whisper)
     work = [
-        step_work(step, given, size, at_once=subject.at_once, encoded=subject.encoded)
-        for step, given in zip(subject.steps, subject.tokens, strict=True)
+        step_work(step, given, size, micro_batch_seconds=inputs.micro_batch_seconds, encoded=inputs.encoded)
+        for step, given in zip(inputs.steps, inputs.tokens, strict=True)
     ]
     places = representative(work, min(PROBED_STEPS, len(work)))
-    learner = subject.learner
+    learner = inputs.learner
     took = run_probe(
-        subject.config, learner.team, learner.dtype, subject.data, subject.dev,
-        [subject.steps[place] for place in places], encoded=subject.encoded,
+        inputs.config, learner.processes, learner.dtype, inputs.data, inputs.dev,
+        [inputs.steps[place] for place in places], encoded=inputs.encoded,
     )  # fmt: skip
-    heard = sum(example.context for example in plain_examples(subject.data.seconds)) if subject.encoded else 0.0
-    return Time(
+    heard = sum(example.context for example in plain_examples(inputs.data.seconds)) if inputs.encoded else 0.0
+    return TimeForecast(
         load=took.load,
         encode=took.encode * heard,
         step=mean_step_seconds(took.steps, [work[place] for place in places], sum(work) / len(work)),
@@ -242,9 +248,9 @@ def _time(subject: Subject, plan: Plan) -> Time:
     )
 
 
-def _size(whisper: Whisper) -> Size:
+def _size(whisper: Whisper) -> ModelSize:
     config = whisper.core.config
-    return Size(config.d_model, config.encoder_layers, config.decoder_layers, config.vocab_size)
+    return ModelSize(config.d_model, config.encoder_layers, config.decoder_layers, config.vocab_size)
 
 
 def _hashing_seconds(size: int) -> float:
@@ -258,32 +264,34 @@ def _hashing_seconds(size: int) -> float:
 # What the advice looks at.
 
 
-def _facts(subject: Subject, plan: Plan, memory: Memory, measured: Time | None) -> Facts:
-    config, data = subject.config, subject.data
+def _facts(
+    inputs: ForecastInputs, plan: ScheduleSummary, memory: MemoryForecast, measured: TimeForecast | None
+) -> Facts:
+    config, data = inputs.config, inputs.data
     shared = DatasetFolder(config.data.dataset).read().get("shared_between_splits", {})
     true_length = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in data.seconds)
     return Facts(
         plan=plan,
         memory=memory,
         time=measured,
-        device=subject.device.type,
-        quantise=subject.quantise,
-        width=_size(subject.whisper).width,
+        device=inputs.device.type,
+        quantise=inputs.quantise,
+        width=_size(inputs.whisper).width,
         longest_context=max(context_seconds(seconds, config.model.context) for seconds in data.seconds),
         padded_work=FULL_SECONDS * len(data) / true_length,
-        encoder_frozen=encoder_is_frozen(subject.whisper),
+        encoder_frozen=encoder_is_frozen(inputs.whisper),
         changes_sound=data.changes_sound,
         shared_speakers=shared.get("train and dev", {}).get("speakers", 0),
-        peak_without_checkpointing=_peak_without_checkpointing(subject, plan),
+        peak_without_checkpointing=_peak_without_checkpointing(inputs, plan),
         place=_refusal(config),
     )
 
 
-def _peak_without_checkpointing(subject: Subject, plan: Plan) -> int | None:
-    if not subject.config.training.gradient_checkpointing:
+def _peak_without_checkpointing(inputs: ForecastInputs, plan: ScheduleSummary) -> int | None:
+    if not inputs.config.training.gradient_checkpointing:
         return None
-    learner = replace(subject.learner, always_checkpoint=False)
-    return _memory(replace(subject, learner=learner), plan).peak
+    learner = replace(inputs.learner, always_checkpoint=False)
+    return _memory(replace(inputs, learner=learner), plan).peak
 
 
 def _refusal(config: RunConfig) -> str | None:

@@ -12,7 +12,7 @@ FRAMES_A_SECOND = 50  # that the encoder's blocks see
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Of a model, as far as work depends on it."""
 
     width: int
@@ -22,7 +22,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScheduleSummary:
     """What the schedule holds."""
 
     steps: int
@@ -37,7 +37,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryForecast:
     """Bytes, by part. Not all parts are there at once, so the peaks are less than their sum."""
 
     weights: int
@@ -69,7 +69,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeForecast:
     """Seconds."""
 
     load: float
@@ -97,9 +97,9 @@ class Forecast:
     method: str
     trainable: int  # parameters
     total: int
-    plan: Plan
-    memory: Memory
-    time: Time | None  # None: not probed, or it would not fit
+    plan: ScheduleSummary
+    memory: MemoryForecast
+    time: TimeForecast | None  # None: not probed, or it would not fit
     price_per_hour: float | None
     warnings: tuple[str, ...]
 
@@ -130,7 +130,12 @@ def utterances(schedule: Sequence[Sequence[Example]]) -> int:
 
 
 def step_work(
-    step: Sequence[Example], tokens: Sequence[int], size: Size, *, at_once: float = math.inf, encoded: bool = False
+    step: Sequence[Example],
+    tokens: Sequence[int],
+    size: ModelSize,
+    *,
+    micro_batch_seconds: float = math.inf,
+    encoded: bool = False,
 ) -> float:
     """Multiplications of a forward: what steps are held against each other by.
 
@@ -138,7 +143,7 @@ def step_work(
         step: its examples.
         tokens: that the decoder is given for each of them.
         size: of the model.
-        at_once: seconds of audio in memory at once; a longer example is computed twice, which is a third more.
+        micro_batch_seconds: audio in memory at once; the forward of a longer example runs twice, a third more work.
         encoded: whether the encoder's outputs come from a cache.
     """
     square = size.width**2
@@ -149,7 +154,7 @@ def step_work(
         a_frame: float = 2 * size.decoder_layers * square  # keys and values of it
         if not encoded:
             a_frame += size.encoder_layers * (12 * square + 2 * frames * size.width)  # the latter: attention
-        work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > at_once else 1)
+        work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > micro_batch_seconds else 1)
     return work
 
 
@@ -224,7 +229,7 @@ def table(forecast: Forecast) -> str:
     return "\n".join(f"{name:20}{text}" for name, text in rows)
 
 
-def _parts(memory: Memory) -> list[tuple[str, int]]:
+def _parts(memory: MemoryForecast) -> list[tuple[str, int]]:
     return [
         ("weights", memory.weights),
         ("gradients", memory.gradients),
@@ -238,7 +243,7 @@ def _parts(memory: Memory) -> list[tuple[str, int]]:
     ]
 
 
-def _of(memory: Memory) -> str:
+def _of(memory: MemoryForecast) -> str:
     return "" if memory.available is None else f" ({_gigabytes(memory.available)} available)"
 
 

@@ -72,7 +72,7 @@ def step_footprint(
     learner: Learner,
     data: TrainingSet,
     examples: Sequence[Example],
-    memory_seconds: float,
+    micro_batch_seconds: float,
     *,
     encoded: bool,
     accumulates: bool,
@@ -83,12 +83,12 @@ def step_footprint(
         learner: of a model on the meta device, which is made fake.
         data: where the examples' tokens are looked up; no audio is read.
         examples: of the micro-batch.
-        memory_seconds: a longer example is computed with checkpointing.
+        micro_batch_seconds: a longer example is computed with checkpointing.
         encoded: whether the encoder's outputs come from a cache.
         accumulates: whether gradients of an earlier micro-batch are there already.
     """
     model = learner.whisper.model.train()
-    learner.checkpoint(examples[0].context, memory_seconds)
+    learner.checkpoint(examples[0].context, micro_batch_seconds)
     with _faked(learner) as mode, mode:
         batch = _batch(learner, data, examples, encoded)
         activations = _saved_bytes(lambda: learner.loss(batch), list(model.parameters()))
@@ -112,7 +112,7 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
         new_tokens: most tokens that a clip is given.
     """
     whisper = learner.whisper
-    prompt = len(whisper.prompt)
+    prompt = len(whisper.prompt_tokens)
     with _faked(learner) as mode, mode, evaluating(whisper.model), learner.autocast():
         features = torch.zeros(rows, whisper.mel_bins, frames_of(context))
         meter = Meter([*whisper.model.parameters(), *whisper.model.buffers()])
@@ -131,7 +131,7 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
 @contextmanager
 def _faked(learner: Learner) -> Iterator[FakeTensorMode]:
     mode = FakeTensorMode()
-    fill_with_fakes(learner.whisper.model, mode, learner.team.device)
+    fill_with_fakes(learner.whisper.model, mode, learner.processes.device)
     yield mode
 
 

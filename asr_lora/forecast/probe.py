@@ -9,9 +9,10 @@ import torch
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import RunConfig
 from asr_lora.dataset.reading import Split
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.search import batches_by_length, decode_batch, default_batch_seconds
 from asr_lora.model.adapters.adalora import allocate_rank
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import Batch, TrainingSet
 from asr_lora.training.examples import Example, micro_batches
 from asr_lora.training.learner import Learner
@@ -30,14 +31,14 @@ class Probe:
 
 
 def run_probe(
-    config: RunConfig, team: Team, dtype: torch.dtype, data: TrainingSet, dev: Split, steps: Sequence[list[Example]],
-    *, encoded: bool,
+    config: RunConfig, processes: ProcessGroup, dtype: torch.dtype, data: TrainingSet, dev: Split,
+    steps: Sequence[list[Example]], *, encoded: bool,
 ) -> Probe:  # fmt: skip
     """Load the model as `train` does, take optimiser steps, the first to warm up, and decode a batch of dev.
 
     Args:
         config: of the run.
-        team: of one process.
+        processes: of one process.
         dtype: what the model computes in.
         data: the utterances of `steps`.
         dev: what an evaluation decodes.
@@ -49,13 +50,13 @@ def run_probe(
     """
     begun = time.perf_counter()
     torch.manual_seed(config.training.seed)
-    learner = make_learner(config, load_for_training(config, team.device, dtype), team, dtype)
+    learner = make_learner(config, load_for_training(config, processes.device, dtype), processes, dtype)
     optimiser = build_optimiser(learner.whisper.model, config.optimiser)
     load = time.perf_counter() - begun
     encoding, took = [], []
     for number, examples in enumerate([steps[0], *steps], 1):
         begun = time.perf_counter()
-        batches = [data[group] for group in micro_batches(examples, config.training.at_once)]
+        batches = [data[group] for group in micro_batches(examples, config.training.initial_micro_batch_seconds)]
         read = time.perf_counter() - begun
         if encoded:
             batches, seconds = _encoded(learner, batches)
@@ -73,15 +74,17 @@ def _step(
 ) -> float:
     """Take one optimiser step as the training loop does, and say its seconds."""
     begun = time.perf_counter()
-    memory = config.training.at_once
-    loss = learner.gradients(batches, tokens=tokens, seed=config.training.seed, step=step, memory_seconds=memory)
+    loss = learner.gradients(
+        batches, tokens=tokens, seed=config.training.seed, step=step,
+        micro_batch_seconds=config.training.initial_micro_batch_seconds,
+    )  # fmt: skip
     if loss is None:
         raise torch.OutOfMemoryError("not enough memory for a step")
     torch.nn.utils.clip_grad_norm_(learner.parameters, config.optimiser.clip_norm)
     optimiser.step()
     allocate_rank(learner.whisper, step)
     optimiser.zero_grad()
-    _finish(learner.team.device)
+    _finish(learner.processes.device)
     return time.perf_counter() - begun
 
 
@@ -90,7 +93,7 @@ def _encoded(learner: Learner, batches: list[Batch]) -> tuple[list[Batch], float
     begun = time.perf_counter()
     with torch.inference_mode(), learner.autocast():
         states = [learner.whisper.encode(batch.features) for batch in batches if batch.features is not None]
-    _finish(learner.team.device)
+    _finish(learner.processes.device)
     took = time.perf_counter() - begun
     return [
         replace(batch, features=None, states=kept.clone()) for batch, kept in zip(batches, states, strict=True)
@@ -111,7 +114,7 @@ def _evaluation_seconds(learner: Learner, dev: Split) -> float:
     middle = sorted(range(len(batches)), key=seen.__getitem__)[len(batches) // 2]
     waveforms = [dev.waveform(index) for index in batches[middle]]
     with learner.autocast():
-        decode_batch(whisper, waveforms[:1], max_new_tokens=2)  # to warm up
+        decode_batch(whisper, waveforms[:1], DecodingOptions(max_new_tokens=2))  # to warm up
         first, whole = (_timed(learner, waveforms, tokens) for tokens in (1, max(2, longest[middle])))
     a_token = max(0.0, whole - first) / max(1, longest[middle] - 1)
     return first / seen[middle] * sum(seen) + a_token * sum(count - 1 for count in longest)
@@ -119,8 +122,8 @@ def _evaluation_seconds(learner: Learner, dev: Split) -> float:
 
 def _timed(learner: Learner, waveforms: Sequence[object], tokens: int) -> float:
     begun = time.perf_counter()
-    decode_batch(learner.whisper, waveforms, max_new_tokens=tokens)  # type: ignore[arg-type]
-    _finish(learner.team.device)
+    decode_batch(learner.whisper, waveforms, DecodingOptions(max_new_tokens=tokens))  # type: ignore[arg-type]
+    _finish(learner.processes.device)
     return time.perf_counter() - begun
 
 

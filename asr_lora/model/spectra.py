@@ -1,24 +1,21 @@
-"""What training changed in a weight matrix: its singular values, its directions, and what of the base they amplify.
+"""Analyse the change of a weight matrix: its singular values, its directions, and how it amplifies the base.
 
-The measures are those of the LoRA paper (arXiv 2106.09685, sections 7.2 and 7.3). All of it is computed in float64.
-A change of low rank is never formed: QR of both factors leaves a core of rank x rank.
+The measures are those of the LoRA paper (arXiv 2106.09685, sections 7.2 and 7.3). All of them are computed in
+float64. A change of low rank is never formed: QR of both factors leaves a core of rank x rank.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-MOST = 64  # directions that are kept of a change
-COUNTS = (1, 4, 16, 64)  # of directions, where a table shows some of them
-SEED = 0  # of random directions
+MOST = 64  # directions of a change that are kept
+COUNTS = (1, 4, 16, 64)  # numbers of directions that tables show
+SEED = 0  # of the random directions
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a change, and the directions that belong to the largest of them.
-
-    There are never more directions than the change has rank: where a singular value is zero, any would do.
-    """
+    """Singular values of a change, and the directions of the largest of them, at most as many as its rank."""
 
     values: torch.Tensor  # (n,), largest first
     left: torch.Tensor  # (out, k), orthonormal columns
@@ -26,7 +23,7 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """Singular values that are not zero, by NumPy's tolerance of a matrix of this shape."""
+        """The number of singular values that are not zero, by NumPy's tolerance for this shape."""
         return _rank(self.values, len(self.left), len(self.right))
 
     @property
@@ -37,7 +34,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Amplification:
-    """The base along the first directions U, V of a change dW, beside other directions; all are Frobenius norms."""
+    """Frobenius norms of the base along the first directions U, V of a change dW, and along other directions."""
 
     directions: int
     change: float  # of dW along them
@@ -47,12 +44,12 @@ class Amplification:
 
     @property
     def factor(self) -> float | None:
-        """How much more the change puts there than the base had; None: the base had nothing."""
+        """The change along its directions divided by the base along them; None where the base has nothing there."""
         return self.change / self.base if self.base else None
 
 
 def spectrum_of_product(b: torch.Tensor, a: torch.Tensor) -> Spectrum:
-    """The spectrum of B A, from B (out, rank) and A (rank, in)."""
+    """Compute the spectrum of B A, from B (out, rank) and A (rank, in)."""
     if not a.numel():
         return Spectrum(torch.zeros(0, dtype=torch.float64), _none(len(b)), _none(a.shape[1]))
     q_b, r_b = torch.linalg.qr(b.double())
@@ -62,7 +59,7 @@ def spectrum_of_product(b: torch.Tensor, a: torch.Tensor) -> Spectrum:
 
 
 def spectrum_of_matrix(change: torch.Tensor) -> Spectrum:
-    """The spectrum of a change (out, in) of any rank."""
+    """Compute the spectrum of a change (out, in) of any rank."""
     left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
     return _kept(left, values, right.T)
 
@@ -83,9 +80,9 @@ def _none(length: int) -> torch.Tensor:
 
 
 def effective_rank(values: torch.Tensor) -> float:
-    """The exponential of the entropy of singular values that sum to one (Roy and Vetterli, EUSIPCO 2007).
+    """Return the exponential of the entropy of normalised singular values (Roy and Vetterli, EUSIPCO 2007).
 
-    r equal values have r, one value has 1, none has 0.
+    It is r for r equal values, and 0 for none.
     """
     total = values.sum()
     if not len(values) or total == 0:
@@ -95,23 +92,23 @@ def effective_rank(values: torch.Tensor) -> float:
 
 
 def stable_rank(values: torch.Tensor) -> float:
-    """Squared Frobenius norm over squared spectral norm: never more than the rank, and little moved by small values."""
+    """Return the squared Frobenius norm divided by the squared spectral norm; it is at most the rank."""
     if not len(values) or values[0] == 0:
         return 0.0
     return float((values / values[0]).square().sum())
 
 
 def energy_held(values: torch.Tensor) -> torch.Tensor:
-    """Share of the squared Frobenius norm that the best update of rank 1, 2, ... holds: (n,), the last is 1."""
+    """Return the share of the squared Frobenius norm in the best update of rank 1, 2, ...: (n,), the last is 1."""
     energy = values.square().cumsum(0)
     return energy / energy[-1] if len(energy) and energy[-1] > 0 else torch.zeros_like(values)
 
 
 def similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """How much of one subspace lies in another: phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j), from 0 to 1.
+    """Compare subspaces by phi(i, j) = ||U_i^T V_j||_F^2 / min(i, j), from 0 (orthogonal) to 1 (contained).
 
     Args:
-        first: (n, p), orthonormal columns, of which the first i span a subspace.
+        first: (n, p), orthonormal columns; the first i of them span a subspace.
         second: (n, q), likewise.
 
     Returns:
@@ -123,12 +120,12 @@ def similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def similarity_by_chance(i: int, j: int, dimensions: float) -> float:
-    """What phi(i, j) is on average between random subspaces: each pair of directions shares 1 / dimensions."""
+    """Return the mean of phi(i, j) between random subspaces, in which each pair of directions shares 1 / dimensions."""
     return max(i, j) / dimensions
 
 
 def amplifications(weight: torch.Tensor, own: torch.Tensor, change: Spectrum) -> list[Amplification]:
-    """Hold a change against its base along the change's first 1, 4, 16, ... directions, and along all that are kept.
+    """Compare a change with its base along the change's first 1, 4, 16, ... directions, and along all that are kept.
 
     Args:
         weight: (out, in) of the base, W.

@@ -1,4 +1,4 @@
-"""Which layers of a Whisper train: halves, layers and projections, by the names that its modules have."""
+"""Choose the layers of a Whisper that train, by half (encoder, decoder), layer number and projection."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ HALVES = {Part.BOTH: ("encoder", "decoder"), Part.ENCODER: ("encoder",), Part.DE
 
 
 def blocks(core: Any, part: Part, layers: tuple[int, int] | None) -> dict[str, nn.Module]:
-    """The transformer blocks that train, by name.
+    """Return the transformer blocks that train, by name.
 
     Raises:
         ConfigError: a half has no layer in the range.
@@ -32,10 +32,10 @@ def blocks(core: Any, part: Part, layers: tuple[int, int] | None) -> dict[str, n
 
 
 def target_names(core: Any, settings: AdapterSettings) -> list[str]:
-    """Full names of the linear layers that the settings choose.
+    """Return the full names of the linear layers that the settings choose.
 
     Raises:
-        ConfigError: a target is the name of none.
+        ConfigError: no linear layer has the name of a target.
     """
     linears = [
         f"{block}.{name.removesuffix('.base_layer')}"  # where an adapter is on, the layer lies within it
@@ -54,7 +54,7 @@ def target_names(core: Any, settings: AdapterSettings) -> list[str]:
 
 
 def target_pattern(settings: AdapterSettings) -> list[str] | str:
-    """The same choice as PEFT saves it: names of projections, or a pattern where part or layers are restricted."""
+    """Return the same choice for PEFT's `target_modules`: names of projections, or a pattern of halves and layers."""
     if settings.part is Part.BOTH and settings.layers is None:
         return list(settings.targets)
     halves = "|".join(HALVES[settings.part])
@@ -65,6 +65,6 @@ def target_pattern(settings: AdapterSettings) -> list[str] | str:
 
 
 def smallest_side(core: Any, names: list[str]) -> int:
-    """The smallest side of any of these layers' weights: an update of more rank has no more to give there."""
+    """Return the smallest side of these layers' weights: the highest rank that an update of the layer can have."""
     sides: list[int] = [min(core.get_submodule(name).weight.shape) for name in names]
     return min(sides)

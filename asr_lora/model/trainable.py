@@ -1,4 +1,4 @@
-"""Which of a model's weights training changes: all of a part, or what an adapter added; counted, and seen to learn."""
+"""Choose, count and check the weights that training changes."""
 
 import torch
 from torch import nn
@@ -10,9 +10,9 @@ from asr_lora.model.whisper import Whisper
 
 
 def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int, int] | None = None) -> Whisper:
-    """Make every weight of a part trainable but the encoder's fixed sinusoids; of some layers, those blocks alone.
+    """Make every weight of a part, or of some of its layers, trainable, except the encoder's fixed sinusoids.
 
-    The output projection is the decoder's embedding, so it trains with the decoder.
+    The output projection is the decoder's embedding, so it trains with the whole decoder.
 
     Raises:
         ConfigError: a half has no layer in the range.
@@ -29,12 +29,12 @@ def train_everything(whisper: Whisper, part: Part = Part.BOTH, layers: tuple[int
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that training changes, by name, still the model's own tensors."""
+    """Return the weights that training changes, by name; they are the model's own tensors."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Return (trainable, all) parameters; the all of a LoRA model include its adapter, quantised ones are unpacked."""
+    """Return the numbers of trainable and of all parameters, an adapter included and quantised ones unpacked."""
     trainable = sum(value.numel() for value in model.parameters() if value.requires_grad)
     total = 0
     for value in model.parameters():
@@ -44,7 +44,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def require_gradients(model: nn.Module) -> None:
-    """Check after the first backward pass that every adapter learns.
+    """Check after the first backward pass that every trainable weight has a gradient.
 
     With reentrant gradient checkpointing an encoder's adapter silently gets none.
 

@@ -1,10 +1,10 @@
-"""Load a Whisper from wherever it lies, run its encoder at any length, and spell its prompt."""
+"""Load a Whisper from the hub, a folder or a package, run its encoder at any length, and make its decoder prompt."""
 
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -21,39 +21,32 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from asr_lora.config import Context, Quantise, Task
+from asr_lora.config import Context, Quantise
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.digests import fingerprint, sha256_file
-from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.language import ForcedPrompt
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION
 
-MAX_TARGET_TOKENS = 448  # prompt and end included
-# What transformers builds a tokenizer from, in folders of today and of earlier versions.
+MAX_TARGET_TOKENS = 448  # of the decoder, prompt and end included
+# The files that transformers builds a tokenizer from, in its present and earlier versions.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json",
     "special_tokens_map.json",
 )  # fmt: skip
-_TOKENIZERS: dict[str, WhisperTokenizer] = {}  # that this process has built, by digest; nothing here changes one
+_TOKENIZERS: dict[str, WhisperTokenizer] = {}  # built by this process, by digest of their files; never changed
 
 
 @dataclass(frozen=True)
 class Whisper:
-    """A loaded Whisper that is told its language and task."""
+    """A loaded Whisper whose decoder is forced to a language and task."""
 
     model: nn.Module  # what training calls: the Transformers model, or the PEFT wrapper around it
     core: WhisperForConditionalGeneration  # the Transformers model, its linear layers wrapped where an adapter is on
     tokenizer: WhisperTokenizer
     source: str
-    language: str | None  # None: English-only, the prompt has no language
-    task: Task = Task.TRANSCRIBE
+    prompt: ForcedPrompt
     context: Context = Context.FULL
-    language_token: str | None = None  # code of the language whose token is borrowed; None: the language has its own
-
-    @property
-    def told_language(self) -> str | None:
-        """Code of the language whose token the model is given; None: English-only."""
-        return self.language_token or self.language
 
     @property
     def device(self) -> torch.device:
@@ -73,16 +66,16 @@ class Whisper:
         return int(self.core.config.eos_token_id)
 
     @property
-    def prompt(self) -> list[int]:
+    def prompt_tokens(self) -> list[int]:
         """Start, language, task and no-timestamps tokens: what the decoder is given before it writes text."""
-        return self.prompt_in(self.told_language)
+        return self.tokens_of(self.prompt)
 
-    def prompt_in(self, language: str | None, *, timestamps: bool = False) -> list[int]:
-        """The prompt for any language that the model has a token for; one for timestamps does not forbid them."""
+    def tokens_of(self, prompt: ForcedPrompt, *, timestamps: bool = False) -> list[int]:
+        """Return the tokens of any prompt that the model has tokens for; with `timestamps` they are allowed."""
         settings = self.core.generation_config
         tokens = [int(self.core.config.decoder_start_token_id)]
-        if language is not None:
-            tokens += [settings.lang_to_id[f"<|{language}|>"], settings.task_to_id[self.task]]
+        if prompt.forced_language is not None:
+            tokens += [settings.lang_to_id[f"<|{prompt.forced_language}|>"], settings.task_to_id[prompt.task]]
         return tokens if timestamps else [*tokens, self.no_timestamps_token]
 
     @property
@@ -92,30 +85,28 @@ class Whisper:
 
     @property
     def no_speech_token(self) -> int:
-        """What Whisper says after the start where nobody speaks."""
+        """The token that Whisper writes after the start where nobody speaks."""
         return self.no_timestamps_token - 1
 
     @property
     def first_timestamp(self) -> int:
-        """The token that means 0.00 s; each after it 0.02 s more."""
+        """The token of 0.00 s; each later one stands for 0.02 s more."""
         return self.no_timestamps_token + 1
 
     def text_tokens(self, text: str) -> list[int]:
-        """Tokens of a reference, led by a space, as every transcript was in Whisper's own training."""
+        """Return the tokens of a text after a space, as every transcript began in Whisper's own training."""
         return list(self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False))
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Run the encoder, in bf16 where the weights are: (batch, mel, frames) -> (batch, frames / 2, width)."""
-        states: torch.Tensor = self.core.model.encoder(features.to(self.device, self.dtype)).last_hidden_state
-        return states
+        outputs: torch.Tensor = self.core.model.encoder(features.to(self.device, self.dtype)).last_hidden_state
+        return outputs
 
 
 def load_whisper(
     source: str,
-    language: str,
+    prompt: ForcedPrompt,
     *,
-    language_token: str | None = None,
-    task: Task = Task.TRANSCRIBE,
     context: Context = Context.FULL,
     dtype: torch.dtype = torch.float32,
     quantise: Quantise = Quantise.NONE,
@@ -123,20 +114,14 @@ def load_whisper(
 ) -> Whisper:
     """Load a Whisper from a hub id, a Transformers folder, a CTranslate2 folder, or `pypi:whisper-base`.
 
-    Language and task are forced, here and in the generation settings that are saved with the model.
-
-    Args:
-        language: name or code of what is spoken.
-        language_token: the language whose token is borrowed, for one that Whisper has no token for.
+    The prompt is also written into the generation settings, which are saved with the model.
 
     Raises:
-        ConfigError: Whisper, or this Whisper, does not know the language; a package is missing.
+        ConfigError: this Whisper has no token for the forced language; a package is missing.
         DataError: the model is not there or is not a Whisper.
     """
-    code = spoken_language(language)
-    token = borrowed_token(code, language_token)
     path = resolve_source(source)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
+    options: dict[str, object] = {"dtype": dtype, "attn_implementation": ATTENTION}
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
     try:
@@ -146,26 +131,18 @@ def load_whisper(
         raise _unloadable(source, error) from error
     if quantise is Quantise.NONE:
         model.to(device)
-    return _as_told(model, tokenizer, source, (code, token), task, context)
+    return _with_prompt(Whisper(model, model, tokenizer, source, prompt, context))
 
 
-def sketch_whisper(
-    source: str,
-    language: str,
-    *,
-    language_token: str | None = None,
-    task: Task = Task.TRANSCRIBE,
-    context: Context = Context.FULL,
-    dtype: torch.dtype = torch.float32,
+def load_meta_whisper(
+    source: str, prompt: ForcedPrompt, *, context: Context = Context.FULL, dtype: torch.dtype = torch.float32
 ) -> Whisper:
-    """The same Whisper without weights, on the meta device: shapes, tokenizer and settings, from its small files alone.
+    """Load the same Whisper as a meta model: shapes, tokenizer and settings from its small files, but no weights.
 
     Raises:
-        ConfigError: Whisper, or this Whisper, does not know the language; a package is missing.
+        ConfigError: this Whisper has no token for the forced language; a package is missing.
         DataError: the model is not there or is not a Whisper.
     """
-    code = spoken_language(language)
-    token = borrowed_token(code, language_token)
     path = resolve_source(source, weights=False)
     try:
         tokenizer = _load_tokenizer(path)
@@ -173,15 +150,15 @@ def sketch_whisper(
             model = AutoModelForSpeechSeq2Seq.from_config(
                 WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation=ATTENTION
             )
-        with suppress(OSError):  # a model may come without, which is said below
+        with suppress(OSError):  # `_with_prompt` refuses a model without settings
             model.generation_config = GenerationConfig.from_pretrained(path)
     except Exception as error:  # transformers and tokenizers each raise their own kinds
         raise _unloadable(source, error) from error
-    return _as_told(model, tokenizer, source, (code, token), task, context)
+    return _with_prompt(Whisper(model, model, tokenizer, source, prompt, context))
 
 
 def _load_tokenizer(path: str) -> WhisperTokenizer:
-    """The tokenizer of a folder or hub id; of equal files it is built once, as it takes half a second."""
+    """Load the tokenizer of a folder or hub id; equal files are read once, since building one takes half a second."""
     files = [file for name in TOKENIZER_FILES if (file := Path(path) / name).is_file()]
     if not files:
         return WhisperTokenizer.from_pretrained(path)
@@ -191,23 +168,16 @@ def _load_tokenizer(path: str) -> WhisperTokenizer:
     return _TOKENIZERS[digest]
 
 
-def _as_told(
-    model: WhisperForConditionalGeneration,
-    tokenizer: WhisperTokenizer,
-    source: str,
-    told: tuple[str, str | None],
-    task: Task,
-    context: Context,
-) -> Whisper:
-    """A model that is there, checked and told its language, whose token, and task."""
-    code, token = told
-    if not getattr(model.generation_config, "no_timestamps_token_id", None):
-        raise DataError(f"model {source!r} has no Whisper generation settings: copy generation_config.json beside it")
-    run_at_any_length(model)
-    model.eval()
-    known = _known_language(model, code, token, source)
-    whisper = Whisper(model, model, tokenizer, source, known, task, context, token)
-    force_language(whisper)
+def _with_prompt(whisper: Whisper) -> Whisper:
+    """Check that a loaded model can follow its prompt, and write the prompt into its generation settings."""
+    if not getattr(whisper.core.generation_config, "no_timestamps_token_id", None):
+        raise DataError(
+            f"model {whisper.source!r} has no Whisper generation settings: copy generation_config.json beside it"
+        )
+    run_at_any_length(whisper.core)
+    whisper.core.eval()
+    whisper = replace(whisper, prompt=_possible_prompt(whisper))
+    force_prompt(whisper)
     return whisper
 
 
@@ -218,10 +188,10 @@ def resolve_source(source: str, *, weights: bool = True) -> str:
     """Return what `from_pretrained` takes: a folder, or a hub id.
 
     Args:
-        weights: whether they are wanted; without, what has to be imported is imported without them.
+        weights: whether a CTranslate2 folder is converted with its weights, or its small files alone.
 
     Raises:
-        DataError: neither.
+        DataError: the source is neither a model folder nor a hub id.
         ConfigError: a package that carries the model is missing.
     """
     if source == ctranslate2_import.PACKAGED:
@@ -244,7 +214,7 @@ def resolve_source(source: str, *, weights: bool = True) -> str:
 
 
 def model_width(source: str) -> int:
-    """Width of a model (d_model) from its config alone.
+    """Read the width of a model (d_model) from its config.
 
     Raises:
         DataError: the model is not there.
@@ -261,10 +231,10 @@ def _unloadable(source: str, error: Exception) -> DataError:
 
 
 def resolve_quantise(quantise: Quantise, source: str, device: torch.device) -> Quantise:
-    """Choose how a frozen base is kept, where that is left to us.
+    """Replace `auto` by 8-bit weights where 16-bit ones take more than a third of a GPU's memory, else by none.
 
-    On a CPU bitsandbytes computes with 8-bit weights by unpacking them, which costs more time and memory than it saves
-    (reports/large-v2-cost). On a GPU whose memory 16-bit weights would take a third of, they leave too little room.
+    On a CPU bitsandbytes unpacks 8-bit weights to compute with them, which costs more time and memory than it saves
+    (reports/large-v2-cost).
     """
     if quantise is not Quantise.AUTO:
         return quantise
@@ -284,39 +254,40 @@ def _quantisation(quantise: Quantise, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _known_language(model: WhisperForConditionalGeneration, code: str, token: str | None, source: str) -> str | None:
-    """Check that a model can be told a language, by its own token or a borrowed one; None for an English-only model."""
-    settings = model.generation_config
+def _possible_prompt(whisper: Whisper) -> ForcedPrompt:
+    """Return the prompt of a model that has the token it forces; an English-only model's prompt has no language."""
+    settings, prompt, source = whisper.core.generation_config, whisper.prompt, whisper.source
     if getattr(settings, "is_multilingual", True) and getattr(settings, "lang_to_id", None):
-        if f"<|{token or code}|>" not in settings.lang_to_id:
-            setting = "language_token" if token else "language"
+        if f"<|{prompt.forced_language}|>" not in settings.lang_to_id:
+            setting = "language_token" if prompt.token else "language"
             raise ConfigError(
-                f"{setting}: {source} has no token for {token or code!r}: set model.language_token, or "
+                f"{setting}: {source} has no token for {prompt.forced_language!r}: set model.language_token, or "
                 "--language-token, to a related language that it has"
             )
-        return code
-    if code != "en" or token:
+        return prompt
+    if prompt.forced_language not in (None, "en") or prompt.language not in (None, "en"):
         raise ConfigError(
-            f"language: {source} is English-only and cannot be told {token or code!r}; take a multilingual Whisper"
+            f"language: {source} is English-only and cannot be forced to {prompt.forced_language!r}: name a "
+            "multilingual Whisper"
         )
-    return None
+    return replace(prompt, language=None)
 
 
-def force_language(whisper: Whisper) -> None:
+def force_prompt(whisper: Whisper) -> None:
     """Write language and task into the generation settings, where `generate` and pipelines elsewhere read them."""
-    settings = whisper.core.generation_config
+    settings, prompt = whisper.core.generation_config, whisper.prompt
     settings.forced_decoder_ids = None  # the older way; both at once contradict each other
-    if whisper.told_language is not None:
-        settings.language, settings.task = whisper.told_language, whisper.task
+    if prompt.forced_language is not None:
+        settings.language, settings.task = prompt.forced_language, prompt.task
 
 
 def run_at_any_length(model: WhisperForConditionalGeneration) -> None:
-    """Let the encoder take fewer than 3000 frames, by slicing its positional embedding (as icefall trains Whisper)."""
+    """Let the encoder take fewer than 3000 frames by slicing its positional embedding, as icefall trains Whisper."""
     model.model.encoder.forward = MethodType(_encoder_forward, model.model.encoder)
 
 
 def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: Any) -> BaseModelOutput:
-    """The forward of transformers' WhisperEncoder without its length check; equal to it at 3000 frames.
+    """Run the forward pass of transformers' WhisperEncoder without its length check; equal to it at 3000 frames.
 
     Args:
         encoder: the WhisperEncoder.
@@ -332,10 +303,10 @@ def _encoder_forward(encoder: Any, input_features: torch.Tensor, *_: Any, **__: 
 
 
 def keep_layer_norms_in_bf16(model: nn.Module) -> None:
-    """Let the layer norms of a bf16 model answer in bf16 under autocast too.
+    """Make the layer norms of a bf16 model return bf16 under autocast.
 
-    Autocast brings them to float32, and each linear layer after them back to bf16 again: the same numbers for more
-    memory and time.
+    Autocast would return float32, which the next linear layer rounds to bf16 again: the same numbers for more memory
+    and time.
     """
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.dtype is torch.bfloat16:
@@ -351,7 +322,7 @@ def _layer_norm_forward(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tenso
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block without gradients and without dropout, then go back to training where the model was."""
+    """Run a block without gradients and dropout; afterwards the model trains again if it did before."""
     was_training = model.training
     model.eval()
     try:

@@ -49,10 +49,10 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
                 "object": "model",
                 "created": created,
                 "owned_by": "asr_lora",
-                "language": voice.language if voice else None,
+                "language": selection.prompt.language if selection else None,
                 "adapter": name != work.models.base,
             }
-            for name, voice in work.models.voices.items()
+            for name, selection in work.models.selections.items()
         ]
         return {"object": "list", "data": rows}
 
@@ -61,7 +61,7 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
         work.line.require_room()
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(receive_form(request, work.limits, work.spool))
-            wish = read_wish(form, work.models.voices)
+            wish = read_wish(form, work.models.selections)
             work.models.require_possible(wish)
             watch = Watch(request.receive, work.limits.timeout)
             stack.callback(watch.close)

@@ -1,4 +1,4 @@
-"""One base in memory with all its adapters: which voice a request is heard by, and the windows of its audio."""
+"""One base in memory with all its adapters: which selection a request is heard by, and the windows of its audio."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -13,20 +13,19 @@ from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
 from asr_lora.audio.ffmpeg import media_blocks
 from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import Engine
-from asr_lora.decoding.fallback import TEMPERATURES
-from asr_lora.decoding.loading import EngineName, open_engine, open_voiced_engine
+from asr_lora.decoding.loading import EngineName, open_adapter_engine, open_engine
 from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.language import ForcedPrompt, forced_prompt, spoken_language
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.locate import Voice, language_to_tell, locate, voice_of
+from asr_lora.model.find_model import AdapterSelection, find_model, selection_of
 from asr_lora.model.whisper import Whisper
 from asr_lora.serving.api_errors import invalid
 from asr_lora.serving.request_options import Wish
 from asr_lora.transcription.longform import Window, speech_windows, windows
-from asr_lora.transcription.recognise import Options
-from asr_lora.transcription.routes import hear_language
+from asr_lora.transcription.routes import detect_language
 
 
 class Stopped(Exception):
@@ -38,7 +37,7 @@ class Models:
     """A loaded model, and the names by which clients call what it can be."""
 
     engine: Engine
-    voices: Mapping[str, Voice | None]  # of each name; None: what Whisper hears is what it is told
+    selections: Mapping[str, AdapterSelection | None]  # of each name; None: what Whisper hears is what it is told
     base: str  # name of the untouched model, or of the only one
     most_seconds: float  # of audio
     vad: bool = True
@@ -51,7 +50,7 @@ class Models:
     @property
     def adapted(self) -> bool:
         """Whether there are adapters on the base."""
-        return len(self.voices) > 1
+        return len(self.selections) > 1
 
     def require_possible(self, wish: Wish) -> None:
         """Refuse what this model cannot do, before anyone waits.
@@ -59,37 +58,38 @@ class Models:
         Raises:
             Refusal: it cannot be told the language, or cannot say when words are said.
         """
-        self.voice(wish)
+        self.selection(wish)
         if wish.words and not alignment_heads(self.whisper):
             raise invalid("timestamp_granularities[]", "this model does not know when words are said: ask for segments")
 
-    def voice(self, wish: Wish) -> Voice | None:
-        """The voice for a request; None: what is heard decides.
+    def selection(self, wish: Wish) -> AdapterSelection | None:
+        """The selection for a request; None: what is heard decides.
 
         Raises:
             Refusal: the model cannot be told the language.
         """
-        own = self.voices[wish.model]
-        if wish.language is None or self.whisper.told_language is None:
+        own = self.selections[wish.model]
+        if wish.language is None or self.whisper.prompt.forced_language is None:
             return own
         try:
             code = spoken_language(wish.language)
-            if own is not None and code == own.language:
+            if own is not None and code == own.prompt.language:
                 return own
-            borrowed_token(code, None)
+            prompt = forced_prompt(code, task=self.whisper.prompt.task)
         except ConfigError:
             raise invalid(
                 "language", f"Whisper cannot be told {wish.language[:40]!r}: give a code such as nl"
             ) from None
         if f"<|{code}|>" not in self.whisper.core.generation_config.lang_to_id:
             raise invalid("language", f"this model cannot be told {code!r}")
-        return replace(own, language=code, told=code) if own else self._untouched(code)
+        return replace(own, prompt=prompt) if own else self._base_selection(prompt)
 
-    def options(self, wish: Wish) -> Options:
+    def options(self, wish: Wish) -> DecodingOptions:
         """How the windows of a request are transcribed."""
-        return Options(
-            timestamps=True, words=wish.timed and bool(alignment_heads(self.whisper)),
-            temperatures=(wish.temperature,) if wish.temperature else TEMPERATURES,
+        return DecodingOptions(
+            timestamps=True, word_times=wish.timed and bool(alignment_heads(self.whisper)),
+            temperature=wish.temperature,
+            fallback=() if wish.temperature else FALLBACK_TEMPERATURES,
             previous=self.whisper.text_tokens(wish.prompt) if wish.prompt else (),
         )  # fmt: skip
 
@@ -118,12 +118,13 @@ class Models:
             raise AudioError("no audio")
         yield blocks.seconds, []
 
-    def listen_for_voice(self, window: Window) -> Voice:
+    def detected_selection(self, window: Window) -> AdapterSelection:
         """The untouched model, told the language that it hears."""
-        return self._untouched(hear_language(self.engine, window, base=self.adapted))
+        language = detect_language(self.engine, window, base=self.adapted)
+        return self._base_selection(replace(self.whisper.prompt, language=language, token=None))
 
-    def _untouched(self, language: str | None) -> Voice:
-        return Voice(language, language, self.whisper.context, BASE if self.adapted else None)
+    def _base_selection(self, prompt: ForcedPrompt) -> AdapterSelection:
+        return AdapterSelection(prompt, self.whisper.context, BASE if self.adapted else None)
 
 
 class _Counted:
@@ -168,28 +169,26 @@ def load_models(
         language: what a model without adapters, or the untouched base, is told; as heard when not given.
 
     Raises:
-        ConfigError: neither model nor adapter, a name that is taken, or what `open_voices` refuses.
+        ConfigError: neither model nor adapter, a name that is taken, or what `open_adapters` refuses.
         DataError: something is not there, or does not fit.
     """
     if model is None and not adapters:
         raise ConfigError("name a model, or an adapter such as --adapter nl=runs/nl")
-    source = model or locate(next(iter(adapters.values()))).base
+    source = model or find_model(next(iter(adapters.values()))).base
     name = public_name(source)
     if name in adapters:
         raise ConfigError(f"--adapter {name}: this is the name of the base; give the adapter another")
-    known: Voice | None = None
+    known: AdapterSelection | None = None
     if adapters:
-        runner, voices = open_voiced_engine(engine, source, adapters, context=context, precision=precision)
+        runner, selections = open_adapter_engine(engine, source, adapters, context=context, precision=precision)
         if language:
-            code = spoken_language(language)
-            known = Voice(code, borrowed_token(code, language_token) or code, context or Context.FULL, BASE)
-        return Models(runner, {name: known, **voices}, name, most_seconds, vad)
-    told = language_to_tell(source, language, language_token)
-    runner = open_engine(
-        engine, source, language=language or (None if told else "en"), language_token=language_token, context=context,
-        precision=precision,
-    )  # fmt: skip
-    known = voice_of(runner.whisper) if told or runner.whisper.told_language is None else None
+            known = AdapterSelection(forced_prompt(language, language_token), context or Context.FULL, BASE)
+        return Models(runner, {name: known, **selections}, name, most_seconds, vad)
+    found = find_model(source)
+    prompt = found.prompt(language, language_token, default="en")
+    runner = open_engine(engine, found, prompt, context=context, precision=precision)
+    sure = language or found.recorded or runner.whisper.prompt.forced_language is None
+    known = selection_of(runner.whisper) if sure else None
     return Models(runner, {name: known}, name, most_seconds, vad)
 
 

@@ -56,7 +56,7 @@ class Work:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await watch.unless_gone(stack.enter_async_context(self.line.turn()))
-            caller = Caller(self.models.options(wish), self.models.voice(wish), threading.Event())
+            caller = Caller(self.models.options(wish), self.models.selection(wish), threading.Event())
             steps = self.models.windows(source, caller.gone, one=wish.stream)
             hand = ThreadPoolExecutor(1, thread_name_prefix="decoding")
             stack.callback(hand.shutdown, wait=False)

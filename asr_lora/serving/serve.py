@@ -65,7 +65,7 @@ def serve(
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # hostile clients could fill the log
         listener.listen()  # who comes now waits for the little that is left to do
         where = f"[{host}]" if ":" in host else host
-        say(f"{', '.join(models.voices)} at http://{where}:{listener.getsockname()[1]}")
+        say(f"{', '.join(models.selections)} at http://{where}:{listener.getsockname()[1]}")
         Server(Work(models, limits), door).run(sockets=[listener])
 
 

@@ -10,11 +10,11 @@ import torch
 
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import Context
-from asr_lora.decoding.search import Processor
-from asr_lora.model.locate import Voice
+from asr_lora.decoding.decoding_options import DecodingOptions, Processor
+from asr_lora.model.find_model import AdapterSelection
 from asr_lora.serving.models import Models, Stopped
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Options, Said, listen
+from asr_lora.transcription.recognise import Said, listen
 from asr_lora.transcription.segments import Segment
 
 
@@ -22,8 +22,8 @@ from asr_lora.transcription.segments import Segment
 class Caller:
     """A request, and the windows that it wants heard now."""
 
-    options: Options
-    voice: Voice | None  # None: until its language is heard
+    options: DecodingOptions
+    selection: AdapterSelection | None  # None: until its language is heard
     gone: threading.Event  # set when nobody wants the rest
     windows: Sequence[Window] = ()
     answer: "Future[list[Segment]]" = field(default_factory=Future)
@@ -67,11 +67,11 @@ class Sharing:
 
     def _may_share(self, first: Caller, other: Caller) -> bool:
         """Whether two are heard alike; not where all is drawn by chance, which depends on who shares the batch."""
-        drawn = first.options.temperatures[0] > 0
+        drawn = first.options.temperature > 0
         return not drawn and first.options == other.options and self._context(first) is self._context(other)
 
     def _context(self, caller: Caller) -> Context:
-        return caller.voice.context if caller.voice else self.models.whisper.context
+        return caller.selection.context if caller.selection else self.models.whisper.context
 
     def _hear(self, batch: Sequence[Caller]) -> None:
         """Hear windows. Who goes away meanwhile ends the batch at its next token, and the others begin again."""
@@ -104,8 +104,8 @@ class Sharing:
     def _segments(self, batch: Sequence[Caller], look: Processor) -> list[list[Segment]]:
         said: list[tuple[int, Said]] = []
         for number, caller in enumerate(batch):
-            caller.voice = caller.voice or self.models.listen_for_voice(caller.windows[0])
-            said += [(number, Said(window, caller.voice)) for window in caller.windows]
+            caller.selection = caller.selection or self.models.detected_selection(caller.windows[0])
+            said += [(number, Said(window, caller.selection)) for window in caller.windows]
         found: list[list[Segment]] = [[] for _ in batch]
         options, engine = batch[0].options, self.models.engine
         if engine.takes_processors:  # otherwise who goes away is noticed at the end of the batch

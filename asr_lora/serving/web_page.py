@@ -25,7 +25,11 @@ def load_page(models: Models, *, key: bool) -> dict[str, tuple[str, bytes]]:
         "/page.css": look + (folder / "page.css").read_text(encoding="utf-8"),
     }
     found = {name: (KINDS[name[name.rindex(".") :]], body.encode()) for name, body in bodies.items()}
-    adapters = {name: voice.language if voice else None for name, voice in models.voices.items() if name != models.base}
+    adapters = {
+        name: selection.prompt.language if selection else None
+        for name, selection in models.selections.items()
+        if name != models.base
+    }
     accept = sorted(media_suffixes() & (SUFFIXES | {".wav", ".flac", ".ogg", ".opus", ".mp3"}))
     rendered = html.render(
         base=models.base, adapters=adapters, key=key, seconds=int(models.most_seconds), formats=media_names(),

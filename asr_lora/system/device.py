@@ -19,7 +19,7 @@ def compute_dtype(precision: Precision, device: torch.device | str) -> torch.dty
     """Return bfloat16 or float32 for a precision.
 
     Raises:
-        ConfigError: bf16 is asked of a GPU that has none.
+        ConfigError: bf16 is asked of a GPU that cannot compute in it.
     """
     kind = torch.device(device).type
     native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else kind == "cpu" and _cpu_has_bf16()

@@ -1,4 +1,4 @@
-"""One process at a time: a lock dies with the process that holds it, so it is never stale."""
+"""Let one process at a time do something, by a lock that ends with its process and so is never stale."""
 
 import fcntl
 import os
@@ -12,10 +12,10 @@ from asr_lora.errors import ConfigError
 
 @contextmanager
 def alone(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file for this process alone, and remove it in the end.
+    """Hold a lock file for this process alone, and remove it at the end.
 
     Raises:
-        ConfigError: another process holds it; `refusal` is what to say then.
+        ConfigError: another process holds the lock; the message is `refusal`.
     """
     while (handle := _held(lock, refusal)) is None:
         pass
@@ -27,7 +27,7 @@ def alone(lock: Path, refusal: str) -> Iterator[None]:
 
 
 def _held(lock: Path, refusal: str) -> IO[str] | None:
-    """The lock, held; None where who held it before has just removed it."""
+    """Take the lock; None where its former holder has just removed the file."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:

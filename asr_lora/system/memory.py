@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work, measured by the operating system or the GPU's allocator."""
+"""Measure and limit the memory of this process, by the operating system or the GPU's allocator."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ MMAP_THRESHOLD = -3  # malloc.h: M_MMAP_THRESHOLD
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring anew; on a system other than Linux, a process's peak only grows."""
+    """Start measuring the peak again; on systems other than Linux, a process's peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -24,7 +24,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak since the last reset: of the GPU's allocator, or of this process's resident memory."""
+    """Return the peak since the last reset: of the GPU's allocator, or of this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
@@ -35,14 +35,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def resident_memory_bytes() -> int:
-    """What this process has in memory now; on a system other than Linux, its peak."""
+    """Return this process's resident memory now; on systems other than Linux, its peak."""
     if sys.platform == "linux":
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return peak_memory_bytes(torch.device("cpu"))
 
 
 def available_memory_bytes(device: torch.device) -> int | None:
-    """What can be taken before something must give way: of the GPU, or of the machine; None where nobody says."""
+    """Return the free memory of the GPU or of the machine; None where the system does not state it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -52,14 +52,13 @@ def available_memory_bytes(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def keep_little(*, at_once: bool = False) -> None:
-    """Keep less of what is freed, on a CPU: call before anything is computed.
+def limit_kept_memory(*, at_once: bool = False) -> None:
+    """Make the CPU's libraries keep less freed memory; call it before anything is computed.
 
-    oneDNN keeps a kernel for each of a thousand shapes, and glibc freed blocks of up to 32 MB in a heap full of holes.
+    By default oneDNN keeps kernels for a thousand shapes, and glibc keeps freed blocks of up to 32 MB.
 
     Args:
-        at_once: give every freed matrix back to the system at once, which costs a third of the speed: for what would
-            not fit otherwise.
+        at_once: return every freed matrix to the system at once, which costs a third of the speed.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if at_once and (libc := _libc()):
@@ -67,12 +66,12 @@ def keep_little(*, at_once: bool = False) -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the holes in the heap back to the system."""
+    """Return the free parts of the heap to the system."""
     if libc := _libc():
         libc.malloc_trim(0)
 
 
 def _libc() -> Any:
-    """The C library where it is glibc."""
+    """Load the C library, where it is glibc."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return libc if hasattr(libc, "malloc_trim") else None

@@ -1,4 +1,4 @@
-"""One process, or several under `accelerate launch`: who this one is, and what they tell each other."""
+"""Let the processes of one job work together, whether one or several under `accelerate launch`."""
 
 import os
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from asr_lora.system.device import default_device
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of one job. With one process every method is the identity."""
+class ProcessGroup:
+    """The processes of one job, seen from one of them. With one process every method is the identity."""
 
     rank: int
     size: int
@@ -28,7 +28,7 @@ class Team:
             torch.distributed.barrier()
 
     def gather(self, items: Sequence[Any]) -> list[Any]:
-        """Join the lists of all processes, in the order of their ranks."""
+        """Concatenate the lists of all processes, in the order of their ranks."""
         if self.size == 1:
             return list(items)
         from accelerate.utils import gather_object
@@ -36,7 +36,7 @@ class Team:
         return list(gather_object(list(items)))
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; all get the same answer, so they stay in step."""
+        """Return whether the flag is set in any process; all processes get the same answer."""
         return (self.size == 1 and flag) or (self.size > 1 and self.sum(float(flag)) > 0)
 
     def sum(self, value: float) -> float:
@@ -47,9 +47,9 @@ class Team:
         return float(total)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Add up the gradients of all processes, in place: nothing else of the model is ever sent.
+        """Sum the gradients of all processes in place; nothing else of the model is ever sent.
 
-        One call for the whole step, so that processes may take unlike numbers of micro-batches.
+        It is called once per step, so that processes may have different numbers of micro-batches.
         """
         if self.size == 1:
             return
@@ -61,12 +61,12 @@ class Team:
             value.grad = piece.view_as(value).to(value.dtype)
 
 
-def join_team() -> Team:
-    """Join the processes that `accelerate launch` (or torchrun) started; alone when started by hand."""
+def join_process_group() -> ProcessGroup:
+    """Join the processes that `accelerate launch` (or torchrun) started, or be the only one."""
     device = default_device()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(0, 1, device)
+        return ProcessGroup(0, 1, device)
     from accelerate import PartialState
 
     state = PartialState(cpu=device.type == "cpu")
-    return Team(state.process_index, state.num_processes, torch.device(state.device))
+    return ProcessGroup(state.process_index, state.num_processes, torch.device(state.device))

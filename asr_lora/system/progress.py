@@ -1,11 +1,11 @@
-"""What an orchestrator says while it works: each stage, and the command that repeats it by hand."""
+"""Print progress: messages, and the stages of a workflow with the command that repeats each of them."""
 
 import shlex
 import sys
 
 
 class Stages:
-    """Says which stage runs, out of how many, and the command that repeats it."""
+    """Number the stages of a workflow and record their commands."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -18,5 +18,5 @@ class Stages:
 
 
 def say(message: str) -> None:
-    """Progress goes to standard error, results to standard output."""
+    """Print a message to standard error; results go to standard output."""
     print(message, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from asr_lora.audio.features import FRAMES_PER_SECOND, TAIL_SECONDS, frames_of, 
 from asr_lora.config import AugmentationSettings, ExampleSettings
 from asr_lora.dataset.reading import Split
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
-from asr_lora.training.examples import GAP_SECONDS, Example, Recipe, schedule
+from asr_lora.training.examples import GAP_SECONDS, Example, ScheduleSettings, schedule
 from asr_lora.training.tensor_cache import TensorCache
 
 IGNORED = -100  # what cross-entropy leaves out
@@ -54,7 +54,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         for index, (clip, seconds, text) in enumerate(zip(split.ids, split.seconds, tokens, strict=True)):
             if seconds > max_seconds:
                 self.left_out.setdefault(f"longer than {max_seconds:g} s", []).append(clip)
-            elif len(whisper.prompt) + len(text) + 1 > MAX_TARGET_TOKENS:
+            elif len(whisper.prompt_tokens) + len(text) + 1 > MAX_TARGET_TOKENS:
                 self.left_out.setdefault(f"text over {MAX_TARGET_TOKENS} tokens", []).append(clip)
             else:
                 keep.append(index)
@@ -62,16 +62,16 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.tokens = [tokens[index] for index in keep]
         self.seconds = self.split.seconds
         self.mel_bins = whisper.mel_bins
-        self.prompt = whisper.prompt
+        self.prompt = whisper.prompt_tokens
         self.end = whisper.end_token
         self.examples = examples or ExampleSettings()
         self.augmentation = augmentation or AugmentationSettings()
         self.features_cache: TensorCache | None = None
         self.states_cache: TensorCache | None = None
 
-    def schedule(self, recipe: Recipe) -> Iterator[list[Example]]:
+    def schedule(self, settings: ScheduleSettings) -> Iterator[list[Example]]:
         """The examples of each optimiser step, for ever; see `asr_lora.training.examples.schedule`."""
-        return schedule(self.seconds, [len(text) for text in self.tokens], recipe)
+        return schedule(self.seconds, [len(text) for text in self.tokens], settings)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -28,7 +28,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ScheduleSettings:
     """How examples are made of utterances, and gathered into steps."""
 
     batch_seconds: float  # most seconds in a step, short tails and padding included; at least one example
@@ -39,7 +39,7 @@ class Recipe:
     own_context: bool = False  # each example in whole seconds of its own, so that a frozen encoder's outputs last
 
 
-def schedule(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe) -> Iterator[list[Example]]:
+def schedule(seconds: Sequence[float], tokens: Sequence[int], settings: ScheduleSettings) -> Iterator[list[Example]]:
     """Yield the examples of each optimiser step, for ever, each epoch in another order.
 
     Each utterance comes once an epoch. Utterances are shuffled, sorted by length within pools of some steps, packed
@@ -50,26 +50,26 @@ def schedule(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe) ->
     Args:
         seconds: length of each utterance.
         tokens: number of tokens of each utterance's text.
-        recipe: of the examples and steps.
+        settings: of the examples and steps.
     """
     epoch = 0
     while True:
-        generator = random.Random(f"{recipe.seed}:{epoch}")
-        examples = _epoch(seconds, tokens, recipe, generator)
+        generator = random.Random(f"{settings.seed}:{epoch}")
+        examples = _epoch(seconds, tokens, settings, generator)
         cost = sum(example.context for example in examples)
-        pool = max(1, round(STEPS_PER_POOL * recipe.batch_seconds * len(examples) / cost))
+        pool = max(1, round(STEPS_PER_POOL * settings.batch_seconds * len(examples) / cost))
         steps: list[list[Example]] = []
         for start in range(0, len(examples), pool):
             by_length = sorted(examples[start : start + pool], key=lambda example: example.seconds)
-            steps += _packed(by_length, recipe.batch_seconds)
+            steps += _packed(by_length, settings.batch_seconds)
         generator.shuffle(steps)
         for step in steps:
-            yield _with_contexts(step, recipe, generator)
+            yield _with_contexts(step, settings, generator)
         epoch += 1
 
 
 def plain_examples(seconds: Sequence[float]) -> list[Example]:
-    """Each utterance alone, in the whole seconds that `Recipe.own_context` gives it."""
+    """Each utterance alone, in the whole seconds that `ScheduleSettings.own_context` gives it."""
     return [
         Example((index,), length, _whole(context_seconds(length, Context.TRUE_LENGTH)), seed=0)
         for index, length in enumerate(seconds)
@@ -82,9 +82,11 @@ def padding(steps: Sequence[Sequence[Example]]) -> float:
     return 1.0 - sum(example.seconds for step in steps for example in step) / seen
 
 
-def micro_batches(step: Sequence[Example], seconds: float, *, rank: int = 0, team: int = 1) -> list[list[Example]]:
+def micro_batches(
+    step: Sequence[Example], seconds: float, *, rank: int = 0, world_size: int = 1
+) -> list[list[Example]]:
     """One process's share of a step, in batches of equal context and of at most `seconds`, or one example."""
-    share = sorted(step, key=lambda example: (example.context, example.seconds))[rank::team]
+    share = sorted(step, key=lambda example: (example.context, example.seconds))[rank::world_size]
     batches: list[list[Example]] = []
     for example in share:
         last = batches[-1] if batches else []
@@ -95,21 +97,23 @@ def micro_batches(step: Sequence[Example], seconds: float, *, rank: int = 0, tea
     return batches
 
 
-def _epoch(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe, generator: random.Random) -> list[Example]:
+def _epoch(
+    seconds: Sequence[float], tokens: Sequence[int], settings: ScheduleSettings, generator: random.Random
+) -> list[Example]:
     """All examples of an epoch, shuffled, each with the context of its own length."""
     order = list(range(len(seconds)))
     generator.shuffle(order)
-    timed = round(recipe.examples.timestamps * len(order))
+    timed = round(settings.examples.timestamps * len(order))
     examples = []
     for index in order[timed:]:
-        speed = generator.choice(recipe.augmentation.speeds)
+        speed = generator.choice(settings.augmentation.speeds)
         if seconds[index] / speed > FULL_SECONDS:
             speed = 1.0
-        examples.append(_example((index,), seconds[index] / speed, recipe, generator, speed=speed))
+        examples.append(_example((index,), seconds[index] / speed, settings, generator, speed=speed))
     for group in _groups(order[:timed], seconds, tokens, generator):
-        examples.append(_example(group, sum(seconds[i] for i in group), recipe, generator, timestamps=True))
-    for _ in range(round(recipe.examples.no_speech * len(order))):
-        examples.append(_example((), generator.uniform(*NO_SPEECH_SECONDS), recipe, generator))
+        examples.append(_example(group, sum(seconds[i] for i in group), settings, generator, timestamps=True))
+    for _ in range(round(settings.examples.no_speech * len(order))):
+        examples.append(_example((), generator.uniform(*NO_SPEECH_SECONDS), settings, generator))
     generator.shuffle(examples)
     return examples
 
@@ -117,14 +121,14 @@ def _epoch(seconds: Sequence[float], tokens: Sequence[int], recipe: Recipe, gene
 def _example(
     utterances: tuple[int, ...],
     seconds: float,
-    recipe: Recipe,
+    settings: ScheduleSettings,
     generator: random.Random,
     *,
     timestamps: bool = False,
     speed: float = 1.0,
 ) -> Example:
     seconds += GAP_SECONDS * max(0, len(utterances) - 1)  # at most: how much of it is drawn when they are joined
-    context = context_seconds(seconds, recipe.context)
+    context = context_seconds(seconds, settings.context)
     return Example(utterances, seconds, context, generator.getrandbits(63), timestamps, speed)
 
 
@@ -156,13 +160,13 @@ def _packed(examples: Sequence[Example], batch_seconds: float) -> Iterator[list[
         yield step
 
 
-def _with_contexts(step: Sequence[Example], recipe: Recipe, generator: random.Random) -> list[Example]:
+def _with_contexts(step: Sequence[Example], settings: ScheduleSettings, generator: random.Random) -> list[Example]:
     """Give the examples of a step the longest one's context, or each its own, and some of them a long tail."""
     longest = max(example.context for example in step)
     placed = []
     for example in step:
-        tail = recipe.context is Context.TRUE_LENGTH and generator.random() < recipe.examples.padded
-        own = _whole(example.context) if recipe.own_context else longest
+        tail = settings.context is Context.TRUE_LENGTH and generator.random() < settings.examples.padded
+        own = _whole(example.context) if settings.own_context else longest
         placed.append(replace(example, context=FULL_SECONDS if tail else own))
     return placed
 

@@ -11,7 +11,7 @@ from asr_lora.errors import ran_out_of_memory
 from asr_lora.folders.digests import fingerprint
 from asr_lora.model.adapters.adalora import regularisation
 from asr_lora.model.whisper import Whisper
-from asr_lora.system.processes import Team
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import IGNORED, Batch, TrainingSet
 from asr_lora.training.examples import micro_batches, plain_examples
 
@@ -21,7 +21,7 @@ class Learner:
     """A model in training, and what every pass through it needs."""
 
     whisper: Whisper
-    team: Team
+    processes: ProcessGroup
     dtype: torch.dtype  # what it computes in
     label_smoothing: float = 0.0
     always_checkpoint: bool = False  # compute activations twice rather than keep them
@@ -31,10 +31,10 @@ class Learner:
         return [value for value in self.whisper.model.parameters() if value.requires_grad]
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     def gradients(
-        self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int, memory_seconds: float = math.inf
+        self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int, micro_batch_seconds: float = math.inf
     ) -> float | None:
         """Backward through all micro-batches of a step; return the loss, or None when memory did not suffice.
 
@@ -46,35 +46,34 @@ class Learner:
             tokens: that the whole step learns, in all processes.
             seed: of the run.
             step: counted from 1.
-            memory_seconds: activations of a longer example, such as one with a long tail, are not kept but computed
-                again.
+            micro_batch_seconds: activations of a longer example, such as a padded one, are computed twice, not kept.
         """
-        torch.manual_seed(int(fingerprint(seed, step, self.team.rank), 16) % 2**63)
+        torch.manual_seed(int(fingerprint(seed, step, self.processes.rank), 16) % 2**63)
         self.whisper.model.train()
         loss = 0.0
         failed = False
         try:
             for batch in batches:
-                self.checkpoint(batch.context_seconds, memory_seconds)
+                self.checkpoint(batch.context_seconds, micro_batch_seconds)
                 part = self.loss(batch) / tokens
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
-            extra = regularisation(self.whisper) if self.team.main else None
+            extra = regularisation(self.whisper) if self.processes.main else None
             if extra is not None:
                 extra.backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
             failed = True
-        if self.team.any(failed):
+        if self.processes.any(failed):
             self.whisper.model.zero_grad(set_to_none=True)
             return None
-        self.team.sum_gradients(self.parameters)
-        return self.team.sum(loss)
+        self.processes.sum_gradients(self.parameters)
+        return self.processes.sum(loss)
 
-    def checkpoint(self, context_seconds: float, memory_seconds: float) -> None:
+    def checkpoint(self, context_seconds: float, micro_batch_seconds: float) -> None:
         """Compute activations twice from now on, or keep them again."""
-        wanted = self.always_checkpoint or context_seconds > memory_seconds
+        wanted = self.always_checkpoint or context_seconds > micro_batch_seconds
         core = self.whisper.core
         now = core.model.encoder.layers[0].gradient_checkpointing
         if wanted and not now:
@@ -85,7 +84,7 @@ class Learner:
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed (not averaged) over the target tokens of a batch: a scalar."""
-        device = self.team.device
+        device = self.processes.device
         sound = (
             {"encoder_outputs": (batch.states.to(device),)}
             if batch.states is not None
@@ -108,11 +107,13 @@ class Learner:
 def keep_encoder_outputs(data: TrainingSet, learner: Learner, *, batch_seconds: float) -> None:
     """Run an encoder that does not train over each utterance once, and keep what it says on disk."""
     assert data.states_cache is not None
-    batches = micro_batches(plain_examples(data.seconds), batch_seconds, rank=learner.team.rank, team=learner.team.size)
+    batches = micro_batches(
+        plain_examples(data.seconds), batch_seconds, rank=learner.processes.rank, world_size=learner.processes.size
+    )
     with torch.inference_mode(), learner.autocast():
-        for examples in tqdm(batches, desc="encode", leave=False, disable=not learner.team.main):
+        for examples in tqdm(batches, desc="encode", leave=False, disable=not learner.processes.main):
             if data.kept_states(examples) is None:
                 states = learner.whisper.encode(data.features(examples))  # (batch, frames / 2, width)
                 for example, state in zip(examples, states, strict=True):
                     data.states_cache.put(data.state_key(example), state)
-    learner.team.wait()
+    learner.processes.wait()

@@ -11,21 +11,21 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.attach import attach_adapter, require_quantisable
-from asr_lora.model.locate import system_digest
+from asr_lora.model.find_model import model_identity
 from asr_lora.model.meta_model import keep_the_rest_in_float32
 from asr_lora.model.trainable import train_everything
 from asr_lora.model.whisper import (
     Whisper,
     keep_layer_norms_in_bf16,
+    load_meta_whisper,
     load_whisper,
     resolve_quantise,
-    sketch_whisper,
 )
-from asr_lora.system.memory import keep_little
-from asr_lora.system.processes import Team
+from asr_lora.system.memory import limit_kept_memory
+from asr_lora.system.processes import ProcessGroup
 from asr_lora.training.batches import TrainingSet
 from asr_lora.training.checkpoint import find_checkpoint, read_progress
-from asr_lora.training.examples import Recipe
+from asr_lora.training.examples import ScheduleSettings
 from asr_lora.training.learner import Learner, keep_encoder_outputs
 from asr_lora.training.tensor_cache import TensorCache
 
@@ -38,7 +38,7 @@ def run_fingerprint(config: RunConfig) -> str:
     settings["examples"]["long_tails"] = settings["examples"].pop("padded")
     earlier = config.adapter.continue_from
     return fingerprint(
-        settings, data_hashes(config), system_digest(config.model.name), earlier and system_digest(str(earlier))
+        settings, data_hashes(config), model_identity(config.model.name), earlier and model_identity(str(earlier))
     )
 
 
@@ -81,12 +81,10 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
     """
     quantise = base_quantise(config, device)
-    keep_little(at_once=config.training.bf16_weights)
+    limit_kept_memory(at_once=config.training.bf16_weights)
     whisper = load_whisper(
         config.model.name,
-        config.model.language,
-        language_token=config.model.language_token,
-        task=config.model.task,
+        config.model.prompt,
         context=config.model.context,
         dtype=weights_dtype(config, dtype),
         quantise=quantise,
@@ -99,14 +97,12 @@ def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtyp
     return _made_trainable(whisper, config, quantised=quantise is not Quantise.NONE)
 
 
-def sketch_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
+def load_meta_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
     """The same model without weights, on the meta device; of a quantised base, before it is packed."""
     quantise = base_quantise(config, device)
-    whisper = sketch_whisper(
+    whisper = load_meta_whisper(
         config.model.name,
-        config.model.language,
-        language_token=config.model.language_token,
-        task=config.model.task,
+        config.model.prompt,
         context=config.model.context,
         dtype=weights_dtype(config, dtype),
     )
@@ -142,9 +138,9 @@ def _made_trainable(whisper: Whisper, config: RunConfig, *, quantised: bool = Fa
     )
 
 
-def make_learner(config: RunConfig, whisper: Whisper, team: Team, dtype: torch.dtype) -> Learner:
-    """A model made trainable, or its sketch, with what the run's settings say of every pass through it."""
-    return Learner(whisper, team, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
+def make_learner(config: RunConfig, whisper: Whisper, processes: ProcessGroup, dtype: torch.dtype) -> Learner:
+    """A model made trainable, or its meta model, with what the run's settings say of every pass through it."""
+    return Learner(whisper, processes, dtype, config.training.label_smoothing, config.training.gradient_checkpointing)
 
 
 def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
@@ -165,9 +161,9 @@ def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
     return data
 
 
-def make_recipe(config: RunConfig, whisper: Whisper) -> Recipe:
+def make_schedule_settings(config: RunConfig, whisper: Whisper) -> ScheduleSettings:
     """How the run's examples are made; a frozen encoder hears each utterance in a context of its own."""
-    return Recipe(
+    return ScheduleSettings(
         batch_seconds=config.training.batch_seconds,
         context=config.model.context,
         seed=config.training.seed,
@@ -181,23 +177,25 @@ def encoder_is_frozen(whisper: Whisper) -> bool:
     return not any(value.requires_grad for value in whisper.core.model.encoder.parameters())
 
 
-def open_caches(config: RunConfig, data: TrainingSet, recipe: Recipe, learner: Learner) -> None:
+def open_caches(config: RunConfig, data: TrainingSet, settings: ScheduleSettings, learner: Learner) -> None:
     """Keep log-mels between epochs and runs; or the outputs of an encoder that does not train, computed here once."""
     if not config.data.cache_gb:
         return
     source = (DatasetFolder(config.data.dataset).read()["splits"]["train"]["sha256"], data.mel_bins)
-    limit, team = config.data.cache_gb * 1e9, learner.team
-    if keeps_encoder_outputs(config, data, recipe):
-        base = (system_digest(config.model.name), str(learner.dtype))
-        data.states_cache = TensorCache(limit, "encoder", source, base, writers=team.size)
+    limit, processes = config.data.cache_gb * 1e9, learner.processes
+    if keeps_encoder_outputs(config, data, settings):
+        base = (model_identity(config.model.name), str(learner.dtype))
+        data.states_cache = TensorCache(limit, "encoder", source, base, writers=processes.size)
         keep_encoder_outputs(data, learner, batch_seconds=config.training.batch_seconds)
     else:
-        data.features_cache = TensorCache(limit, "log-mel", source, writers=team.size * max(1, config.data.workers))
+        data.features_cache = TensorCache(
+            limit, "log-mel", source, writers=processes.size * max(1, config.data.workers)
+        )
 
 
-def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, recipe: Recipe) -> bool:
+def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, settings: ScheduleSettings) -> bool:
     """Whether a cache holds what a frozen encoder says, which must be the same each time."""
-    return config.data.cache_gb > 0 and recipe.own_context and not data.changes_sound and not data.masks
+    return config.data.cache_gb > 0 and settings.own_context and not data.changes_sound and not data.masks
 
 
 def dev_split(config: RunConfig) -> Split:

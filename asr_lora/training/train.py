@@ -33,7 +33,7 @@ from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.system.device import compute_dtype
 from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
-from asr_lora.system.processes import Team, join_team
+from asr_lora.system.processes import ProcessGroup, join_process_group
 from asr_lora.training.batches import Batch, TrainingSet, load_batches
 from asr_lora.training.checkpoint import (
     Progress,
@@ -44,7 +44,7 @@ from asr_lora.training.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from asr_lora.training.examples import Example, Recipe, micro_batches, padding
+from asr_lora.training.examples import Example, ScheduleSettings, micro_batches, padding
 from asr_lora.training.learner import Learner
 from asr_lora.training.optim import build_optimiser, build_schedule
 from asr_lora.training.setup import (
@@ -53,14 +53,14 @@ from asr_lora.training.setup import (
     load_for_training,
     load_training_set,
     make_learner,
-    make_recipe,
+    make_schedule_settings,
     open_caches,
     require_place,
     resume_with,
     run_fingerprint,
 )
 from asr_lora.training.stopping import Stop, stop_signals
-from asr_lora.training.training_log import Metrics, Silent
+from asr_lora.training.training_log import TrainingLog
 
 TRIM_STEPS = 5  # between two times that freed memory is given back
 
@@ -82,35 +82,37 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     stamp = run_fingerprint(config)
     if folder.reusable(stamp):
         return folder
-    team = join_team()
-    if team.main:
+    processes = join_process_group()
+    if processes.main:
         _open_folder(folder, config, stamp, resume)
-    team.wait()
+    processes.wait()
 
     settings = config.training
-    dtype = compute_dtype(config.model.precision, team.device)
-    reset_peak_memory(team.device)
+    dtype = compute_dtype(config.model.precision, processes.device)
+    reset_peak_memory(processes.device)
     torch.manual_seed(settings.seed)
-    whisper = load_for_training(config, team.device, dtype)
-    learner = make_learner(config, whisper, team, dtype)
+    whisper = load_for_training(config, processes.device, dtype)
+    learner = make_learner(config, whisper, processes, dtype)
     data = load_training_set(config, whisper)
     dev = dev_split(config)
-    recipe = make_recipe(config, whisper)
+    sampling = make_schedule_settings(config, whisper)
     optimiser = build_optimiser(whisper.model, config.optimiser)
     rates = build_schedule(optimiser, config.optimiser, settings.steps)
-    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.at_once)
+    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.initial_micro_batch_seconds)
     if found := find_checkpoint(folder.checkpoint):
         progress = load_checkpoint(found, whisper, optimiser, rates)
-    open_caches(config, data, recipe, learner)
+    open_caches(config, data, sampling, learner)
     saved = progress
     started = time.perf_counter() - progress.train_seconds
 
     with (
-        closing(Metrics(folder, progress) if team.main else Silent()) as metrics,
+        closing(TrainingLog(folder, progress, enabled=processes.main)) as log,
         stop_signals() as stop,
-        tqdm(total=settings.steps, initial=progress.step, desc=f"train {config.method}", disable=not team.main) as bar,
+        tqdm(
+            total=settings.steps, initial=progress.step, desc=f"train {config.method}", disable=not processes.main
+        ) as bar,
     ):
-        steps = _steps(data, recipe, team, progress, config)
+        steps = _steps(data, sampling, processes, progress, config)
         while True:
             # First what is due after the last step: a run that was stopped while it scored dev scores it on resuming.
             step = progress.step
@@ -118,7 +120,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             if step > progress.scored_step and (step % settings.evaluate_every_steps == 0 or last):
                 scores = _score_dev(learner, dev, stop)
                 if scores is not None:
-                    metrics.write(
+                    log.write(
                         step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer,
                         seconds=time.perf_counter() - started,
                     )  # fmt: skip
@@ -126,11 +128,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             last = last or 0 < settings.early_stopping <= progress.without_better
             if last and settings.average_last > 1 and not progress.averaged:
                 progress = _try_average(folder, config, learner, progress, dev, stop)
-            stopping = team.any(stop.requested)
+            stopping = processes.any(stop.requested)
             due = stopping or last or step % settings.checkpoint_every_steps == 0
             if due and progress != saved:
                 progress = replace(progress, train_seconds=time.perf_counter() - started)
-                if team.main:
+                if processes.main:
                     save_checkpoint(folder.checkpoint, whisper, optimiser, rates, progress)
                 saved = progress
             if stopping:
@@ -143,11 +145,12 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             examples, batches = next(steps)
             waited = time.perf_counter() - begun
             tokens = sum(data.target_tokens(example) for example in examples)
-            memory = progress.micro_batch_seconds
-            loss = learner.gradients(batches, tokens=tokens, seed=settings.seed, step=step, memory_seconds=memory)
+            loss = learner.gradients(
+                batches, tokens=tokens, seed=settings.seed, step=step, micro_batch_seconds=progress.micro_batch_seconds
+            )
             if loss is None:
                 progress = _halved(progress, examples, config)
-                steps = _steps(data, recipe, team, progress, config)
+                steps = _steps(data, sampling, processes, progress, config)
                 continue
             if step == 1:
                 require_gradients(whisper.model)
@@ -168,10 +171,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                 step=step,
                 utterances=progress.utterances + sum(len(example.utterances) for example in examples),
                 train_seconds=time.perf_counter() - started,
-                peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(team.device)),
+                peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(processes.device)),
             )
             took, speech = time.perf_counter() - begun, sum(example.seconds for example in examples)
-            metrics.write(
+            log.write(
                 step=step,
                 epoch=round(progress.utterances / len(data), 4),
                 loss=loss,
@@ -187,22 +190,22 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
             bar.update()
 
-    if team.main:
+    if processes.main:
         _write_manifest(folder, config, data, progress, learner)
         remove_checkpoint(folder)
-    team.wait()
+    processes.wait()
     return_freed_memory()  # what comes next in this process begins small
     return folder
 
 
 def _steps(
-    data: TrainingSet, recipe: Recipe, team: Team, progress: Progress, config: RunConfig
+    data: TrainingSet, sampling: ScheduleSettings, processes: ProcessGroup, progress: Progress, config: RunConfig
 ) -> Iterator[tuple[list[Example], list[Batch]]]:
     """Yield the examples of each step that is left, and this process's micro-batches of them."""
-    ahead, planned = tee(islice(data.schedule(recipe), progress.step, config.training.steps))
+    ahead, planned = tee(islice(data.schedule(sampling), progress.step, config.training.steps))
 
     def share(step: list[Example]) -> list[list[Example]]:
-        return micro_batches(step, progress.micro_batch_seconds, rank=team.rank, team=team.size)
+        return micro_batches(step, progress.micro_batch_seconds, rank=processes.rank, world_size=processes.size)
 
     # The loader's workers read ahead of the loop, hence the second iterator over the same plan.
     order = chain.from_iterable(share(step) for step in ahead)
@@ -231,29 +234,31 @@ def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) 
 
 def _score_dev(learner: Learner, dev: Split, stop: Stop) -> Scores | None:
     """Decode dev, each process its share, and score it; None when a signal comes first."""
-    team, whisper = learner.team, learner.whisper
+    processes, whisper = learner.processes, learner.whisper
     told: list[tuple[int, str]] = []
-    with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not team.main) as bar:
-        share = decode_split(whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=team.rank, team=team.size)
+    with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not processes.main) as bar:
+        share = decode_split(
+            whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=processes.rank, world_size=processes.size
+        )
         for indices, texts in share:
             told += zip(indices, texts, strict=True)
             bar.update(len(indices))
             if stop.requested:
                 break
-    if team.any(stop.requested):
+    if processes.any(stop.requested):
         return None
-    hypotheses = dict(team.gather(told))
+    hypotheses = dict(processes.gather(told))
     return corpus_scores(dev.texts, [hypotheses[index] for index in range(len(dev))])
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, scores: Scores) -> Progress:
     """Keep the weights where dev WER is lower than ever, and a snapshot of them where an average is asked for."""
-    if config.training.average_last and learner.team.main and progress.scored_step < progress.step:
+    if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
     if progress.best_dev_wer is not None and scores.wer >= progress.best_dev_wer:
         return replace(progress, without_better=progress.without_better + 1)
-    if learner.team.main:
+    if learner.processes.main:
         with replacing_folder(folder.weights(config.method)) as draft:
             save_weights(learner.whisper, draft)
     return replace(
@@ -265,7 +270,7 @@ def _try_average(
     folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, dev: Split, stop: Stop
 ) -> Progress:
     """Score the average of the last evaluations' weights (as arXiv 1803.05407 averages), and keep it if it is best."""
-    learner.team.wait()  # until the last snapshot is written
+    learner.processes.wait()  # until the last snapshot is written
     average_snapshots(folder, learner.whisper.model)
     scores = _score_dev(learner, dev, stop)
     if scores is None:
@@ -291,7 +296,7 @@ def _write_manifest(
 ) -> None:
     weights, whisper = folder.weights(config.method), learner.whisper
     trainable, total = count_parameters(whisper.model)
-    settings = {**config.model.model_dump(mode="json"), "language": whisper.language or "en"}
+    settings = {**config.model.model_dump(mode="json"), "language": whisper.prompt.language or "en"}
     folder.write(
         RunRecord(
             fingerprint=progress.fingerprint,
@@ -299,11 +304,11 @@ def _write_manifest(
             model=RunModel.model_validate(settings),
             config=RunSettings.model_validate(config.model_dump(mode="json")),
             data=data_hashes(config),
-            device=learner.team.device.type,
+            device=learner.processes.device.type,
             dtype=str(learner.dtype).removeprefix("torch."),
             parameters=ParameterCount(trainable=trainable, total=total),
             processes=ProcessCount(
-                count=learner.team.size, gradient_bytes_a_step=4 * trainable if learner.team.size > 1 else 0
+                count=learner.processes.size, gradient_bytes_a_step=4 * trainable if learner.processes.size > 1 else 0
             ),
             train=TrainedOn(
                 utterances=len(data),

@@ -1,20 +1,22 @@
-"""Windows -> segments: batched by length, each window heard by the voice that it is meant for."""
+"""Transcribe windows to segments: batched by length, each window by the adapter that is selected for it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
-from asr_lora.decoding.engine import Engine
-from asr_lora.decoding.fallback import TEMPERATURES, Hypothesis, hear
-from asr_lora.decoding.search import MAX_NEW_TOKENS, Processor, batches_by_length, plain_text
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import EncodedWindows, Engine
+from asr_lora.decoding.fallback import recognise_windows
+from asr_lora.decoding.hypothesis import Hypothesis
+from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.locate import Voice
+from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.segments import Segment, Word
@@ -24,27 +26,15 @@ Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How windows are transcribed."""
-
-    beams: int = 1
-    timestamps: bool = False  # segments by Whisper's timestamp tokens
-    words: bool = False  # when each word is said
-    temperatures: Sequence[float] = TEMPERATURES
-    processors: Sequence[Processor] = ()  # what else changes scores
-    previous: Sequence[int] = ()  # tokens of text that the decoder takes for what was said before
-
-
-@dataclass(frozen=True)
 class Said:
-    """A window, and who is to transcribe it."""
+    """A window, and the adapter that transcribes it."""
 
     window: Window
-    voice: Voice
+    selection: AdapterSelection
 
 
 def listen(
-    engine: Engine, windows: Iterable[tuple[Tag, Said | None]], options: Options
+    engine: Engine, windows: Iterable[tuple[Tag, Said | None]], options: DecodingOptions
 ) -> Iterator[tuple[Tag, list[Segment]]]:
     """Transcribe windows, perhaps of many files, a few batches at a time; they come out in the order they went in.
 
@@ -56,7 +46,7 @@ def listen(
     gathered = 0.0
     for tag, said in windows:
         group.append((tag, said))
-        gathered += context_seconds(said.window.seconds, said.voice.context) if said else 0.0
+        gathered += context_seconds(said.window.seconds, said.selection.context) if said else 0.0
         if gathered >= limit:
             yield from _group(engine, group, options)
             group, gathered = [], 0.0
@@ -64,11 +54,11 @@ def listen(
 
 
 def _group(
-    engine: Engine, group: Sequence[tuple[Tag, Said | None]], options: Options
+    engine: Engine, group: Sequence[tuple[Tag, Said | None]], options: DecodingOptions
 ) -> Iterator[tuple[Tag, list[Segment]]]:
     found: dict[int, list[Segment]] = {}
     for context in Context:
-        loud = [n for n, (_, said) in enumerate(group) if said and said.voice.context is context]
+        loud = [n for n, (_, said) in enumerate(group) if said and said.selection.context is context]
         loud = [n for n in loud if not group[n][1].window.silent]  # type: ignore[union-attr]
         some = [said for n in loud if (said := group[n][1])]
         seconds = [said.window.seconds for said in some]
@@ -80,28 +70,27 @@ def _group(
         yield tag, found.get(number, [])
 
 
-def transcribe_windows(engine: Engine, said: Sequence[Said], options: Options) -> list[list[Segment]]:
+def transcribe_windows(engine: Engine, said: Sequence[Said], options: DecodingOptions) -> list[list[Segment]]:
     """Transcribe windows of at most 30 s, of one context, in one batch; silence gives no segment."""
-    states = encode_windows(engine, said)
-    heard = hear_windows(engine, states, [one.voice for one in said], options)
-    return segments_of(engine, states, said, heard, words=options.words)
+    encoded = encode_windows(engine, said)
+    heard = decode_windows(engine, encoded, [one.selection.prompt for one in said], options)
+    return segments_of(engine, encoded, said, heard, words=options.word_times)
 
 
-def encode_windows(engine: Engine, said: Sequence[Said]) -> torch.Tensor:
-    """What the encoder says of windows: shape (windows, frames / 2, width)."""
-    frames = context_frames(max(one.window.seconds for one in said), said[0].voice.context)
-    return engine.encode([one.window.waveform for one in said], frames, [one.voice.adapter for one in said])
+def encode_windows(engine: Engine, said: Sequence[Said]) -> EncodedWindows:
+    """Run the encoder on windows of one context, each with its adapter."""
+    frames = context_frames(max(one.window.seconds for one in said), said[0].selection.context)
+    return engine.encode([one.window.waveform for one in said], frames, [one.selection.adapter for one in said])
 
 
-def hear_windows(engine: Engine, states: torch.Tensor, voices: Sequence[Voice], options: Options) -> list[Hypothesis]:
+def decode_windows(
+    engine: Engine, encoded: EncodedWindows, prompts: Sequence[ForcedPrompt], options: DecodingOptions
+) -> list[Hypothesis]:
     """What the decoder makes of windows, with timestamps where they are wanted, after what was said before."""
     before = _said_before(engine.whisper, options.previous)
-    prompts = [[*before, *engine.whisper.prompt_in(voice.told, timestamps=options.timestamps)] for voice in voices]
-    return hear(
-        engine, states, prompts, adapters=[voice.adapter for voice in voices], beams=options.beams,
-        temperatures=options.temperatures, processors=options.processors,
-        max_new_tokens=min(MAX_NEW_TOKENS, MAX_TARGET_TOKENS - len(prompts[0])),
-    )  # fmt: skip
+    given = [[*before, *engine.whisper.tokens_of(prompt, timestamps=options.timestamps)] for prompt in prompts]
+    limit = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(given[0]))
+    return recognise_windows(engine, encoded, given, replace(options, max_new_tokens=limit))
 
 
 def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
@@ -112,16 +101,16 @@ def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
 
 
 def segments_of(
-    engine: Engine, states: torch.Tensor, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
+    engine: Engine, encoded: EncodedWindows, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
 ) -> list[list[Segment]]:
     """What was heard in windows as segments, in seconds of their file, with the times of words where wanted."""
     stretches = [_stretches(engine.whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
     edges: list[np.ndarray] = []
     if words:
         tokens = [[token for stretch in found for token in stretch.tokens] for found in stretches]
-        prompts = [engine.whisper.prompt_in(one.voice.told) for one in said]
+        prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in said]
         seconds = [one.window.seconds for one in said]
-        edges = engine.token_times(states, prompts, tokens, seconds, [one.voice.adapter for one in said])
+        edges = engine.token_times(encoded, prompts, tokens, seconds)
     found = []
     for place, one in enumerate(said):
         done = 0
@@ -172,12 +161,12 @@ def _segment(
     words: list[Word] = []
     if times is not None:
         place = 0
-        for word, count in split_words(whisper, stretch.tokens, said.voice.language):
+        for word, count in split_words(whisper, stretch.tokens, said.selection.prompt.language):
             words.append(Word(float(times[place]), float(times[place + count]), word))
             place += count
-    zero, voice = said.window.start, said.voice
-    adapter = None if voice.adapter == BASE else voice.adapter
+    zero, selection = said.window.start, said.selection
+    adapter = None if selection.adapter == BASE else selection.adapter
     yield Segment(
-        zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=voice.language,
+        zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=selection.prompt.language,
         adapter=adapter, log_probability=heard.log_probability, no_speech=heard.no_speech,
     )  # fmt: skip

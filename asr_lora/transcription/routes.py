@@ -1,14 +1,14 @@
-"""Which voice transcribes a file: one for all, that of its folder, or that of the language that Whisper hears."""
+"""Which selection transcribes a file: one for all, that of its folder, or that of the language that Whisper hears."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asr_lora.audio.features import FULL_FRAMES
 from asr_lora.config import Context
 from asr_lora.decoding.engine import Engine
 from asr_lora.errors import ConfigError
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.locate import Voice
+from asr_lora.model.find_model import AdapterSelection
 from asr_lora.transcription.inputs import Input
 from asr_lora.transcription.longform import Window
 
@@ -19,9 +19,9 @@ LANGUAGE, FOLDER = "language", "folder"
 class Routes:
     """Voices by name, and how one is chosen."""
 
-    voices: Mapping[str, Voice]
+    selections: Mapping[str, AdapterSelection]
     by: str  # LANGUAGE, FOLDER, or a name
-    context: Context = Context.FULL  # of a language that no voice speaks
+    context: Context = Context.FULL  # of a language that no selection speaks
 
     def check(self, entries: Sequence[Input]) -> None:
         """Refuse what cannot be routed, before anything is transcribed.
@@ -29,40 +29,40 @@ class Routes:
         Raises:
             ConfigError: no such route, or a file in no folder of a route's name.
         """
-        if self.by not in (LANGUAGE, FOLDER, *self.voices):
-            raise ConfigError(f"--route {self.by}: give {LANGUAGE}, {FOLDER}, or one of {', '.join(self.voices)}")
+        if self.by not in (LANGUAGE, FOLDER, *self.selections):
+            raise ConfigError(f"--route {self.by}: give {LANGUAGE}, {FOLDER}, or one of {', '.join(self.selections)}")
         for entry in entries if self.by == FOLDER else ():
             if self._named(entry) is None:
                 raise ConfigError(
-                    f"{entry.file} is in no folder named {' or '.join(self.voices)}: move it, or add :NAME to it"
+                    f"{entry.file} is in no folder named {' or '.join(self.selections)}: move it, or add :NAME to it"
                 )
 
-    def choose(self, engine: Engine, entry: Input, window: Window) -> Voice:
-        """The voice for a file, whose first window with speech may have to be listened to."""
+    def choose(self, engine: Engine, entry: Input, window: Window) -> AdapterSelection:
+        """The selection for a file, whose first window with speech may have to be listened to."""
         if name := self._named(entry):
-            return self.voices[name]
-        language = hear_language(engine, window, base=bool(self.voices))
-        for voice in self.voices.values():
-            if language in (voice.language, voice.told):
-                return voice
-        return Voice(language, language, self.context, BASE if self.voices else None)
+            return self.selections[name]
+        language = detect_language(engine, window, base=bool(self.selections))
+        for selection in self.selections.values():
+            if language in (selection.prompt.language, selection.prompt.forced_language):
+                return selection
+        prompt = replace(engine.whisper.prompt, language=language, token=None)
+        return AdapterSelection(prompt, self.context, BASE if self.selections else None)
 
     def _named(self, entry: Input) -> str | None:
         if entry.route is not None:
             return entry.route
         if self.by == FOLDER:
-            return next((part for part in reversed(entry.file.absolute().parts[:-1]) if part in self.voices), None)
-        return self.by if self.by in self.voices else None
+            return next((part for part in reversed(entry.file.absolute().parts[:-1]) if part in self.selections), None)
+        return self.by if self.by in self.selections else None
 
 
-def hear_language(engine: Engine, window: Window, *, base: bool) -> str | None:
+def detect_language(engine: Engine, window: Window, *, base: bool) -> str | None:
     """The code of the likeliest language of a window, as Whisper was trained to tell; None: an English-only model.
 
     Args:
         base: whether the untouched base is asked, beneath adapters.
     """
     whisper = engine.whisper
-    if whisper.told_language is None or not getattr(whisper.core.generation_config, "lang_to_id", None):
+    if whisper.prompt.forced_language is None or not getattr(whisper.core.generation_config, "lang_to_id", None):
         return None
-    adapters = [BASE if base else None]
-    return engine.languages(engine.encode([window.waveform], FULL_FRAMES, adapters), adapters)[0]
+    return engine.detect_languages(engine.encode([window.waveform], FULL_FRAMES, [BASE if base else None]))[0]

@@ -11,20 +11,21 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import FULL_SECONDS
+from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Engine
-from asr_lora.decoding.fallback import Hypothesis
+from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.word_times import STEP_SECONDS
-from asr_lora.model.locate import Voice
+from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.longform import Samples, Window
-from asr_lora.transcription.recognise import Options, Said, encode_windows, hear_windows, segments_of
+from asr_lora.transcription.recognise import Said, decode_windows, encode_windows, segments_of
 from asr_lora.transcription.segments import Segment
 
 FORGETS = 0.5  # temperature above which a text is not told to the next window
 
 
 def transcribe_in_sequence(
-    engine: Engine, blocks: Iterable[np.ndarray], options: Options, choose: Callable[[Window], Voice]
+    engine: Engine, blocks: Iterable[np.ndarray], options: DecodingOptions, choose: Callable[[Window], AdapterSelection]
 ) -> Iterator[tuple[float, list[Segment]]]:
     """Transcribe a stream window by window.
 
@@ -36,7 +37,7 @@ def transcribe_in_sequence(
         Seconds of the stream that are done, and the segments of a window.
     """
     full = int(FULL_SECONDS * SAMPLE_RATE)
-    before, voice = tuple(options.previous), None
+    before, selection = tuple(options.previous), None
     stream, samples, more = iter(blocks), Samples(), True
     while True:
         while more and len(samples.kept) < full:
@@ -51,12 +52,14 @@ def transcribe_in_sequence(
         if window.silent:
             after = window.seconds
         else:
-            voice = voice or choose(window)
-            said = [Said(window, voice)]
-            states = encode_windows(engine, said)
-            (heard,) = hear_windows(engine, states, [voice], replace(options, timestamps=True, previous=before))
+            selection = selection or choose(window)
+            said = [Said(window, selection)]
+            encoded = encode_windows(engine, said)
+            (heard,) = decode_windows(
+                engine, encoded, [selection.prompt], replace(options, timestamps=True, previous=before)
+            )
             heard, after = _until_cut(engine.whisper, heard, window, last=not more and len(samples.kept) <= full)
-            (segments,) = segments_of(engine, states, said, [heard], words=options.words)
+            (segments,) = segments_of(engine, encoded, said, [heard], words=options.word_times)
             text = tuple(token for token in heard.tokens if token < engine.whisper.end_token)
             before = (*before, *text)[-MAX_TARGET_TOKENS:] if heard.temperature <= FORGETS else tuple(options.previous)
         samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))

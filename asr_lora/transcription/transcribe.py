@@ -9,10 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 from asr_lora.audio.ffmpeg import media_seconds
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
 from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
+from asr_lora.language import Task
 from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.subtitles import Rules

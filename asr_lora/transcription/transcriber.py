@@ -9,17 +9,18 @@ import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.ffmpeg import media_blocks
-from asr_lora.config import Context, Precision, Task
+from asr_lora.config import Context, Precision
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import Engine
-from asr_lora.decoding.fallback import TEMPERATURES
-from asr_lora.decoding.hotwords import term_bias
-from asr_lora.decoding.loading import EngineName, open_engine, open_voiced_engine
+from asr_lora.decoding.hotwords import hotword_boost
+from asr_lora.decoding.loading import EngineName, open_adapter_engine, open_engine
 from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
-from asr_lora.model.locate import voice_of
+from asr_lora.language import Task
+from asr_lora.model.find_model import find_model, selection_of
 from asr_lora.transcription.inputs import Input, opened
 from asr_lora.transcription.longform import speech_windows, windows
-from asr_lora.transcription.recognise import Options, Said, listen
+from asr_lora.transcription.recognise import Said, listen
 from asr_lora.transcription.routes import LANGUAGE, Routes
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.sequential import transcribe_in_sequence
@@ -43,7 +44,7 @@ class Transcriber:
 
     engine: Engine
     routes: Routes
-    options: Options
+    options: DecodingOptions
     vad: bool = True
     sequential: bool = False
 
@@ -51,7 +52,7 @@ class Transcriber:
         """Transcribe one file of any length, its segments as they are ready.
 
         Args:
-            route: name of the voice that transcribes it; as the routes say when not given.
+            route: name of the selection that transcribes it; as the routes say when not given.
 
         Raises:
             AudioError: the file cannot be decoded.
@@ -76,10 +77,10 @@ class Transcriber:
         for number, entry in enumerate(entries):
             try:
                 with opened(entry) as file:
-                    blocks, voice = _Counted(entry, media_blocks(file)), None
+                    blocks, selection = _Counted(entry, media_blocks(file)), None
                     for window in (speech_windows if self.vad else windows)(blocks):
-                        voice = voice or self.routes.choose(self.engine, entry, window)
-                        yield Heard(number, window.end), Said(window, voice)
+                        selection = selection or self.routes.choose(self.engine, entry, window)
+                        yield Heard(number, window.end), Said(window, selection)
                     end = Heard(number, blocks.seconds)
             except AudioError as error:
                 end = Heard(number, 0.0, error=error)
@@ -136,21 +137,24 @@ def open_transcriber(
     if terms and engine is EngineName.CTRANSLATE2:
         raise ConfigError("--terms changes scores of tokens, for which CTranslate2 has no place: take --engine torch")
     if adapters:
-        runner, voices = open_voiced_engine(engine, model, adapters, task=task, context=context, precision=precision)
-        only = next(iter(voices)) if len(voices) == 1 else LANGUAGE
-        routes = Routes(voices, route or only, context or Context.FULL)
+        runner, selections = open_adapter_engine(
+            engine, model, adapters, task=task, context=context, precision=precision
+        )
+        only = next(iter(selections)) if len(selections) == 1 else LANGUAGE
+        routes = Routes(selections, route or only, context or Context.FULL)
     else:
         auto = language == AUTO
-        runner = open_engine(
-            engine, model, language="en" if auto else language, language_token=language_token, task=task,
-            context=context, precision=precision,
-        )  # fmt: skip
-        alone = {} if auto else {model: voice_of(runner.whisper)}
+        found = find_model(model)
+        prompt = found.prompt("en" if auto else language, language_token, task)
+        runner = open_engine(engine, found, prompt, context=context, precision=precision)
+        alone = {} if auto else {model: selection_of(runner.whisper)}
         routes = Routes(alone, LANGUAGE if auto else model, runner.whisper.context)
     if words is None:
         words = subtitles and bool(alignment_heads(runner.whisper))
-    biases = [term_bias(runner.whisper, terms)] if terms else []
-    options = Options(beams, timestamps, words, TEMPERATURES if fallback else TEMPERATURES[:1], biases)
+    options = DecodingOptions(
+        beams=beams, fallback=FALLBACK_TEMPERATURES if fallback else (), timestamps=timestamps, word_times=words,
+        processors=[hotword_boost(runner.whisper, terms)] if terms else [],
+    )  # fmt: skip
     return Transcriber(runner, routes, options, vad, sequential)
 
 

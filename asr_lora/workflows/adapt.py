@@ -33,7 +33,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.workflow_folder import AdaptFolder
-from asr_lora.language import borrowed_token, spoken_language
+from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
 from asr_lora.system.progress import Stages, say
@@ -57,8 +57,7 @@ class AdaptationPlan:
     """What was chosen, and why."""
 
     model: str
-    language: str
-    language_token: str | None
+    prompt: ForcedPrompt
     subset: str
     width: int  # of the model, which decides the learning rate of full fine-tuning
     steps: int
@@ -111,14 +110,14 @@ def adapt(
     if unknown:
         raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
     methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
-    token = borrowed_token(spoken_language(language), language_token)
+    prompt = forced_prompt(language, language_token)
     folder = AdaptFolder(out)
     stages = Stages(total=4 + 2 * len(methods))
 
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
-    plan = plan_adaptation(dataset, model, subset, token, epochs)
+    plan = plan_adaptation(dataset, prompt, model, subset, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")
     configs = {method: _config(plan, method, folder) for method in methods}
@@ -176,9 +175,9 @@ def prepare_options(asked: Mapping[str, Any]) -> list[str]:
 
 def plan_adaptation(
     dataset: DatasetFolder,
+    prompt: ForcedPrompt,
     model: str | None,
     subset: str | None,
-    language_token: str | None = None,
     epochs: float | None = None,
 ) -> AdaptationPlan:
     """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
@@ -205,7 +204,7 @@ def plan_adaptation(
         speeds = (0.9, 1.0, 1.1)
         reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
     width = model_width(name)
-    return AdaptationPlan(name, manifest["language"], language_token, subset, width, steps, speeds, tuple(reasons))
+    return AdaptationPlan(name, prompt, subset, width, steps, speeds, tuple(reasons))
 
 
 def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunConfig:
@@ -214,7 +213,7 @@ def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunCon
     return RunConfig(
         out=folder.run(method),
         method=method,
-        model=ModelSettings(name=plan.model, language=plan.language, language_token=plan.language_token),
+        model=ModelSettings(name=plan.model, language=str(plan.prompt.language), language_token=plan.prompt.token),
         data=DataSettings(dataset=folder.dataset, subset=plan.subset, dev_utterances=DEV_UTTERANCES),
         adapter=AdapterSettings(),
         optimiser=OptimiserSettings(
@@ -232,10 +231,10 @@ def _config(plan: AdaptationPlan, method: Method, folder: AdaptFolder) -> RunCon
 
 def _evaluate(stages: Stages, plan: AdaptationPlan, folder: AdaptFolder, model: str, name: str) -> None:
     report = folder.report(name)
-    told = ["--language", plan.language, *(["--language-token", plan.language_token] if plan.language_token else [])]
-    stages.begin("evaluate", model, folder.dataset, *told, "--name", name, "--out", report)
+    stages.begin("evaluate", model, folder.dataset, *plan.prompt.options, "--name", name, "--out", report)
     evaluate(
-        model, folder.dataset, out=report, name=name, language=plan.language, language_token=plan.language_token
+        model, folder.dataset, out=report, name=name, language=plan.prompt.language,
+        language_token=plan.prompt.token,
     )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
 from asr_lora.folders.report_folder import AnalysisFolder
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
 from asr_lora.model.adapters.updates import Update, updates
-from asr_lora.model.locate import Tuned, find_tuned
+from asr_lora.model.find_model import NamedModel, find_trained
 from asr_lora.model.spectra import (
     COUNTS,
     MOST,
@@ -39,7 +40,7 @@ from asr_lora.model.targets import target_names
 from asr_lora.model.whisper import load_whisper
 from asr_lora.pages.analysis_page import matrices_csv, render_analysis_markdown, render_analysis_page
 
-ANY_LANGUAGE = "en"  # weights are read, nothing is spoken; English is what every Whisper knows
+ANY_PROMPT = ForcedPrompt("en")  # weights are read, nothing is spoken; English is what every Whisper knows
 FIGURES = 6  # significant, of what is written
 
 
@@ -72,7 +73,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
         DataError: as `measure_changes`.
     """
     tuned = _find(runs)
-    stamp = fingerprint({label: (run.base, folder_digest(run.weights)) for label, run in tuned.items()})
+    stamp = fingerprint({label: (run.base, folder_digest(run.trained_weights)) for label, run in tuned.items()})
     folder = AnalysisFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -102,7 +103,7 @@ def measure_changes(runs: Sequence[str]) -> dict[str, Any]:
     return _measure_all(_find(runs))
 
 
-def _measure_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
+def _measure_all(tuned: dict[str, NamedModel]) -> dict[str, Any]:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
     described, shared = [], {}
     for label, run in tuned.items():
@@ -115,11 +116,11 @@ def _measure_all(tuned: dict[str, Tuned]) -> dict[str, Any]:
     }
 
 
-def _find(runs: Sequence[str]) -> dict[str, Tuned]:
+def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
     """The runs by what they are called in tables, all of one base."""
     if not runs or len(set(runs)) < len(runs):
         raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
-    tuned = {label: find_tuned(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    tuned = {label: find_trained(run) for label, run in zip(_labels(runs), runs, strict=True)}
     bases = sorted({run.base for run in tuned.values()})
     if len(bases) > 1:
         raise ConfigError(f"these runs were trained from {' and '.join(bases)}: analyse those of one base at a time")
@@ -132,7 +133,7 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(runs)
 
 
-def _measure(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
     matrices, unchanged = [], []
     shared = Shared({}, {})
     changes, outside = _read(tuned)
@@ -152,8 +153,8 @@ def _measure(label: str, tuned: Tuned, own: dict[str, torch.Tensor]) -> tuple[di
     inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
     facts = {
         "name": label,
-        "weights": str(tuned.weights),
-        "kind": "adapter" if tuned.adapter else "full",
+        "weights": str(tuned.trained_weights),
+        "kind": "adapter" if tuned.strength is not None else "full",
         "method": run.method if run else None,
         "seed": run.config.training.seed if run else None,
         "trainable_parameters": run.parameters.trainable if run else None,
@@ -200,14 +201,16 @@ def _place(name: str) -> dict[str, Any]:
 # What changed.
 
 
-def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
+def _read(tuned: NamedModel) -> tuple[Iterator[Change], float]:
     """Every matrix that was trained, in the model's order, and the squared norm of what changed beside them."""
-    if tuned.adapter:
+    if tuned.strength is not None:
         return _of_adapter(tuned), 0.0
-    base, after = (load_whisper(source, ANY_LANGUAGE).core for source in (tuned.base, str(tuned.weights)))
+    base, after = (load_whisper(source, ANY_PROMPT).core for source in (tuned.base, str(tuned.trained_weights)))
     ours, theirs = dict(base.named_parameters()), dict(after.named_parameters())
     if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
-        raise DataError(f"{tuned.weights} and {tuned.base} are not of one shape: put the base back that it was made of")
+        raise DataError(
+            f"{tuned.trained_weights} and {tuned.base} are not of one shape: put the base back that it was made of"
+        )
     names = target_names(base, AdapterSettings(targets="linear"))  # type: ignore[arg-type]
     inside = {f"{name}.weight" for name in names}
     outside = sum(
@@ -219,8 +222,8 @@ def _read(tuned: Tuned) -> tuple[Iterator[Change], float]:
     return (_of_difference(*pair) for pair in pairs), outside
 
 
-def _of_adapter(tuned: Tuned) -> Iterator[Change]:
-    whisper = load_adapter(load_whisper(tuned.base, ANY_LANGUAGE), tuned.weights)
+def _of_adapter(tuned: NamedModel) -> Iterator[Change]:
+    whisper = load_adapter(load_whisper(tuned.base, ANY_PROMPT), tuned.trained_weights)
     for name, (weight, update) in updates(whisper).items():
         spectrum = spectrum_of_product(update.b, update.a)
         yield Change(name, weight, spectrum, _moved(weight, update, spectrum), _directions(update.a))

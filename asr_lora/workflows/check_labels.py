@@ -41,7 +41,7 @@ def check_labels(
 
     Args:
         dataset: folder made by prepare.
-        model: best an untouched one; see `asr_lora.model.locate`. None: rules only.
+        model: best an untouched one; see `asr_lora.model.find_model`. None: rules only.
         language_token: of a related language, where Whisper has none for the language.
         precision: what the model computes in.
         without: names of rules that are off.
@@ -105,22 +105,22 @@ def _opinions(
     precision: Precision,
 ) -> list[ModelScore]:
     """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
-    from asr_lora.model.locate import language_to_tell, open_system, system_digest
+    from asr_lora.model.find_model import find_model, model_identity
+    from asr_lora.model.open_model import open_model
 
-    told = language_to_tell(model, None, language_token, otherwise=dataset.read()["language"])
-    assert told is not None  # a dataset says its language
-    stamp = fingerprint(
-        system_digest(model), dataset.splits_digest(), asdict(told), precision, OPINION_VERSION, list(data)
-    )
+    found = find_model(model)
+    prompt = found.prompt(token=language_token, default=dataset.read()["language"])
+    spoken = {"language": prompt.language, "token": prompt.token}
+    stamp = fingerprint(model_identity(found), dataset.splits_digest(), spoken, precision, OPINION_VERSION, list(data))
     kept = dataset.label_report.model_scores(stamp)
     rows = read_jsonl(kept) if kept.is_file() else []
     write_jsonl(kept, rows)  # without a half-written last line
     thought = {(row["split"], row["id"]): ModelScore(**row) for row in rows}
     if any((name, clip) not in thought for name, split in data.items() for clip in split.ids):
-        system = open_system(model, language=told.language, language_token=told.token, precision=precision)
+        whisper = open_model(found, prompt, precision=precision)
         with kept.open("a", encoding="utf-8") as handle:
             for name, split in data.items():
-                _ask(system.whisper, split, name, thought, handle)
+                _ask(whisper, split, name, thought, handle)
     return [thought[name, clip] for name, split in data.items() for clip in split.ids if (name, clip) in thought]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_lora.config import Precision, Task
+from asr_lora.config import Precision
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.evaluation.compare import read_comparison
 from asr_lora.evaluation.comparison import Comparison, Pair
@@ -19,8 +19,8 @@ from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
-from asr_lora.language import borrowed_token, spoken_language
-from asr_lora.model.locate import split_strength, system_digest
+from asr_lora.language import ForcedPrompt, Task, forced_prompt
+from asr_lora.model.find_model import find_model, model_identity, split_strength
 from asr_lora.system.progress import Stages
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # the first is what the others are held against, and wins a tie
@@ -33,8 +33,7 @@ class Trial:
     """One dataset on which the model before and the model after are scored."""
 
     dataset: Path
-    language: str
-    language_token: str | None
+    prompt: ForcedPrompt
     guard: bool  # must not get worse; otherwise: must get better
 
 
@@ -57,14 +56,16 @@ def sweep_strengths(
     """
     if split_strength(model)[1] is not None:
         raise ConfigError(f"{model}: a sweep takes strengths of its own, so name {split_strength(model)[0]}")
-    system_digest(f"{model}@1")  # refuses what has no adapter
+    find_model(f"{model}@1")  # refuses what has no adapter
     DatasetFolder(dataset).split_file(SPLIT)
     folder = StrengthSweepFolder(out)
     folder.require_ours(folder.ours)
     stages = Stages(len(STRENGTHS))
+    given = [*(["--language", language] if language else [])]
+    given += ["--language-token", language_token] if language_token else []
     for strength in STRENGTHS:
         name, report = f"{model}@{strength:g}", folder.report(strength)
-        stages.begin(*_command(name, dataset, report, language, language_token))
+        stages.begin(*_command(name, dataset, report, given))
         evaluate(
             name, dataset, out=report, split=SPLIT, language=language, language_token=language_token, task=task,
             precision=precision, beams=beams,
@@ -139,12 +140,12 @@ def promote(
     place, strength = split_strength(str(run))
     body = RunFolder(Path(place).expanduser()).read()
     before = over or body.model.name
-    if system_digest(before) == system_digest(str(run)):
+    if model_identity(before) == model_identity(str(run)):
         raise ConfigError(f"{before} and {run} are the same model: name another with --over")
     folder = PromotionFolder(Path(place).expanduser())
     trials = _trials(body, guards)
     stages = Stages(2 * len(trials))
-    rows = [_measured(trial, (before, str(run)), body.model.task, tolerance, folder, stages) for trial in trials]
+    rows = [_measured(trial, (before, str(run)), tolerance, folder, stages) for trial in trials]
     refusals = [row["sentence"] for row in rows if not row["passed"]]
     facts = {
         "fingerprint": fingerprint(body.weights_digest, [row["fingerprint"] for row in rows], tolerance),
@@ -168,38 +169,38 @@ def promote(
 
 def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
-    own = Trial(run.config.data.dataset, run.model.language, run.model.language_token, guard=False)
-    same = {DatasetFolder(own.dataset).read()["language"], spoken_language(own.language)}
+    prompt = run.model.prompt
+    own = Trial(run.config.data.dataset, prompt, guard=False)
+    same = {DatasetFolder(own.dataset).read()["language"], prompt.language}
     found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read()["language"]
         if language in same:
-            trials.append(Trial(path, own.language, own.language_token, guard=True))
+            trials.append(Trial(path, prompt, guard=True))
             continue
         try:
-            borrowed_token(language, None)
+            trials.append(Trial(path, forced_prompt(language, task=prompt.task), guard=True))
         except ConfigError as error:
             raise ConfigError(
                 f"guard {path} is of {language!r}, which Whisper has no token for: take guards in the run's own "
                 "language or in languages that Whisper has"
             ) from error
-        trials.append(Trial(path, language, None, guard=True))
     for trial in trials:
         DatasetFolder(trial.dataset).split_file(SPLIT)
     return trials
 
 
 def _measured(
-    trial: Trial, models: tuple[str, str], task: Task, tolerance: float, folder: PromotionFolder, stages: Stages
+    trial: Trial, models: tuple[str, str], tolerance: float, folder: PromotionFolder, stages: Stages
 ) -> dict[str, Any]:
     """Score both models on one dataset; return what promoted.json says of it."""
     reports = [folder.report(model, trial.dataset) for model in models]
     for model, report in zip(models, reports, strict=True):
-        stages.begin(*_command(model, trial.dataset, report, trial.language, trial.language_token))
+        stages.begin(*_command(model, trial.dataset, report, trial.prompt.options))
         evaluate(
-            model, trial.dataset, out=report, split=SPLIT, language=trial.language,
-            language_token=trial.language_token, task=task,
+            model, trial.dataset, out=report, split=SPLIT, language=trial.prompt.language,
+            language_token=trial.prompt.token, task=trial.prompt.task,
         )  # fmt: skip
     comparison = read_comparison(reports)
     (pair,) = comparison.pairs
@@ -210,8 +211,8 @@ def _measured(
         "dataset": str(trial.dataset),
         "split": SPLIT,
         "guard": trial.guard,
-        "language": trial.language,
-        "language_token": trial.language_token,
+        "language": trial.prompt.language,
+        "language_token": trial.prompt.token,
         "utterances": comparison.systems[0]["dataset"]["utterances"],
         "before": sides[0],
         "after": sides[1],
@@ -252,7 +253,6 @@ def _verdict(run: str, before: str, rows: list[dict[str, Any]], refusals: list[s
     return f"{run} is promoted over {before}: {reasons}{unguarded}"
 
 
-def _command(model: str, dataset: Path, report: Path, language: str | None, token: str | None) -> list[object]:
-    """The words that evaluate by hand what is evaluated here."""
-    told = [*(["--language", language] if language else []), *(["--language-token", token] if token else [])]
-    return ["evaluate", model, dataset, "--split", SPLIT, *told, "--out", report]
+def _command(model: str, dataset: Path, report: Path, language: Sequence[str]) -> list[object]:
+    """Return the command that repeats an evaluation; `language` holds its options of language and token."""
+    return ["evaluate", model, dataset, "--split", SPLIT, *language, "--out", report]

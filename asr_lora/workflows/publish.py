@@ -20,7 +20,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import CARD, ExportFolder, RunFolder
-from asr_lora.model.locate import Place, locate
+from asr_lora.model.find_model import NamedModel, find_model
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -76,7 +76,7 @@ def push(
         raise ConfigError(f"--private is for a repository on the hub, and {to} is a folder: leave it out")
     else:
         ExportFolder(Path(to).expanduser()).require_ours(ExportFolder(Path(to).expanduser()).complete, "with --to")
-    place = locate(run)
+    place = find_model(run)
     if place.run is None:
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
     home = export_dataset(place, dataset)
@@ -109,7 +109,7 @@ def _repository(to: str) -> str | None:
     return to
 
 
-def _exported(place: Place, exported: Path | None, dataset: Path) -> ExportFolder:
+def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> ExportFolder:
     """The export that is given, checked; or one that is made now."""
     assert place.run is not None
     assert place.weights is not None

@@ -32,7 +32,7 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.model.adapters.attach import rank_within
-from asr_lora.model.whisper import Whisper, sketch_whisper
+from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
 from asr_lora.pages.tables import numbers_csv
 from asr_lora.system.progress import Stages, say
@@ -159,7 +159,7 @@ def plan_sweep(
         lay_over(body, key, value, f"{path}: set.{key}")
     base = check_config(body, f"{path}, base {settings.base}")
     planned: list[PlannedVariant] = []
-    sketches: dict[str, Whisper] = {}
+    meta_models: dict[str, Whisper] = {}
     for variant in settings.rows:
         place, own = f"{path}, variant {variant.name}", copy.deepcopy(body)
         for key, value in variant.set.items():
@@ -168,21 +168,16 @@ def plan_sweep(
         budget = variant.budget or settings.budget
         if budget and not variant.zero_shot and config.method is not Method.FULL:
             name = config.model.name
-            sketches[name] = sketches.get(name) or _sketch(config)
-            config = _within(config, budget, sketches[name], place)
+            meta_models[name] = meta_models.get(name) or load_meta_whisper(name, config.model.prompt)
+            config = _within(config, budget, meta_models[name], place)
         planned.append(PlannedVariant(variant, config))
     return planned, base
 
 
-def _sketch(config: RunConfig) -> Whisper:
-    model = config.model
-    return sketch_whisper(model.name, model.language, language_token=model.language_token, task=model.task)
-
-
-def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunConfig:
+def _within(config: RunConfig, budget: int, whisper: Whisper, place: str) -> RunConfig:
     """The same run at the rank that a budget allows, its update scaled as before: alpha / rank stays."""
     try:
-        rank = rank_within(sketch.core, config.adapter, config.method, budget)
+        rank = rank_within(whisper.core, config.adapter, config.method, budget)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     changes = {"rank": rank, "alpha": config.adapter.alpha * rank / config.adapter.rank}
@@ -191,8 +186,8 @@ def _within(config: RunConfig, budget: int, sketch: Whisper, place: str) -> RunC
 
 def _run(plan: PlannedVariant, base: RunConfig, folder: SweepFolder, splits: Sequence[str], stages: Stages) -> None:
     """Train a variant and score it, where that is not done yet."""
-    config, told, dataset = plan.config, plan.config.model, base.data.dataset
-    model = told.name if plan.variant.zero_shot else str(config.out)
+    config, dataset, prompt = plan.config, base.data.dataset, plan.config.model.prompt
+    model = config.model.name if plan.variant.zero_shot else str(config.out)
     if not plan.variant.zero_shot:
         run = RunFolder(config.out)
         if run.complete and run.read().fingerprint != run_fingerprint(config):
@@ -202,13 +197,18 @@ def _run(plan: PlannedVariant, base: RunConfig, folder: SweepFolder, splits: Seq
     for split in splits:
         for slug, name, context in plan.rows:
             report = folder.report(slug, split)
-            words = ["--language", told.language, "--task", told.task]
-            words += ["--language-token", told.language_token] if told.language_token else []
-            words += [*(["--context", context] if context else []), "--name", name]
+            words = [
+                *prompt.options,
+                "--task",
+                prompt.task,
+                *(["--context", context] if context else []),
+                "--name",
+                name,
+            ]
             stages.begin("evaluate", model, dataset, "--split", split, *words, "--out", report)
             evaluate(
-                model, dataset, out=report, split=split, name=name, language=told.language,
-                language_token=told.language_token, task=told.task, context=context,
+                model, dataset, out=report, split=split, name=name, language=prompt.language,
+                language_token=prompt.token, task=prompt.task, context=context,
             )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from asr_lora.folders.run_folder import ExportFolder
 from asr_lora.metrics.intervals import paired_difference, resamples
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align_words
-from asr_lora.model.locate import locate, open_system
+from asr_lora.model.find_model import find_model
+from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 
 Ears = Callable[[list[str]], list[str]]  # files -> texts
@@ -151,13 +152,13 @@ def prepare(given: argparse.Namespace) -> None:
     """Write weights in every format, the clips, and the long file, where they are not there yet."""
     if given.facts.is_file():
         return
-    place = locate(given.run)
+    place = find_model(given.run)
     for format_, dtype in FORMATS:
         folder = ExportFolder(given.scratch / format_)
         folder.root.mkdir(parents=True, exist_ok=True)
-        whisper = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
+        whisper = open_model(place, context=Context.FULL, precision=Precision.FP32)
         write_export(place, whisper, find_export_recipe(format_, dtype), folder)
-    write_openai(open_system(place, precision=Precision.FP32).whisper, given.scratch / "openai.pt")
+    write_openai(open_model(place, precision=Precision.FP32), given.scratch / "openai.pt")
     chance, sounds, rows = np.random.default_rng(0), [], []
     samples = 0
     for name in given.splits:

@@ -20,7 +20,8 @@ from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.run_folder import ExportFolder
-from asr_lora.model.locate import locate, open_system
+from asr_lora.model.find_model import find_model
+from asr_lora.model.open_model import open_model
 
 RECIPES = (
     ("adapter", None, None),
@@ -41,9 +42,9 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     options = parser.parse_args()
     split = read_split(options.dataset, SPLIT).evenly(options.clips)
-    place = locate(options.run)
-    system = open_system(place, context=Context.FULL, precision=Precision.FP32)
-    whisper, kept = system.whisper, options.scratch / "ours.jsonl"
+    place = find_model(options.run)
+    whisper = open_model(place, context=Context.FULL, precision=Precision.FP32)
+    kept = options.scratch / "ours.jsonl"
     if not kept.is_file():
         started = time.perf_counter()
         write_jsonl(kept, [{"text": text} for text in _transcribe(whisper, split)])
@@ -54,7 +55,7 @@ def main() -> None:
         name = "-".join(filter(None, (recipe.format, recipe.dtype, recipe.quantise)))
         folder = ExportFolder(options.scratch / name)
         folder.root.mkdir(parents=True, exist_ok=True)
-        exported = open_system(place, context=Context.FULL, precision=Precision.FP32).whisper
+        exported = open_model(place, context=Context.FULL, precision=Precision.FP32)
         weights = write_export(place, exported, recipe, folder)
         transcribe = open_export(recipe, weights, place.base, whisper)
         started = time.perf_counter()

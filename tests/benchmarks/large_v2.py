@@ -33,11 +33,12 @@ def random_model(folder: Path) -> Path:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+    from asr_lora.language import ForcedPrompt
     from asr_lora.model.whisper import load_whisper
 
     if (folder / "config.json").is_file():
         return folder
-    base = load_whisper(BASE, "nl")
+    base = load_whisper(BASE, ForcedPrompt("nl"))
     width = dict(d_model=1280, encoder_layers=32, decoder_layers=32, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
     heads = dict(encoder_attention_heads=20, decoder_attention_heads=20)
     config = WhisperConfig(**{**base.core.config.to_dict(), **width, **heads})
@@ -58,10 +59,10 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     from asr_lora.folders.dataset_folder import DatasetFolder
     from asr_lora.model.trainable import count_parameters
     from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory
-    from asr_lora.system.processes import join_team
+    from asr_lora.system.processes import join_process_group
     from asr_lora.training.examples import micro_batches
     from asr_lora.training.optim import build_optimiser
-    from asr_lora.training.setup import load_for_training, load_training_set, make_learner, make_recipe
+    from asr_lora.training.setup import load_for_training, load_training_set, make_learner, make_schedule_settings
 
     changes = ROWS[row]
     language = DatasetFolder(dataset).read()["language"]
@@ -76,15 +77,15 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
             "training": {**training, **changes.get("training", {})},
         }
     )
-    team = join_team()
+    processes = join_process_group()
     torch.manual_seed(0)
-    before = peak_memory_bytes(team.device)
-    whisper = load_for_training(config, team.device, torch.bfloat16)
+    before = peak_memory_bytes(processes.device)
+    whisper = load_for_training(config, processes.device, torch.bfloat16)
     data = load_training_set(config, whisper)
-    learner = make_learner(config, whisper, team, torch.bfloat16)
+    learner = make_learner(config, whisper, processes, torch.bfloat16)
     optimiser = build_optimiser(whisper.model, config.optimiser)
-    plan = data.schedule(make_recipe(config, whisper))
-    reset_peak_memory(team.device)
+    plan = data.schedule(make_schedule_settings(config, whisper))
+    reset_peak_memory(processes.device)
     paces, peaks = [], []
     tail = [replace(min(next(plan), key=lambda example: example.seconds), context=30.0)]  # last, as it is dear
     todo = [*(next(plan) for _ in range(steps)), tail]
@@ -92,13 +93,15 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
         begun = time.perf_counter()
         batches = [data[examples] for examples in micro_batches(step, MICRO_BATCH_SECONDS)]
         tokens = sum(data.target_tokens(example) for example in step)
-        loss = learner.gradients(batches, tokens=tokens, seed=0, step=number + 1, memory_seconds=MICRO_BATCH_SECONDS)
+        loss = learner.gradients(
+            batches, tokens=tokens, seed=0, step=number + 1, micro_batch_seconds=MICRO_BATCH_SECONDS
+        )
         assert loss is not None
         optimiser.step()
         optimiser.zero_grad()
         seconds, speech = time.perf_counter() - begun, sum(example.seconds for example in step)
         paces.append(seconds / sum(example.context for example in step))
-        peaks.append(peak_memory_bytes(team.device))
+        peaks.append(peak_memory_bytes(processes.device))
         print(f"{row}: step {number + 1}: {seconds:.1f} s for {speech:.1f} s of speech", file=sys.stderr, flush=True)
     trainable, total = count_parameters(whisper.model)
     weights = sum(

@@ -15,7 +15,8 @@ import torch
 
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
-from asr_lora.model.locate import open_system
+from asr_lora.language import forced_prompt
+from asr_lora.model.open_model import open_model
 
 GAP_SECONDS = 0.3
 WINDOWS = 20
@@ -43,7 +44,7 @@ def main() -> None:
     print("| model | windows with inner timestamps | boundaries within 0.5 s | median distance, s |")
     print("| --- | ---: | ---: | ---: |")
     for name in options.models:
-        whisper = open_system(name, language=options.language, context=Context.FULL).whisper
+        whisper = open_model(name, forced_prompt(options.language), context=Context.FULL)
         settings = whisper.core.generation_config
         zero = settings.no_timestamps_token_id + 1
         inner, distances = 0, []
@@ -56,7 +57,7 @@ def main() -> None:
             features = extractor(np.concatenate(pieces), sampling_rate=16_000, return_tensors="pt").input_features
             with torch.inference_mode():
                 tokens = whisper.core.generate(
-                    features.to(whisper.dtype), return_timestamps=True, language=whisper.told_language,
+                    features.to(whisper.dtype), return_timestamps=True, language=whisper.prompt.forced_language,
                     task="transcribe", num_beams=1, max_new_tokens=200,
                 )[0]  # fmt: skip
             times = [(int(token) - zero) * 0.02 for token in tokens if int(token) >= zero]

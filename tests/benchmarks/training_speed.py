@@ -127,14 +127,14 @@ def train_ours(dataset: Path, language: str, subset: str, out: Path, most_steps:
     from asr_lora.config import Context, RunConfig
     from asr_lora.dataset.reading import read_split
     from asr_lora.folders.atomic import read_jsonl
-    from asr_lora.training.examples import Recipe, schedule
+    from asr_lora.training.examples import ScheduleSettings, schedule
 
     seconds = read_split(dataset, "train", subset=subset).seconds
     steps = math.ceil(len(seconds) / CLIPS_A_STEP)
 
     def steps_an_epoch(batch_seconds: float) -> int:
         heard, count = 0, 0
-        for step in schedule(seconds, [10] * len(seconds), Recipe(batch_seconds, Context.TRUE_LENGTH, SEED)):
+        for step in schedule(seconds, [10] * len(seconds), ScheduleSettings(batch_seconds, Context.TRUE_LENGTH, SEED)):
             heard, count = heard + len(step), count + 1
             if heard >= len(seconds):
                 break

@@ -29,17 +29,20 @@ from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.features import context_frames, context_seconds
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.hotwords import Bias
+from asr_lora.decoding.hotwords import HotwordBoost
 from asr_lora.decoding.search import batches_by_length, encode_batch, plain_text, search
+from asr_lora.language import forced_prompt
 from asr_lora.metrics.hotword_recall import occurrences
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import corpus_scores
-from asr_lora.model.adapters.multi_lora import BASE, speaking
-from asr_lora.model.locate import open_system, open_voices, voice_of
+from asr_lora.model.adapters.multi_lora import BASE, using_adapters
+from asr_lora.model.find_model import selection_of
+from asr_lora.model.open_model import open_adapters, open_model
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.longform import speech_windows, windows
-from asr_lora.transcription.recognise import Options, Said, listen
+from asr_lora.transcription.recognise import Said, listen
 
 CLIPS = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -68,19 +71,19 @@ def sounds(seconds: int) -> dict[str, np.ndarray]:
 
 def nothing(options: argparse.Namespace) -> None:
     """Words a minute where nobody speaks, by what is done against them."""
-    whisper = open_system(options.model, language=options.language).whisper
-    voice = voice_of(whisper)
+    whisper = open_model(options.model, options.language and forced_prompt(options.language))
+    selection = selection_of(whisper)
     ways = {
-        "bare": (windows, Options(temperatures=(0.0,))),
-        "fallback": (windows, Options(timestamps=True)),
-        "fallback and VAD": (speech_windows, Options(timestamps=True)),
+        "bare": (windows, DecodingOptions()),
+        "fallback": (windows, DecodingOptions(timestamps=True, fallback=FALLBACK_TEMPERATURES)),
+        "fallback and VAD": (speech_windows, DecodingOptions(timestamps=True, fallback=FALLBACK_TEMPERATURES)),
     }
     print("| sound | " + " | ".join(ways) + " |")
     print("| --- |" + " ---: |" * len(ways))
     for name, sound in sounds(options.seconds).items():
         row = []
         for cut, how in ways.values():
-            stream = ((None, Said(window, voice)) for window in cut(np.array_split(sound, 4)))
+            stream = ((None, Said(window, selection)) for window in cut(np.array_split(sound, 4)))
             text = " ".join(s.text for _, found in listen(TorchEngine(whisper), stream, how) for s in found)
             row.append(f"{len(text.split()) * 60 / options.seconds:.0f}")
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
@@ -141,13 +144,13 @@ def adapters(options: argparse.Namespace) -> None:
     """Milliseconds to load a base, to put adapters on it, and to go from one to another; what a mixed batch costs."""
     named = dict(text.split("=", 1) for text in options.adapters)
     started = time.process_time()
-    whisper, voices = open_voices(options.model, named)
+    whisper, selections = open_adapters(options.model, named)
     print(f"base and {len(named)} adapters: {time.process_time() - started:.1f} s")
-    names = list(voices)
+    names = list(selections)
     started = time.process_time()
     for _ in range(20):
         for name in names:
-            with speaking(whisper, [name]):
+            with using_adapters(whisper, [name]):
                 pass
     print(f"switch: {1000 * (time.process_time() - started) / 20 / len(names):.1f} ms")
     clips = [decode(clip) for clip in sorted(CLIPS.iterdir())[:4]]
@@ -157,7 +160,7 @@ def adapters(options: argparse.Namespace) -> None:
         times = []
         for _ in range(5):
             started = time.process_time()
-            with evaluating(whisper.model), speaking(whisper, rows):
+            with evaluating(whisper.model), using_adapters(whisper, rows):
                 encode_batch(whisper, clips, frames)
             times.append(time.process_time() - started)
         print(f"encoder, 4 clips, {label}: {1000 * min(times):.0f} ms")
@@ -182,7 +185,7 @@ def glossary(dataset: Path, split: str, spoken: int, others: int) -> list[str]:
 
 def terms(options: argparse.Namespace) -> None:
     """WER, and recall of terms, by how much they are made likelier."""
-    whisper = open_system(options.model).whisper
+    whisper = open_model(options.model)
     data = read_split(options.dataset, options.split)
     listed = glossary(options.dataset, options.split, 100, 400)
     clean, references = [basic(term) for term in listed], [basic(text) for text in data.texts]
@@ -196,11 +199,13 @@ def terms(options: argparse.Namespace) -> None:
     ]
     for begin in options.begin:
         for proceed in options.proceed:
-            bias = [Bias([whisper.text_tokens(term) for term in listed], begin=begin, proceed=proceed)]
+            boost = [HotwordBoost([whisper.text_tokens(term) for term in listed], begin=begin, proceed=proceed)]
             found = {}
             for batch, states in batches:
-                prompts = torch.tensor([whisper.prompt] * len(batch))
-                written = search(whisper, states, prompts, processors=bias if begin or proceed else [])
+                prompts = torch.tensor([whisper.prompt_tokens] * len(batch))
+                written = search(
+                    whisper, states, prompts, DecodingOptions(processors=boost if begin or proceed else [])
+                )
                 found |= {
                     n: basic(plain_text(whisper, tokens)) for n, tokens in zip(batch, written.tokens, strict=True)
                 }

@@ -1,1 +1,1 @@
-"""LoRA and its kin on a Whisper, by PEFT, which nothing else imports."""
+"""LoRA and its variants on a Whisper, by PEFT, which no other folder imports."""

@@ -1,4 +1,4 @@
-"""AdaLoRA (arXiv 2303.10512) while it trains: the update is B diag(E) A, and the least important of E become zero."""
+"""Train AdaLoRA (arXiv 2303.10512): the update is B diag(E) A, and the least important of E become zero."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
 from asr_lora.model.trainable import trainable_state
 from asr_lora.model.whisper import Whisper
 
-IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
+IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # that AdaLoRA's allocator keeps for each weight
 
 
 def first_rank(rank: int) -> int:
-    """What AdaLoRA begins with: 1.5 times the final rank (arXiv 2303.10512, 3.3)."""
+    """Return the rank that AdaLoRA begins with: 1.5 times the final one (arXiv 2303.10512, 3.3)."""
     return max(rank + 1, round(1.5 * rank))
 
 
 def rank_schedule(steps: int) -> dict[str, int]:
-    """Full rank for a tenth of the steps, then lowered a hundred times; the last 3 tenths learn at the final rank.
+    """Keep the first rank for a tenth of the steps, then lower it in 100 steps; train 3 tenths at the final rank.
 
-    Importance must have been seen once before the last allocation, so a run of one step never reaches it.
+    A run of one step never reaches the last allocation, which needs importances from an earlier step.
     """
     return {
         "total_step": max(2, steps),
@@ -32,22 +32,22 @@ def rank_schedule(steps: int) -> dict[str, int]:
 
 
 def allocate_rank(whisper: Whisper, step: int) -> None:
-    """Tell AdaLoRA that an optimiser step is done, counted from 1: it weighs importances and zeroes what it drops.
+    """Let AdaLoRA update importances and zero the ranks that it drops; other methods are left alone.
 
-    It reads weights and gradients, so it comes after `optimiser.step()` and before `zero_grad()`. Without it the rank
-    is never allocated and no error says so. Nothing happens with other methods.
+    Call it after `optimiser.step()` and before `zero_grad()`, with steps counted from 1: it reads weights and
+    gradients. Without this call the rank is never allocated, and no error says so.
     """
     if rank_allocator(whisper.model) is not None:
         whisper.model.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
 
 
 def regularisation(whisper: Whisper) -> torch.Tensor | None:
-    """The term that keeps AdaLoRA's A and B orthogonal, to be added to the loss once a step; None with other methods.
+    """Return AdaLoRA's orthogonality penalty, to be added to the loss once per step; None with other methods.
 
-    PEFT adds it to a loss that the model computes itself, and then only if its inner model is called.
+    PEFT adds it only to a loss that the model itself computes.
 
     Returns:
-        Mean over all A and B of the Frobenius norm of (A A^T - 1) or (B^T B - 1), weighted: a scalar.
+        Weighted mean over all A and B of the Frobenius norms of A A^T - 1 and B^T B - 1: a scalar.
     """
     if not isinstance(whisper.model, PeftModel) or not isinstance(whisper.model.peft_config[ONLY], AdaLoraConfig):
         return None
@@ -60,10 +60,10 @@ def regularisation(whisper: Whisper) -> torch.Tensor | None:
 
 
 def extra_state(whisper: Whisper) -> dict[str, torch.Tensor]:
-    """What AdaLoRA's allocator remembers: importances of each weight, and which ranks are kept; else empty.
+    """Return the state of AdaLoRA's allocator (importances, and which ranks are kept); empty with other methods.
 
-    PEFT masks the ranks that it drops and resizes nothing while training, so with this and the weights a resumed run
-    is the same bit by bit.
+    PEFT masks the ranks that it drops and resizes nothing while training, so a run that resumes from this state and
+    the weights is the same bit by bit.
     """
     allocator = rank_allocator(whisper.model)
     if allocator is None:
@@ -74,7 +74,7 @@ def extra_state(whisper: Whisper) -> dict[str, torch.Tensor]:
 
 
 def extra_bytes(whisper: Whisper) -> int:
-    """Bytes of what AdaLoRA's allocator remembers once it has seen a step; 0 with other methods."""
+    """Return the bytes of the allocator's state after the first step; 0 with other methods."""
     if rank_allocator(whisper.model) is None:
         return 0
     values = trainable_state(whisper.model).items()
@@ -82,11 +82,11 @@ def extra_bytes(whisper: Whisper) -> int:
 
 
 def load_extra_state(whisper: Whisper, state: dict[str, torch.Tensor]) -> None:
-    """Give AdaLoRA's allocator back what `extra_state` took from it; nothing with other methods."""
+    """Restore the allocator's state that `extra_state` returned; nothing with other methods."""
     allocator = rank_allocator(whisper.model)
     if allocator is None:
         return
-    memory: dict[str, dict[str, Any]] = {kind: {} for kind in (*IMPORTANCES, "kept")}
+    memory: dict[str, dict[str, object]] = {kind: {} for kind in (*IMPORTANCES, "kept")}
     for key, value in state.items():
         kind, _, name = key.partition("/")
         memory[kind][name] = value.tolist() if kind == "kept" else value.to(whisper.device)
@@ -96,5 +96,5 @@ def load_extra_state(whisper: Whisper, state: dict[str, torch.Tensor]) -> None:
 
 
 def rank_allocator(model: nn.Module) -> Any:
-    """AdaLoRA's while it trains, else None."""
+    """Return AdaLoRA's allocator while it trains, else None."""
     return getattr(model.base_model, "rankallocator", None) if isinstance(model, PeftModel) else None

@@ -1,4 +1,4 @@
-"""Put an adapter on a base that stays as it is: where, of what kind and rank, and how it begins."""
+"""Attach a new adapter, or an earlier one, to a frozen base model."""
 
 from bisect import bisect_right
 from dataclasses import replace
@@ -21,22 +21,22 @@ from asr_lora.model.whisper import Whisper
 def attach_adapter(
     whisper: Whisper, settings: AdapterSettings, *, method: Method, steps: int, quantised: bool = False
 ) -> Whisper:
-    """Freeze the base and put an adapter on the target projections, or go on with an earlier adapter.
+    """Freeze the base and attach an adapter to the target projections, or continue an earlier adapter.
 
-    Over a bf16 base it computes under autocast only. Only a quantised base is prepared by PEFT, which brings all that
-    is not quantised to float32: on another base that would double the memory for nothing. `task_type` stays unset, as
-    PEFT's wrapper for sequence-to-sequence models passes arguments that Whisper does not take.
+    Over a bf16 base the adapter computes under autocast only. PEFT prepares only a quantised base, since it converts
+    all weights that are not quantised to float32. `task_type` stays unset: PEFT's wrapper for sequence-to-sequence
+    models passes arguments that Whisper does not take.
 
     Args:
         whisper: the base; its layers are wrapped in place.
-        settings: what of it is adapted, and how.
+        settings: which layers are adapted, and how.
         method: anything but `full`.
         steps: optimiser steps of the whole run, over which AdaLoRA lowers its rank.
         quantised: whether the base is kept in 8 or 4 bits.
 
     Raises:
-        ConfigError: the settings do not fit the model, or contradict the adapter to go on from.
-        DataError: the adapter to go on from is not there or is damaged.
+        ConfigError: the settings do not fit the model, or contradict the earlier adapter.
+        DataError: the earlier adapter is not there or is damaged.
     """
     names = target_names(whisper.core, settings)
     if quantised:
@@ -51,22 +51,22 @@ def attach_adapter(
         model = begin_pissa(whisper, config) if method is Method.PISSA else get_peft_model(whisper.core, config)
     for name, value in model.named_parameters():
         if ".ranknum." in name:
-            value.requires_grad_(False)  # a count that AdaLoRA divides by: PEFT lets it train over a bf16 base
+            value.requires_grad_(False)  # AdaLoRA's count of ranks, which PEFT lets train over a bf16 base
     config = model.peft_config[ONLY]
     config.base_model_name_or_path = whisper.source
     if not isinstance(config.target_modules, str):
-        config.target_modules = sorted(config.target_modules)  # a set is saved in another order by each process
+        config.target_modules = sorted(config.target_modules)  # a set would be saved in another order by each process
     draw_dropout_quickly(model)
     if whisper.dtype is torch.bfloat16:
-        # PEFT would bring every input to the adapter's float32, for autocast to bring it back to bf16 again.
+        # PEFT would convert every input to float32, and autocast would convert it to bf16 again.
         for layer in adapted_layers(model).values():
             layer.cast_input_dtype_enabled = False
     return replace(whisper, model=model)
 
 
 def _peft_config(settings: AdapterSettings, method: Method, steps: int) -> Any:
-    """The adapter as PEFT describes it."""
-    common: dict[str, Any] = {
+    """Return PEFT's configuration of the adapter."""
+    common: dict[str, object] = {
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
         "target_modules": target_pattern(settings),
@@ -88,7 +88,7 @@ def require_quantisable(whisper: Whisper, method: Method, device: torch.device) 
     """Check that a method can train over the quantised base.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the method is PiSSA, or DoRA over 8 bits on a CPU.
     """
     if method is Method.PISSA:
         raise ConfigError(
@@ -96,12 +96,12 @@ def require_quantisable(whisper: Whisper, method: Method, device: torch.device) 
             "set model.quantise=none, or another method"
         )
     if method is Method.DORA and device.type == "cpu" and getattr(whisper.core, "is_loaded_in_8bit", False):
-        # PEFT reads the norms of W anew at each forward, and on a CPU that loses the scales of the 8 bits.
+        # PEFT reads the norms of W at each forward pass, and on a CPU that loses the scales of the 8 bits.
         raise ConfigError("method: dora cannot train over 8-bit weights on a CPU; set model.quantise=none or 4bit")
 
 
 def adapter_parameters(core: Any, settings: AdapterSettings, method: Method) -> int:
-    """Trainable parameters of an adapter that is not attached yet; of AdaLoRA those that it begins with.
+    """Count the trainable parameters of an adapter before it is attached; for AdaLoRA, at its first rank.
 
     Raises:
         ConfigError: the settings do not fit the model.
@@ -115,10 +115,10 @@ def adapter_parameters(core: Any, settings: AdapterSettings, method: Method) -> 
 
 
 def rank_within(core: Any, settings: AdapterSettings, method: Method, budget: int) -> int:
-    """The highest rank whose trainable parameters are within a budget, and that a target's shape allows.
+    """Return the highest rank whose trainable parameters are within a budget, and that every target's shape allows.
 
     Raises:
-        ConfigError: even rank 1 takes more, or the settings do not fit the model.
+        ConfigError: rank 1 exceeds the budget, or the settings do not fit the model.
     """
 
     def taken(rank: int) -> int:

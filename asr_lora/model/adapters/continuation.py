@@ -1,4 +1,4 @@
-"""Go on from an earlier adapter: found by its run or folder, and held to be what the settings say."""
+"""Continue the training of an earlier adapter, after checking that it is what the settings say."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from asr_lora.model.whisper import Whisper
 
 
 def continue_adapter(whisper: Whisper, settings: AdapterSettings, method: Method, names: list[str]) -> Any:
-    """Load an earlier adapter to train on. Its rank and scale hold; dropout is this run's."""
+    """Load an earlier adapter to train it further: with its own rank and scale, and this run's dropout."""
     folder = _earlier_adapter(settings.continue_from, whisper.source)  # type: ignore[arg-type]
     try:
         config = PeftConfig.from_pretrained(str(folder))
@@ -27,15 +27,15 @@ def continue_adapter(whisper: Whisper, settings: AdapterSettings, method: Method
     model = load_peft(whisper.core, folder, whisper.source, is_trainable=True, config=config)
     _require_same_layers(whisper, folder, [name.removeprefix(PREFIX) for name in adapted_layers(model)], names)
     if method is Method.ADALORA:
-        model.base_model.rankallocator = None  # its ranks are allocated, and their layers cut to them
+        model.base_model.rankallocator = None  # the ranks are allocated already, and the layers cut to them
         for value in model.parameters():
             if not value.numel():
-                value.requires_grad_(False)  # a layer that was left without any has nothing to train
+                value.requires_grad_(False)  # a layer without any rank left has nothing to train
     return model
 
 
 def _earlier_adapter(path: Path, source: str) -> Path:
-    """The adapter folder that a run or folder stands for, checked to be of the same base."""
+    """Return the adapter folder of a run or folder, after checking that it has the same base."""
     folder = path.expanduser()
     run = RunFolder(folder)
     if run.config.is_file() or run.complete:
@@ -75,14 +75,13 @@ def _require_same_layers(whisper: Whisper, folder: Path, theirs: list[str], ours
         odd = theirs[places.index(None)]
         raise ConfigError(f"adapter.continue_from: {folder} adapts {odd}, which cannot be trained here; name another")
     halves, numbers, paths = zip(*(place.groups() for place in places if place), strict=True)
-    found: dict[str, Any] = {
-        "part": halves[0] if len(set(halves)) == 1 else Part.BOTH,
-        "layers": (min(map(int, numbers)), max(map(int, numbers))),
-        "targets": tuple(sorted({path.rpartition(".")[2] for path in paths})),
-    }
-    if set(target_names(whisper.core, AdapterSettings(**found))) != set(theirs):
-        found["targets"] = tuple(sorted(set(paths)))  # such as self_attn.q_proj without encoder_attn.q_proj
-    wanted = (
-        f"adapter.{key}=" + (f"[{','.join(map(str, v))}]" if key != "part" else str(v)) for key, v in found.items()
+    part = Part(halves[0]) if len(set(halves)) == 1 else Part.BOTH
+    first, last = min(map(int, numbers)), max(map(int, numbers))
+    targets = sorted({path.rpartition(".")[2] for path in paths})
+    chosen = AdapterSettings(part=part, layers=(first, last), targets=tuple(targets))
+    if set(target_names(whisper.core, chosen)) != set(theirs):
+        targets = sorted(set(paths))  # such as self_attn.q_proj without encoder_attn.q_proj
+    raise ConfigError(
+        f"adapter.continue_from: {folder} adapts other layers; set adapter.part={part} adapter.layers=[{first},{last}] "
+        f"adapter.targets=[{','.join(targets)}]"
     )
-    raise ConfigError(f"adapter.continue_from: {folder} adapts other layers; set {' '.join(wanted)}")

@@ -1,4 +1,4 @@
-"""What was trained, on disk: a plain PEFT adapter or a whole Transformers model, saved and loaded."""
+"""Save and load trained weights: a plain PEFT adapter, or a whole Transformers model."""
 
 import json
 import warnings
@@ -16,9 +16,9 @@ from asr_lora.errors import DataError, first_line
 from asr_lora.model.adapters.adalora import rank_allocator
 from asr_lora.model.adapters.pissa import as_lora, is_pissa
 from asr_lora.model.adapters.wrapper import ONLY
-from asr_lora.model.whisper import Whisper, force_language
+from asr_lora.model.whisper import Whisper, force_prompt
 
-ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a PEFT adapter
+ADAPTER_CONFIG = "adapter_config.json"  # a folder that has it is a PEFT adapter
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -29,14 +29,14 @@ def save_weights(whisper: Whisper, folder: Path) -> None:
         return
     from transformers import WhisperFeatureExtractor
 
-    force_language(whisper)
+    force_prompt(whisper)
     whisper.core.save_pretrained(folder)
     whisper.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=whisper.mel_bins).save_pretrained(folder)
 
 
 def _save_adapter(model: Any, folder: Path) -> None:
-    """Save what works on the untouched base."""
+    """Save an adapter that works on the unchanged base model."""
     config = model.peft_config[ONLY]
     if is_pissa(config):
         config, weights = as_lora(model)
@@ -46,20 +46,20 @@ def _save_adapter(model: Any, folder: Path) -> None:
         return
     kept = config.rank_pattern
     if rank_allocator(model) is not None and kept is not None:
-        # Between two allocations PEFT's own pattern names ranks that have come back since: what is zero now counts.
+        # Between two allocations PEFT's pattern lacks ranks that are no longer zero; the weights have them.
         weights = model.base_model.model.named_parameters()
         config.rank_pattern = {name: (value != 0).flatten().tolist() for name, value in weights if ".lora_E." in name}
     with _quiet_about_ranks():
-        # The base is named as the user names it; PEFT's own look-up of embeddings would ask a hub.
+        # The base keeps the user's name; PEFT's own look-up of embeddings would ask a hub.
         model.save_pretrained(folder, save_embedding_layers=False)
-    config.rank_pattern = kept  # which saving renames
+    config.rank_pattern = kept  # saving renames its keys
 
 
 def adapter_base(folder: Path) -> str:
-    """Return the name of the base model that an adapter folder was trained on.
+    """Return the name of the base model that an adapter was trained on.
 
     Raises:
-        DataError: not an adapter folder.
+        DataError: the folder is no adapter folder.
     """
     try:
         return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
@@ -68,7 +68,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def load_adapted(base: str, folder: Path) -> Any:
-    """Load a base and put a saved adapter on it, as plain Transformers and PEFT do: what an export is tried with.
+    """Load a base and a saved adapter by plain Transformers and PEFT, without this package's changes to Whisper.
 
     Raises:
         DataError: the adapter does not fit the base, or is damaged.
@@ -78,10 +78,10 @@ def load_adapted(base: str, folder: Path) -> Any:
 
 
 def load_peft(core: Any, folder: Path, source: str, **options: Any) -> Any:
-    """Put a saved adapter on the Transformers model of a base, with options as PEFT has them.
+    """Put a saved adapter on the Transformers model of a base, with PEFT's own options.
 
     Raises:
-        DataError: it does not fit, or is damaged.
+        DataError: the adapter does not fit the base, or is damaged.
     """
     with fitting(folder, source), _quiet_about_ranks():
         return PeftModel.from_pretrained(core, str(folder), **options)
@@ -89,7 +89,7 @@ def load_peft(core: Any, folder: Path, source: str, **options: Any) -> Any:
 
 @contextmanager
 def fitting(folder: Path, source: str) -> Iterator[None]:
-    """Say of whatever goes wrong in a block that the adapter does not fit the base."""
+    """Report any error of a block as a DataError: the adapter does not fit the base."""
     try:
         yield
     except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
@@ -98,7 +98,7 @@ def fitting(folder: Path, source: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_about_ranks() -> Iterator[None]:
-    """Silence PEFT where it takes AdaLoRA's pattern of ranks, and layers that are left without any, for faults."""
+    """Silence PEFT's warnings about AdaLoRA's pattern of ranks and about layers without any rank left."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
         warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")

@@ -1,4 +1,4 @@
-"""A saved adapter at a strength: put on its base, merged into it, or copied for others."""
+"""Put a saved adapter on its base at a strength, merge it into the base, or copy it for publication."""
 
 import json
 from dataclasses import replace
@@ -7,49 +7,47 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr_lora.config import Task
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import write_text
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_peft
 from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
-from asr_lora.model.whisper import Whisper, force_language, load_whisper
+from asr_lora.model.whisper import Whisper, force_prompt, load_whisper
 
 
 def load_merged(
     base: str,
     folder: Path,
-    language: str,
+    prompt: ForcedPrompt,
     dtype: torch.dtype,
     *,
-    language_token: str | None = None,
-    task: Task,
     device: torch.device,
     strength: float = 1.0,
 ) -> Whisper:
-    """Load a base in full precision and fold an adapter into it; the usual way to run an adapted model.
+    """Load a base in float32 and merge an adapter into it; the usual way to run an adapted model.
 
     Raises:
         ConfigError: the strength is not from 0 to 1.
-        DataError: base or adapter are not there, or do not fit.
+        DataError: the base or the adapter is not there, or they do not fit.
     """
     require_strength(strength)
-    whisper = load_whisper(base, language, language_token=language_token, task=task, dtype=torch.float32)
+    whisper = load_whisper(base, prompt, dtype=torch.float32)
     merged = merge_adapter(load_adapter(whisper, folder), strength)
     merged.core.to(device, dtype)
     return merged
 
 
 def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisper:
-    """Put a saved adapter on a loaded base, for inference; of `strength` 0 it is the base, of 1 the whole adapter.
+    """Put a saved adapter on a loaded base, for inference: strength 0 is the base, 1 the whole adapter.
 
     Raises:
-        ConfigError: DoRA at another strength than 1, which only `load_merged` can give.
+        ConfigError: the adapter is a DoRA and the strength not 1, which only `load_merged` supports.
         DataError: the adapter does not fit the base, or is damaged.
     """
     require_strength(strength)
     model = load_peft(whisper.core, folder, whisper.source)
     if strength != 1 and model.peft_config[ONLY].use_dora:
-        # Its magnitudes stay when the update is scaled, so that 0 would not be the base.
+        # DoRA's magnitudes stay when the update is scaled, so strength 0 would not be the base.
         raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: merge it")
     for layer in adapted_layers(model).values():
         layer.scaling[ONLY] *= strength
@@ -57,13 +55,13 @@ def load_adapter(whisper: Whisper, folder: Path, strength: float = 1.0) -> Whisp
 
 
 def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
-    """Fold a loaded adapter into the base's weights: same logits, no cost at inference.
+    """Merge a loaded adapter into the base's weights: the same logits at no cost in inference.
 
-    W + strength (W' - W), with W' = W + BA alpha / rank for LoRA: between the two lies a line for every method, and
-    both of its ends are exact (weights between a model and its fine-tuned self: arXiv 2109.01903).
+    The result is W + strength (W' - W), with W' = W + BA alpha / rank for LoRA; strengths 0 and 1 are exact for every
+    method (interpolated weights: arXiv 2109.01903).
 
     Raises:
-        ConfigError: the base is quantised; merging there would round the update away.
+        ConfigError: the base is quantised, so that merging would round the update away.
     """
     require_strength(strength)
     if getattr(whisper.core, "is_quantized", False):
@@ -77,16 +75,16 @@ def merge_adapter(whisper: Whisper, strength: float = 1.0) -> Whisper:
             weight.data = torch.lerp(before, weight.data, strength)
     core = model.unload()
     merged = replace(whisper, model=core, core=core)
-    force_language(merged)
+    force_prompt(merged)
     return merged
 
 
 def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> None:
-    """Copy an adapter for others: weights and settings alone, the base named as they know it, at a strength.
+    """Copy the weights and settings of an adapter for publication, at a strength and with a public name of its base.
 
     Raises:
-        ConfigError: DoRA at another strength than 1, which is no DoRA.
-        DataError: not an adapter folder, or damaged.
+        ConfigError: the adapter is a DoRA and the strength not 1, which no DoRA can express.
+        DataError: the folder is no adapter folder, or is damaged.
     """
     require_strength(strength)
     try:
@@ -100,7 +98,7 @@ def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> N
         weights = {name: value * strength if ".lora_B" in name else value for name, value in weights.items()}
     alpha = settings.get("lora_alpha")
     if isinstance(alpha, float) and alpha.is_integer():
-        settings["lora_alpha"] = int(alpha)  # as PEFT has it, and vLLM after it
+        settings["lora_alpha"] = int(alpha)  # vLLM takes whole numbers, as PEFT writes them
     settings |= {"base_model_name_or_path": base, "revision": None}
     write_text(out / ADAPTER_CONFIG, json.dumps(settings, indent=2) + "\n")
     save_file(weights, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -108,4 +106,4 @@ def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> N
 
 def require_strength(strength: float) -> None:
     if not 0 <= strength <= 1:
-        raise ConfigError(f"strength {strength:g}: give a number from 0, the untouched base, to 1, the whole adapter")
+        raise ConfigError(f"strength {strength:g}: give a number from 0 (the base model) to 1 (the whole adapter)")

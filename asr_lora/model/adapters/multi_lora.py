@@ -1,4 +1,4 @@
-"""Several adapters on one base: each row of a batch is computed by its own."""
+"""Load several adapters on one base, and compute each row of a batch with its own adapter."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ BASE = "__base__"  # PEFT's name of the base among several adapters
 
 
 def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) -> Whisper:
-    """Put several saved adapters on one loaded base, each under a name and at a strength; see `speaking`.
+    """Put several saved adapters on one loaded base, each under a name and at a strength; see `using_adapters`.
 
     Raises:
-        ConfigError: one is no plain LoRA: PEFT computes no others side by side.
-        DataError: one does not fit the base, or is damaged.
+        ConfigError: an adapter is no plain LoRA, the only kind that PEFT mixes in a batch.
+        DataError: an adapter does not fit the base, or is damaged.
     """
     model: Any = None
     for name, (folder, strength) in adapters.items():
@@ -42,8 +42,8 @@ def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) 
 
 
 @contextmanager
-def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
-    """Let each row of a batch be computed by the adapter of that name, or the `BASE`; None: the model as it is.
+def using_adapters(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
+    """Compute each row of a batch with the adapter of that name, or with the `BASE`; None: the model as it is.
 
     Raises:
         ValueError: some rows have a name and some have none.
@@ -61,7 +61,7 @@ def speaking(whisper: Whisper, names: Sequence[str | None]) -> Iterator[None]:
     with peft_model(whisper).base_model._enable_peft_forward_hooks(adapter_names=list(names)):
         try:
             yield
-        except BaseException as error:  # noqa: BLE001 (raised again: PEFT leaves its hooks where an exception passes)
+        except BaseException as error:  # noqa: BLE001 (raised below: PEFT does not remove its hooks after an exception)
             failure = error
     if failure is not None:
         raise failure

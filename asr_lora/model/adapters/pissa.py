@@ -1,4 +1,4 @@
-"""PiSSA (arXiv 2404.02948): an adapter begins at the principal directions of each matrix, which the base then lacks."""
+"""Train PiSSA (arXiv 2404.02948): the adapter starts as the principal part of each matrix, which leaves the base."""
 
 import copy
 from typing import Any
@@ -11,11 +11,11 @@ from asr_lora.model.adapters.wrapper import ONLY, adapted_layers
 from asr_lora.model.targets import smallest_side
 from asr_lora.model.whisper import Whisper
 
-ROUNDS = "pissa_niter_16"  # as PEFT names the paper's fast SVD of 16 rounds
+ROUNDS = "pissa_niter_16"  # PEFT's name of the paper's fast SVD with 16 iterations
 
 
 def require_directions(core: Any, names: list[str], rank: int) -> None:
-    """Check that the smallest of the targets has as many directions as the adapter begins at.
+    """Check that the smallest target has as many principal directions as the adapter's rank.
 
     Raises:
         ConfigError: it has fewer.
@@ -29,9 +29,9 @@ def require_directions(core: Any, names: list[str], rank: int) -> None:
 
 
 def begin_pissa(whisper: Whisper, config: Any) -> Any:
-    """Put the adapter on, and keep what it begins with beside it.
+    """Attach the adapter, and keep its initial weights as buffers.
 
-    The directions are found by random projection: the same ones whenever a run resumes.
+    The directions are found by random projection with a fixed seed, so a resumed run finds the same ones.
     """
     devices = [whisper.device] if whisper.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -49,9 +49,9 @@ def is_pissa(config: Any) -> bool:
 
 
 def as_lora(model: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The change of the weights since the beginning, s(BA - B0 A0), as a LoRA of twice the rank: settings and weights.
+    """Convert the change since the start, s(BA - B0 A0), to a LoRA of twice the rank: its settings and weights.
 
-    The base in memory lacks s B0 A0 (arXiv 2404.02948, appendix on conversion to LoRA), the base on disk does not.
+    The base in memory lacks s B0 A0, the base on disk does not (arXiv 2404.02948, appendix on conversion to LoRA).
     """
     weights = {}
     for name, layer in adapted_layers(model).items():

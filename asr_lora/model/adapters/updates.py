@@ -1,4 +1,4 @@
-"""What an adapter adds to each matrix of its base."""
+"""Extract the update that an adapter adds to each matrix of its base."""
 
 from dataclasses import dataclass
 
@@ -12,20 +12,20 @@ from asr_lora.model.whisper import Whisper
 
 @dataclass(frozen=True)
 class Update:
-    """What an adapter adds to a matrix: B A, with every scale folded into B."""
+    """The update B A of a matrix, with every scale multiplied into B."""
 
     b: torch.Tensor  # (out, rank)
     a: torch.Tensor  # (rank, in)
-    magnitudes: torch.Tensor | None  # (out,) of DoRA, which gives each row of the sum this norm; None: no DoRA
+    magnitudes: torch.Tensor | None  # (out,), DoRA's norm of each row of the sum; None: no DoRA
 
 
 def updates(whisper: Whisper) -> dict[str, tuple[torch.Tensor, Update]]:
-    """The base's weight (out, in) and the update of each adapted matrix of a loaded adapter, by name.
+    """Return the base's weight (out, in) and the update of each adapted matrix, by name.
 
-    Of PiSSA it is what is saved: the change since the beginning, of twice the rank.
+    For PiSSA the update is the saved one: the change since the start, of twice the rank.
 
     Raises:
-        DataError: something else than a linear layer is adapted.
+        DataError: the adapter changes something other than a linear layer.
     """
     found = {}
     for name, layer in adapted_layers(whisper.model).items():
@@ -34,7 +34,7 @@ def updates(whisper: Whisper) -> dict[str, tuple[torch.Tensor, Update]]:
         a, b, scale = layer.lora_A[ONLY], layer.lora_B[ONLY], layer.scaling[ONLY]
         if isinstance(a, nn.Linear):
             a, b = a.weight, b.weight
-        else:  # AdaLoRA keeps plain matrices, and scales by the ranks that are left
+        else:  # AdaLoRA keeps plain matrices, and scales by the number of ranks left
             b, scale = b * layer.lora_E[ONLY].T, scale / (layer.ranknum[ONLY] + 1e-5)
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
         known = magnitudes[ONLY].weight.detach() if ONLY in magnitudes else None
