@@ -359,8 +359,8 @@ def linked(text: str, source: Path, place: str) -> str:
 
     text = re.sub(r"^\[!\[.*\]\(.*(badge|badges)/.*\)$\n", "", text, flags=re.MULTILINE)
     inner = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
-    pieces = re.split(r"(^```.*?^```|`[^`\n]+`)", text, flags=re.DOTALL | re.MULTILINE)
-    return "".join(each if each.startswith("`") else inner.sub(link, _images(each, link)) for each in pieces)
+    pieces = re.split(r"(^```.*?^```)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(each if each.startswith("```") else inner.sub(link, _images(each, link)) for each in pieces)
 
 
 def _images(text: str, link: Any) -> str:

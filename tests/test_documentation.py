@@ -51,6 +51,7 @@ PARSED = {
 OTHERS = {
     r"make (\w+)": lambda target: re.search(rf"^{target}:", read("Makefile"), re.MULTILINE),
     r"pip install \.\[([\w,]+)\]": lambda extras: set(extras.split(",")) <= set(project()["optional-dependencies"]),
+    r"python (\S+) data/it --work models": lambda path: (ROOT / path).is_file(),  # it takes half an hour
     r"python3 -m venv \.venv": lambda: "3.11" in project()["requires-python"],
     r"\. \.venv/bin/activate": lambda: True,  # of every venv
     r"pip install \.": lambda: project()["scripts"]["asr-lora"],
@@ -65,6 +66,15 @@ REFUSED = {"promote": "is not promoted over"}  # what the gate says of a run of 
 FOREIGN_OPTIONS = {"--config_file", "--help"}
 LINKING = [*DOCUMENTS, *(ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CHANGELOG", "SECURITY"))]
 LINKING += sorted((ROOT / "reports").rglob("*.md"))
+
+# What a new user reads in one go. It repeats commands, which find there what is complete.
+JOURNEY = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("get-started", "guides/exporting", "guides/serving", "guides/transcribing", "reference/python")
+    ),
+]
 
 
 def read(path: str | Path) -> str:
@@ -201,6 +211,7 @@ def furnish_speech(speech: Path) -> None:
     for name in ("cv-corpus-25.0-2026-03-09", "cv-24", "cv-25", "SOURCE"):
         for locale in ("nl", "de", "fy-NL"):
             shutil.copytree(speech, Path(name) / locale)
+    shutil.copytree(speech, "data/demo/cv-corpus-17.0-2024-03-15/it")
     for name in ("cv-25.tar.gz", "cv-corpus-25.0-2026-03-09-nl.tar.gz"):
         with tarfile.open(name, "w:gz") as tar:
             tar.add("cv-25", "cv-corpus-25.0-2026-03-09")
@@ -239,10 +250,10 @@ def folders(furnished, tmp_path_factory):
     """A function: the folder in which a document's commands run, one after another."""
 
     @functools.cache
-    def folder(document: Path) -> Path:
-        return shutil.copytree(furnished, tmp_path_factory.mktemp("documents") / document.stem)
+    def folder(name: str) -> Path:
+        return shutil.copytree(furnished, tmp_path_factory.mktemp("documents") / name)
 
-    return folder
+    return lambda document: folder("journey" if document in JOURNEY else document.stem)
 
 
 # Running them
@@ -387,7 +398,7 @@ def test_the_tree_names_every_module_and_no_other():
     for line in block.splitlines():
         if found := re.match(r"( *)([\w.]+/|\w+\.py)(?: |$)", line):
             depth = len(found[1]) // 2
-            folders = folders[:depth] + [found[2].rstrip("/")]
+            folders = [*folders[:depth], found[2].rstrip("/")]
             named |= {"/".join(folders)} if found[2].endswith(".py") else set()
             assert found[2] == "asr_lora/" or line[found.end() :].strip(), f"{found[2]}: say what it is for"
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asr_lora").rglob("*.py")}
