@@ -29,9 +29,17 @@ LONGEST_FIRST = [
 ]
 
 
+# Tests that use one of these load a model or start another Python, which takes seconds: `make quick` leaves them out,
+# and with them whatever is marked as slow because it took more than two seconds of a processor.
+SLOW_FIXTURES = {"base", "tiny_folder", "ctranslate2_folder", "dist"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 def run_record(name: object, language: str = "it", *, method: str = "lora", **changes: object):

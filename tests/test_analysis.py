@@ -356,7 +356,7 @@ def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
 def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folder, tmp_path):
     with pytest.raises(ConfigError, match="each of them once"):
         analyze([full_run, full_run], out=tmp_path / "o")
-    with pytest.raises(ConfigError, match=r"looked at as a whole; name .*r8-0$"):
+    with pytest.raises(ConfigError, match=r"only whole adapters are analysed; name .*r8-0$"):
         analyze([f"{lora_runs[0]}@0.5"], out=tmp_path / "o")
     with pytest.raises(DataError, match="no run or adapter"):
         analyze([BASE], out=tmp_path / "o")

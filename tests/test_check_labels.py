@@ -15,7 +15,7 @@ from asr_lora import check_labels, prepare
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
 from asr_lora.folders.digests import sha256_file
 from asr_lora.labels.label_report import MEASURED
 from asr_lora.labels.model_scores import ModelScore, doubt, judged
@@ -60,7 +60,7 @@ def test_what_a_rule_finds_in_train_is_left_out_where_that_is_wanted(release, tm
     words += ["--drop", "mojibake", "--drop", "markup"]
     done = invoke(*words)
     assert done.exit_code == 0, done.stderr
-    body = DatasetFolder(tmp_path / "o").read()
+    body = DatasetFolder(tmp_path / "o").read_json()
     assert body["dropped"] == {"mojibake": 1, "markup": 1}
     assert body["drop"] == ["markup", "mojibake"]
     assert "left out       1 mojibake (listed in" in done.stdout
@@ -115,9 +115,9 @@ def rewrite_train_unmeasured(folder, change):
     changed = pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema)
     measured = [name for name in changed.column_names if name in MEASURED and name != "seconds"]
     pq.write_table(changed.drop_columns(measured).replace_schema_metadata(None), path)
-    body = dataset.read()
+    body = dataset.read_json()
     body["splits"]["train"] |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    dataset.write(body)
+    dataset.write(DatasetRecord.model_validate(body))
 
 
 def test_prepare_writes_findings_without_being_asked(faulty):

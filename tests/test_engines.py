@@ -23,7 +23,7 @@ from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
-from asr_lora.model.find_model import find_model, selection_of
+from asr_lora.model.find_model import find_adapters, find_model, selection_of
 from asr_lora.model.open_model import open_adapters
 from asr_lora.model.whisper import load_meta_whisper, load_whisper
 from asr_lora.transcription.longform import Window
@@ -36,7 +36,7 @@ TIMED = DecodingOptions(timestamps=True, word_times=True)
 
 @pytest.fixture(scope="module")
 def floats(ctranslate2_folder):
-    return open_ctranslate2(str(ctranslate2_folder), language="it", precision=Precision.FP32)
+    return open_ctranslate2(find_model(str(ctranslate2_folder)), ForcedPrompt("it"), precision=Precision.FP32)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_batch_changes_nothing_and_neither_does_a_tight_first_try(floats, said
 
 
 def test_eight_bits_say_nearly_the_same(ctranslate2_folder, said, ours):
-    engine = open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"))
+    engine = open_ctranslate2(find_model(str(ctranslate2_folder)), ForcedPrompt("it"))
     assert engine.models[None].compute_type.startswith("int8")
     theirs = transcribe_windows(engine, said, replace(TIMED, word_times=False))
     mine, yours = (" ".join(s.text for some in found for s in some).split() for found in (ours, theirs))
@@ -111,9 +111,13 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     """One at a strength, another and the base in one batch, held against PyTorch, where they lie side by side."""
     monkeypatch.setenv("ASR_LORA_CACHE", str(tmp_path))
     named = {"cs": f"{adapters['cs']}@0.5", "it": str(adapters["it"])}
-    whisper, selections = open_adapters(str(tiny_folder), named, precision=Precision.FP32)
-    engine, same = open_ctranslate2_adapters(str(tiny_folder), named, precision=Precision.FP32)
-    assert same == selections
+    several = find_adapters(str(tiny_folder), named)
+    assert {name: (one.prompt, one.adapter) for name, one in several.selections.items()} == {
+        name: (ForcedPrompt(name), name) for name in named
+    }
+    whisper = open_adapters(several, Precision.FP32)
+    engine = open_ctranslate2_adapters(several, Precision.FP32)
+    assert set(engine.models) == {"cs", "it", UNTOUCHED}
     rows, sounds = ["cs", UNTOUCHED, "it", "cs"], [speech(seconds) for seconds in (2.0, 2.5, 1.5, 3.0)]
     ours, theirs = (some.encode(sounds, 320, rows) for some in (TorchEngine(whisper), engine))
     assert torch.allclose(ours.outputs, theirs.outputs, atol=1e-3)
@@ -123,7 +127,7 @@ def test_adapters_are_merged_and_share_batches(tiny_folder, adapters, tmp_path, 
     found = engine.search(theirs, prompts, DecodingOptions(max_new_tokens=8))
     assert [len(one.tokens) for one in found] == [8] * 4
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")]
-    open_ctranslate2_adapters(str(tiny_folder), named, precision=Precision.FP32)
+    open_ctranslate2_adapters(several, Precision.FP32)
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("model.bin")] == times  # converted once
     assert len(times) == 3
 
@@ -185,7 +189,7 @@ def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkey
         assert re.search(sentence, found.stderr), found.stderr
     monkeypatch.setattr(ctranslate2_engine.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="pip install 'asr_lora\\[ctranslate2\\]'"):
-        open_ctranslate2(str(ctranslate2_folder), ForcedPrompt("it"))
+        open_ctranslate2(find_model(str(ctranslate2_folder)), ForcedPrompt("it"))
 
 
 def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
@@ -194,7 +198,7 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.bin").write_bytes((ctranslate2_folder / "model.bin").read_bytes()[:1_000_000])
     with pytest.raises(DataError, match="not a whole CTranslate2"):
-        open_ctranslate2(str(tmp_path), ForcedPrompt("it"))
+        open_ctranslate2(find_model(str(tmp_path)), ForcedPrompt("it"))
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):

@@ -14,7 +14,7 @@ from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.adapters.files import save_weights
-from asr_lora.model.find_model import find_model
+from asr_lora.model.find_model import find_model, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 
@@ -35,7 +35,7 @@ def dev(demo_dataset, tiny_folder, tmp_path):
     return run
 
 
-def test_a_report_is_whole(dev, demo_dataset):
+def test_a_report_is_whole(dev, demo_dataset, tiny_folder):
     body = dev().read()
     rows = read_jsonl(dev().hypotheses)
     assert len(rows) == body["dataset"]["utterances"] == 16
@@ -45,6 +45,7 @@ def test_a_report_is_whole(dev, demo_dataset):
     }  # fmt: skip
     assert body["scores"]["wer"] == sum(row["word_edits"] for row in rows) / sum(row["reference_words"] for row in rows)
     assert body["system"]["context"] == "full"
+    assert body["system"]["weights_digest"] == weights_digest(str(tiny_folder))
     assert body["rtfx"] > 0
 
 
@@ -163,7 +164,7 @@ def test_a_run_its_weights_and_a_copy_of_them(run_config, demo_dataset, tmp_path
     with pytest.raises(ConfigError, match="does not say its language"):
         open_model(str(run / "adapter-old"))
     copy = open_model(str(run / "adapter-old"), ForcedPrompt("it"))
-    assert copy.weights == run / "adapter-old"
+    assert find_model(str(run / "adapter-old")).weights == run / "adapter-old"
     assert copy.context is Context.FULL
     shutil.rmtree(run / "adapter")
     with pytest.raises(DataError, match="lost its weights"):

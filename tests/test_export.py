@@ -103,7 +103,7 @@ def report(place, run, dataset):
             },
             "dataset": {
                 "folder": str(dataset), "language": "it", "split": "test", "utterances": len(split), "speakers": 2,
-                "sha256": manifest["splits"]["test"]["sha256"],
+                "sha256": manifest.splits["test"].sha256,
             },
             **report_facts(rows, "it", find_normaliser("basic", "it"))[1],
         }

@@ -7,6 +7,7 @@ import pytest
 from conftest import run_record
 
 from asr_lora.errors import DataError
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.folders.manifests import provenance
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 
@@ -71,3 +72,17 @@ def test_a_run_names_its_regression_sets_by_either_key(run):
         run.write(record)
         assert [str(path) for path in run.read().regression_sets] == ["de", "fr"]
     assert isinstance(run.read(), RunRecord)
+
+
+def test_a_dataset_of_another_version_is_read(tmp_path):
+    folder = DatasetFolder(tmp_path / "data")
+    folder.root.mkdir()
+    split = {"utterances": 2, "hours": 0.1, "bytes": 3, "sha256": "0"}
+    put(folder, language="nl", splits=dict.fromkeys(SPLITS, split), subsets={"1h": {**split, "seed": 0}})
+    record = folder.read()
+    assert (record.splits["dev"].speakers, record.subsets["1h"].seed, record.sources) == (0, 0, [])
+    folder.write(record)
+    assert folder.read_json()["splits"]["dev"] == split
+    put(folder, language="nl", splits={"dev": {"utterances": 2}}, subsets={})
+    with pytest.raises(DataError, match=r"dataset\.json has no splits\.dev\.hours\. Make it with"):
+        folder.read()

@@ -12,7 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from asr_lora.audio.features import FULL_FRAMES, log_mel
 from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.language import ForcedPrompt, forced_prompt, missing_token, spoken_language, whisper_language
+from asr_lora.language import ForcedPrompt, Task, forced_prompt, missing_token, spoken_language, whisper_language
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters
@@ -141,6 +141,14 @@ def test_languages_that_whisper_does_not_have():
             spoken_language(name)
     with pytest.raises(ConfigError, match="did you mean 'dutch'"):
         spoken_language("Dutsch")
+
+
+def test_a_forced_prompt_is_made_of_names():
+    assert forced_prompt("Dutch") == forced_prompt("nl-NL", "dutch") == ForcedPrompt("nl")
+    assert forced_prompt("fy-NL", "Dutch", Task.TRANSLATE) == ForcedPrompt("fy", "nl", Task.TRANSLATE)
+    assert (forced_prompt("fy", "nl").forced_language, forced_prompt("it").forced_language) == ("nl", "it")
+    assert forced_prompt("fy", "nl").options == ["--language", "fy", "--language-token", "nl"]
+    assert forced_prompt("it").options == ["--language", "it"]
 
 
 def test_a_borrowed_token(tiny_folder, tmp_path):

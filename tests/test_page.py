@@ -73,7 +73,7 @@ def demo_reports(dataset: Path, root: Path) -> list[Path]:
                 "device": "cpu", "training": trained(name, hours) if hours else None, "strength": None,
             },
             "dataset": {
-                "language": "it", "split": "test", "sha256": manifest["splits"]["test"]["sha256"],
+                "language": "it", "split": "test", "sha256": manifest.splits["test"].sha256,
                 "utterances": len(rows), "seconds": sum(data.seconds), "speakers": 12, "folder": str(dataset),
             },
             "decoding": {"language": "it", "language_token": None, "task": "transcribe", "beams": 1},

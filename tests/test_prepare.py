@@ -20,7 +20,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 
 
 def test_the_demo_is_prepared_whole(demo_dataset):
-    body = DatasetFolder(demo_dataset).read()
+    body = DatasetFolder(demo_dataset).read_json()
     assert body["language"] == "it"
     assert {name: facts["utterances"] for name, facts in body["splits"].items()} == {"train": 59, "dev": 16, "test": 34}
     assert list(body["subsets"]) == ["2min"]
@@ -85,7 +85,7 @@ def test_bad_clips_are_left_out_counted_and_listed(release, tmp_path):
         "missing": [0], "empty file": [1], "not audio": [2, 3], "silent": [4], "too short": [5], "too long": [6],
         "text is empty": [7], "utterance is listed before": [8],
     }  # fmt: skip
-    body = folder.read()
+    body = folder.read_json()
     assert body["dropped"] == {**{name: len(places) for name, places in reasons.items()}, "row is cut short": 1}
     listed = {(row["reason"], row["id"]) for row in read_jsonl(folder.dropped)}
     for reason, places in reasons.items():
@@ -115,7 +115,7 @@ def test_an_unchanged_source_is_recognised_and_a_changed_one_is_not(release, tmp
     assert prepare(release, language="Italian", out=tmp_path / "out").manifest.stat().st_mtime_ns == stamp
     text = (release / "dev.tsv").read_text(encoding="utf-8")
     (release / "dev.tsv").write_text(text.rsplit("\n", 2)[0] + "\n", encoding="utf-8")
-    assert prepare(release, language="it", out=tmp_path / "out").read()["splits"]["dev"]["utterances"] == 15
+    assert prepare(release, language="it", out=tmp_path / "out").read().splits["dev"].utterances == 15
     assert first.stat().st_mtime_ns != stamp
 
 
@@ -127,7 +127,7 @@ def same_dataset(one: Path, other: Path) -> None:
         if name.name == "doctor.json":
             continue
         if name.name == "dataset.json":
-            bodies = [DatasetFolder(root).read() for root in (one, other)]
+            bodies = [DatasetFolder(root).read_json() for root in (one, other)]
             assert bodies[0].pop("made_with")
             assert bodies[1].pop("made_with")
             assert bodies[0] == bodies[1]

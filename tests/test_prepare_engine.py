@@ -34,7 +34,7 @@ def run(*words: object, code: int = 0):
 
 
 def body(folder: Path) -> dict:
-    return DatasetFolder(folder).read()
+    return DatasetFolder(folder).read_json()
 
 
 def rows_of(folder: Path, split: str) -> dict[str, dict]:

@@ -18,7 +18,7 @@ from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder
 from asr_lora.language import ForcedPrompt
-from asr_lora.model.find_model import find_model, model_identity, split_strength
+from asr_lora.model.find_model import find_model, model_identity, split_strength, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 from asr_lora.workflows.promote import STRENGTHS
@@ -134,6 +134,17 @@ def test_strength_is_in_the_digest(bad):
     assert model_identity(f"{bad}@0.5") == model_identity(f"{bad}@.50") != model_identity(f"{bad}@0.25")
     assert model_identity(f"{bad}@1") == model_identity(bad)
     assert model_identity(f"{bad}/adapter@0.5") == model_identity(f"{bad}@0.5")
+
+
+def test_the_digest_of_weights(bad, tiny_folder, tmp_path):
+    assert weights_digest(bad) == weights_digest(f"{bad}@0.5") == RunFolder(Path(bad)).read().weights_digest
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    assert weights_digest(str(copy)) == weights_digest(str(tiny_folder)) != weights_digest(BASE)
+    with (copy / "model.safetensors").open("r+b") as weights_:
+        weights_.seek(-1, 2)
+        weights_.write(b"x")
+    assert weights_digest(str(copy)) != weights_digest(str(tiny_folder))
+    assert weights_digest("nobody/not-downloaded") is None
 
 
 def test_a_path_with_an_at_sign_is_a_path(bad, tmp_path):

@@ -355,7 +355,7 @@ def test_ctranslate2_serves_too(ctranslate2_folder):
 
 def test_unlike_requests_share_no_batch(models, sharing):
     shared, sizes = sharing
-    unlike = [{}, {"previous": (440, 441)}, {"words": True}, {"beams": 2}]
+    unlike = [{}, {"previous": (440, 441)}, {"word_times": True}, {"beams": 2}]
     callers = [caller(models, "it", **options) for options in unlike]
     callers += [
         replace(caller(models, "it"), options=DecodingOptions(temperature=0.5, max_new_tokens=10)) for _ in range(2)

@@ -122,7 +122,7 @@ def test_women_and_men_are_heard_equally_and_unlabelled_speech_keeps_its_share()
     assert heard["f"] == 100
     assert heard["m"] + heard["u"] == 350
     facts = summarise({**clip._asdict(), "characters": 50} for clip in clips if clip.id in set(ids))
-    scarce, shortfall = gender_shortfall(facts)
+    scarce, shortfall = gender_shortfall(facts["seconds_by_gender"])
     assert (scarce, shortfall) == ("female", 4.0 * (heard["m"] - 100) / 2)
 
 
@@ -254,7 +254,7 @@ def published(tmp_path_factory):
 
 def test_what_prepare_says_of_subsets(published):
     folder, _, theirs = published
-    body = folder.read()
+    body = folder.read_json()
     assert body["subsets"]["1min@5"]["seed"] == 5
     assert body["subsets"]["1min"]["seed"] == 0
     assert folder.subset_ids("theirs") == theirs
@@ -267,9 +267,9 @@ def test_what_prepare_says_of_subsets(published):
         assert facts["characters_per_second"] == pytest.approx(facts["characters"] / facts["hours"] / 3600, rel=0.02)
         if name != "theirs":
             assert facts["seconds_of_most_heard_speaker"] <= 5.0
-    table = facts_table(body)
+    table = facts_table(folder.read())
     assert all(name in table for name in ("train", "dev", "test", "1min@5", "theirs"))
-    notices = " ".join(subset_notices(body))
+    notices = " ".join(subset_notices(folder.read()))
     assert "1 ids of the list are not in train (common_voice_it_0)" in notices
     assert "no subset 190s: train gives" in notices
     assert "(train is too short for 1h)" in table
@@ -279,9 +279,9 @@ def test_others_get_the_same_subset_from_the_published_list(published, tmp_path)
     folder, _, _ = published
     listed = tmp_path / "published.txt"
     listed.write_bytes(folder.subset("1min").read_bytes())
-    again = prepare(DEMO, language="it", out=tmp_path / "again", subsets=[], id_lists=[listed]).read()["subsets"]
+    again = prepare(DEMO, language="it", out=tmp_path / "again", subsets=[], id_lists=[listed]).read().subsets
     assert list(again) == ["published"]
-    assert again["published"]["sha256"] == folder.read()["subsets"]["1min"]["sha256"]
+    assert again["published"].sha256 == folder.read().subsets["1min"].sha256
 
 
 def test_facts_of_nothing():

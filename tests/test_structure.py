@@ -44,6 +44,7 @@ PURE = {
     "asr_lora.folders.report_folder",
     "asr_lora.folders.run_folder",
     "asr_lora.folders.source_folder",
+    "asr_lora.folders.tabular",
     "asr_lora.folders.workflow_folder",
     "asr_lora.errors",
     "asr_lora.language",
@@ -142,6 +143,7 @@ DOORS = {
     "python_multipart": {"asr_lora.serving.uploads"},
     "uvicorn": {"asr_lora.serving.serve", "asr_lora.serving.http_timeouts"},
     "prometheus_client": {"asr_lora.serving.prometheus"},
+    "pandas": {"asr_lora.folders.tabular"},
     "pydantic": {"asr_lora.config", "asr_lora.folders.manifests"},
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_lora.dataset.summary import facts_table, subset_notices
-from asr_lora.folders.dataset_folder import DatasetFolder, LabelReportFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord, LabelReportFolder
 from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.folders.workflow_folder import StrengthSweepFolder
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from asr_lora.workflows.adapt import Adaptation
 
 
-def print_dataset(folder: DatasetFolder, body: dict[str, Any]) -> None:
-    for notice in body["notes"]:
+def print_dataset(folder: DatasetFolder, body: DatasetRecord) -> None:
+    for notice in body.notes:
         say(f"note: {notice}")
     print(facts_table(body))
     for sentence in subset_notices(body):
         say(f"warning: {sentence}")
-    for reason, count in body["dropped"].items():
+    for reason, count in body.dropped.items():
         print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
-    pairs = [(pair, shared) for pair, shared in body["shared_between_splits"].items()]
-    for other, found in body["shared_with_others"].items():
+    pairs = list(body.shared_between_splits.items())
+    for other, found in body.shared_with_others.items():
         pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
     for pair, shared in pairs:
-        if shared["speakers"]:
-            say(f"warning: {pair} share {shared['speakers']} speakers, so scores will look better than they are")
-        if shared["sentences"] or shared["clips"]:
-            both = f"{shared['sentences']} sentences and {shared['clips']} recordings"
+        if shared.speakers:
+            say(f"warning: {pair} share {shared.speakers} speakers, so scores will look better than they are")
+        if shared.sentences or shared.clips:
+            both = f"{shared.sentences} sentences and {shared.clips} recordings"
             say(f"warning: {pair} share {both} (listed in {folder.leaks})")
     _warn_of_labels(folder)
     print(folder.root)

@@ -107,7 +107,7 @@ def prepare_command(
 
     folder = prepare(sources, language=language, out=out, **asked)
     body = folder.read()
-    if notice := missing_token(body["language"]):
+    if notice := missing_token(body.language):
         say(f"warning: {notice}")
     if as_json:
         print_json(body)

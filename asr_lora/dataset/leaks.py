@@ -9,7 +9,7 @@ from typing import Any
 from asr_lora.dataset.plan_database import PlanDatabase
 from asr_lora.dataset.reading import split_rows
 from asr_lora.folders.atomic import write_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, Overlap
 from asr_lora.sources.interface import Utterance
 from asr_lora.sources.open import open_source
 from asr_lora.text import sentence_key
@@ -45,7 +45,7 @@ def _source_rows(rows: Iterable[Any], speaker_namespace: str) -> Iterator[tuple[
             yield row.split or "all", row.id, sentence_key(row.text), person, None
 
 
-def list_leaks(plan: PlanDatabase, folder: DatasetFolder, others: Sequence[Other]) -> dict[str, Any]:
+def list_leaks(plan: PlanDatabase, folder: DatasetFolder, others: Sequence[Other]) -> dict[str, object]:
     """Write every leak to leaks.jsonl, and count for the manifest what is shared by which pair."""
     shared = Leaks(f"{one} and {other}" for one, other in combinations(SPLITS, 2))
     against = {other.name: Leaks() for other in others}
@@ -77,8 +77,10 @@ class Leaks:
             self.found.setdefault(pair.format(**leak), self._none())[f"{leak['shares']}s"].add(leak["example"])
             yield leak
 
-    def facts(self) -> dict[str, dict[str, int]]:
-        return {pair: {kind: len(shared) for kind, shared in kinds.items()} for pair, kinds in self.found.items()}
+    def facts(self) -> dict[str, Overlap]:
+        return {
+            pair: Overlap(**{kind: len(shared) for kind, shared in kinds.items()}) for pair, kinds in self.found.items()
+        }
 
     @staticmethod
     def _none() -> dict[str, set[str]]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -24,7 +23,7 @@ from asr_lora.dataset.subsets import DEFAULT_SUBSETS, read_id_list, require_cap,
 from asr_lora.dataset.summary import summarise
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_jsonl, write_text
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DatasetRecord, SourceRecord, SplitRecord
 from asr_lora.folders.digests import file_facts, fingerprint
 from asr_lora.labels.label_report import report_new_splits, require_droppable, train_findings
 from asr_lora.language import spoken_language
@@ -98,14 +97,14 @@ def prepare(
         text_column=text_column,
     )  # fmt: skip
     others = [Other.open(word, locale or code) for word in against]
-    made_from = _made_from(shares)
-    read = made_from, [other.digest for other in others], MIN_SECONDS, MAX_SECONDS, PART_ROWS
-    speech = fingerprint(*read, code, asdict(replace(rules, seed=0)))
+    sources = _made_from(shares)
+    read = [source.to_json() for source in sources], [other.digest for other in others]
+    speech = fingerprint(*read, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
     stamp = fingerprint(speech, asdict(draws))
-    facts = {
-        "fingerprint": stamp, "speech_fingerprint": speech, "language": code, "sources": made_from,
-        "text": rules.text.chosen(), "splits_from": splits_from, "marks_kept": keep_marks, "drop": rules.drop,
-    }  # fmt: skip
+    facts = DatasetRecord(
+        fingerprint=stamp, speech_fingerprint=speech, language=code, sources=sources, text=rules.text.chosen(),
+        splits_from=splits_from, marks_kept=keep_marks, drop=list(rules.drop), splits={}, subsets={},
+    )  # fmt: skip
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
@@ -122,28 +121,23 @@ def _make(
     others: Sequence[Other],
     rules: SelectionRules,
     draws: Draws,
-    facts: dict[str, Any],
+    facts: DatasetRecord,
 ) -> None:
     """Draw other subsets from the speech that is there, or else decode all that is not decoded yet."""
-    speech = facts["speech_fingerprint"]
+    speech = str(facts.speech_fingerprint)
     if folder.has_speech(speech, rules.seed):
-        draw_anew(folder, facts["fingerprint"], draws)
+        draw_anew(folder, str(facts.fingerprint), draws)
         return
     with closing(_open_plan(folder, shares, rules, fingerprint(speech, rules.seed))) as plan:
         decode_all(plan, shares, folder)
         join_parts(plan, folder)
-        leave_out(plan, folder, train_findings(folder, facts["language"], rules.drop) if rules.drop else {})
+        leave_out(plan, folder, train_findings(folder, facts.language, rules.drop) if rules.drop else {})
         _finish(plan, folder, facts, shares, others, draws)
 
 
-def _made_from(shares: Sequence[WeightedSource]) -> list[dict[str, Any]]:
+def _made_from(shares: Sequence[WeightedSource]) -> list[SourceRecord]:
     return [
-        {
-            "name": share.source.name,
-            "digest": share.source.digest(),
-            "family": share.family + 1,  # a release and its deltas; of several, the prefix of ids tells it
-            "weight": share.weight,
-        }
+        SourceRecord(name=share.source.name, digest=share.source.digest(), family=share.family + 1, weight=share.weight)
         for share in shares
     ]
 
@@ -202,7 +196,7 @@ def _open_plan(
 def _finish(
     plan: PlanDatabase,
     folder: DatasetFolder,
-    facts: dict[str, Any],
+    facts: DatasetRecord,
     shares: Sequence[WeightedSource],
     others: Sequence[Other],
     draws: Draws,
@@ -226,15 +220,14 @@ def _finish(
         os.replace(folder.draft(split), folder.split(split))
     write_jsonl(folder.dropped, plan.dropped())
     leaks = list_leaks(plan, folder, others)
-    report_new_splits(folder, facts["language"])
-    folder.write(
-        {
-            **facts,
-            "speech_seed": plan.fact("seed"),  # None: no seed decided what is in a split
-            "notes": plan.fact("notes"),
-            "splits": {split: {**summarise(plan.kept(split)), **file_facts(folder.split(split))} for split in SPLITS},
-            **write_subsets(lambda: plan.kept("train"), folder, draws, *drawn),
-            "dropped": dict(sum(reasons.values(), Counter()).most_common()),
-            **leaks,
-        }
-    )  # fmt: skip
+    report_new_splits(folder, facts.language)
+    splits = {split: SplitRecord(**summarise(plan.kept(split)), **file_facts(folder.split(split))) for split in SPLITS}
+    made = {
+        "speech_seed": plan.fact("seed"),
+        "notes": plan.fact("notes"),
+        "splits": splits,
+        **write_subsets(lambda: plan.kept("train"), folder, draws, *drawn),
+        "dropped": dict(sum(reasons.values(), Counter()).most_common()),
+        **leaks,
+    }
+    folder.write(facts.model_copy(update=made))

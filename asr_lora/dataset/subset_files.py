@@ -16,7 +16,7 @@ from asr_lora.dataset.subsets import (
 )
 from asr_lora.dataset.summary import summarise
 from asr_lora.folders.atomic import write_text
-from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, SubsetRecord
 from asr_lora.folders.digests import file_facts
 
 TrainRows = Callable[[], Iterator[dict[str, Any]]]  # what subsets are drawn from, as often as it is asked for
@@ -42,21 +42,21 @@ def draw(rows: TrainRows, draws: Draws) -> tuple[Subsets, Subsets]:
 
 def write_subsets(
     rows: TrainRows, folder: DatasetFolder, draws: Draws, drawn: Subsets, given: Subsets
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the subsets' lists of ids, and say what each holds."""
-    facts: dict[str, dict[str, Any]] = {}
+    subsets: dict[str, SubsetRecord] = {}
     for name, ids in (drawn.ids | given.ids).items():
         write_text(folder.subset(name), "".join(f"{clip}\n" for clip in ids))
         within = set(ids)
-        summary = summarise(row for row in rows() if row["id"] in within)
-        facts[name] = {**summary, **file_facts(folder.subset(name))}
+        facts = summarise(row for row in rows() if row["id"] in within)
         if name in drawn.ids:
-            facts[name]["seed"] = subset_seed(name, draws.seed)
+            facts["seed"] = subset_seed(name, draws.seed)
         if missing := given.missing.get(name):
             write_text(folder.missing_ids(name), "".join(f"{clip}\n" for clip in missing))
-            facts[name] |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
+            facts |= {"missing": len(missing), "missing_ids": missing[:NAMED_IDS]}
+        subsets[name] = SubsetRecord(**facts, **file_facts(folder.subset(name)))
     return {
-        "subsets": facts,
+        "subsets": subsets,
         "subsets_left_out": {name: round(seconds / 3600, 4) for name, seconds in drawn.left_out.items()},
         "speaker_cap_seconds": draws.speaker_cap,
     }
@@ -67,9 +67,9 @@ def draw_anew(folder: DatasetFolder, stamp: str, draws: Draws) -> None:
     body = folder.read()
     drawn = draw(lambda: _train_rows(folder), draws)
     remove_subsets(folder)
-    folder.write({**body, "fingerprint": None, "subsets": {}, "subsets_left_out": {}})
+    folder.write(body.model_copy(update={"fingerprint": None, "subsets": {}, "subsets_left_out": {}}))
     subsets = write_subsets(lambda: _train_rows(folder), folder, draws, *drawn)
-    folder.write({**body, "fingerprint": stamp, **subsets})
+    folder.write(body.model_copy(update={"fingerprint": stamp, **subsets}))
 
 
 def _train_rows(folder: DatasetFolder) -> Iterator[dict[str, Any]]:

@@ -23,11 +23,11 @@ from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.language import ForcedPrompt, Task
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.ctranslate2_export import write_ctranslate2
 from asr_lora.model.ctranslate2_import import WEIGHTS
-from asr_lora.model.find_model import AdapterSelection, NamedModel, find_adapters, find_model, model_identity
+from asr_lora.model.find_model import AdapterSet, NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.system.cache import cache_folder
@@ -169,42 +169,28 @@ def _by_key(keys: Sequence[Key], work: Callable[[Key, list[int]], Sequence[Found
 
 
 def open_ctranslate2(
-    name: str | NamedModel,
-    prompt: ForcedPrompt | None = None,
-    *,
-    context: Context | None = None,
-    precision: Precision = Precision.AUTO,
+    model: NamedModel, prompt: ForcedPrompt, *, context: Context | None = None, precision: Precision = Precision.AUTO
 ) -> CTranslate2Engine:
-    """Load a model by any name, converted first where it is not yet; see `asr_lora.model.open_model.open_model`.
+    """Load a model, converted first where it is not yet.
 
     Raises:
-        ConfigError: the package is missing, or `open_model` raises it.
+        ConfigError: the package is missing, or `asr_lora.model.open_model.open_model` raises it.
         DataError: the model cannot be used.
     """
-    model, computes = find_model(name), _computing_type(precision)
-    prompt = prompt or model.prompt()
+    computes = _computing_type(precision)
     folder = _converted(model, prompt, computes)
     whisper = load_meta_whisper(str(folder), prompt, context=context or model.context)
     return CTranslate2Engine(replace(whisper, source=model.name), {None: _load(folder, computes)}, default_device())
 
 
-def open_ctranslate2_adapters(
-    base: str,
-    adapters: Mapping[str, str],
-    *,
-    task: Task | None = None,
-    context: Context | None = None,
-    precision: Precision = Precision.AUTO,
-) -> tuple[CTranslate2Engine, dict[str, AdapterSelection]]:
-    """Load a base, and once more with each adapter merged into it; see `asr_lora.model.open_model.open_adapters`."""
+def open_ctranslate2_adapters(adapters: AdapterSet, precision: Precision = Precision.AUTO) -> CTranslate2Engine:
+    """Load a base, and once more with each adapter merged into it; raises as `open_ctranslate2`."""
     computes = _computing_type(precision)
-    models, selections = find_adapters(base, adapters, task=task, context=context)
-    prompt = next(iter(selections.values())).prompt
-    folders: dict[str | None, Path] = {BASE: _converted(find_model(base), prompt, computes)}
-    folders |= {name: _converted(model, selections[name].prompt, computes) for name, model in models.items()}
-    whisper = load_meta_whisper(str(folders[BASE]), prompt)
-    loaded = {name: _load(folder, computes) for name, folder in folders.items()}
-    return CTranslate2Engine(whisper, loaded, default_device()), selections
+    folders: dict[str | None, Path] = {BASE: _converted(find_model(adapters.base), adapters.prompt, computes)}
+    for name, model in adapters.models.items():
+        folders[name] = _converted(model, adapters.selections[name].prompt, computes)
+    whisper = load_meta_whisper(str(folders[BASE]), adapters.prompt)
+    return CTranslate2Engine(whisper, {name: _load(path, computes) for name, path in folders.items()}, default_device())
 
 
 def _computing_type(precision: Precision) -> str:

@@ -1,14 +1,13 @@
 """Open an engine by its name, with a model in it."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
 from asr_lora.decoding.engine import Engine, TorchEngine
 from asr_lora.errors import ConfigError
-from asr_lora.language import ForcedPrompt, Task
-from asr_lora.model.find_model import AdapterSelection, NamedModel
+from asr_lora.language import ForcedPrompt
+from asr_lora.model.find_model import AdapterSet, NamedModel
 from asr_lora.model.open_model import open_adapters, open_model
 
 
@@ -30,29 +29,20 @@ def engine_named(name: str) -> EngineName:
 
 def open_engine(
     engine: EngineName,
-    model: str | NamedModel,
-    prompt: ForcedPrompt | None = None,
+    model: NamedModel,
+    prompt: ForcedPrompt,
     *,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
 ) -> Engine:
-    """Load a model by any name into an engine; see `asr_lora.model.open_model.open_model` for the arguments."""
+    """Load a model into an engine; see `asr_lora.model.open_model.open_model`."""
     if engine is EngineName.TORCH:
         return TorchEngine(open_model(model, prompt, context=context, precision=precision))
     return open_ctranslate2(model, prompt, context=context, precision=precision)
 
 
-def open_adapter_engine(
-    engine: EngineName,
-    base: str,
-    adapters: Mapping[str, str],
-    *,
-    task: Task | None = None,
-    context: Context | None = None,
-    precision: Precision = Precision.AUTO,
-) -> tuple[Engine, dict[str, AdapterSelection]]:
+def open_adapter_engine(engine: EngineName, adapters: AdapterSet, precision: Precision = Precision.AUTO) -> Engine:
     """Load a base with its adapters into an engine; see `asr_lora.model.open_model.open_adapters`."""
     if engine is EngineName.TORCH:
-        whisper, selections = open_adapters(base, adapters, task=task, context=context, precision=precision)
-        return TorchEngine(whisper), selections
-    return open_ctranslate2_adapters(base, adapters, task=task, context=context, precision=precision)
+        return TorchEngine(open_adapters(adapters, precision))
+    return open_ctranslate2_adapters(adapters, precision)

@@ -130,8 +130,8 @@ def _sounds(comparison: Comparison, audio: Path) -> Sounds:
     from asr_lora.dataset.reading import read_split
 
     wanted = comparison.systems[0]["dataset"]
-    body = DatasetFolder(audio).read()
-    if body["splits"].get(wanted["split"], {}).get("sha256") != wanted["sha256"]:
+    found = DatasetFolder(audio).read().splits.get(wanted["split"])
+    if found is None or found.sha256 != wanted["sha256"]:
         raise DataError(
             f"--with-audio {audio} is not what the reports are of ({wanted['split']}, {wanted['sha256'][:16]}): "
             f"name the dataset they were evaluated on{': ' + wanted['folder'] if 'folder' in wanted else ''}"

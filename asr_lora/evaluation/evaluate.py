@@ -15,7 +15,7 @@ from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
@@ -66,12 +66,12 @@ def evaluate(
     """
     manifest = DatasetFolder(dataset).read()
     found = find_model(model)
-    prompt = found.prompt(language, language_token, task, default=manifest["language"])
+    prompt = found.prompt(language, language_token, task, default=manifest.language)
     options = DecodingOptions(beams=beams)
     how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(terms, how) if terms else None
     data = read_split(dataset, split)
-    digest = manifest["splits"][split]["sha256"]
+    digest = manifest.splits[split].sha256
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
     spoken = {"language": prompt.language, "token": prompt.token}
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
@@ -109,12 +109,12 @@ def evaluate(
     return folder
 
 
-def _dataset_facts(dataset: Path, manifest: dict[str, Any], split: str, data: Split) -> dict[str, Any]:
+def _dataset_facts(dataset: Path, manifest: DatasetRecord, split: str, data: Split) -> dict[str, Any]:
     return {
         "folder": str(dataset),
-        "language": manifest["language"],
+        "language": manifest.language,
         "split": split,
-        "sha256": manifest["splits"][split]["sha256"],
+        "sha256": manifest.splits[split].sha256,
         "utterances": len(data),
         "seconds": round(sum(data.seconds), 1),
         "speakers": len(set(data.speakers)),

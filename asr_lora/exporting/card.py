@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asr_lora.config import Context, Method
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
+from asr_lora.folders.dataset_folder import DatasetRecord
 from asr_lora.folders.run_folder import RunRecord
 
 TASK = "automatic-speech-recognition"
@@ -34,7 +35,7 @@ class CardSubject:
 
     run: RunRecord
     export: dict[str, Any]  # export.json
-    dataset: dict[str, Any]  # dataset.json
+    dataset: DatasetRecord
     reports: Sequence[dict[str, Any]]  # report.json of each
     repository: str | None  # hub id; None: a folder
     licence: str
@@ -74,11 +75,11 @@ def own_report(run: RunRecord, export: dict[str, Any], report: dict[str, Any]) -
     )
 
 
-def dataset_names(dataset: dict[str, Any]) -> list[str]:
+def dataset_names(dataset: DatasetRecord) -> list[str]:
     """What the sources of a dataset are called: a release, a dataset of the hub, or the mere name of a file."""
     names = []
-    for source in dataset["sources"]:
-        name = str(source["name"])
+    for source in dataset.sources:
+        name = source.name
         if name.startswith("hf:") and not Path(name.removeprefix("hf:")).is_absolute():
             names.append(name.removeprefix("hf:").partition(":")[0])
         else:
@@ -132,9 +133,9 @@ def _results(subject: CardSubject) -> list[EvalResult]:
     ]
 
 
-def _data_name(report: dict[str, Any], dataset: dict[str, Any]) -> str:
+def _data_name(report: dict[str, Any], dataset: DatasetRecord) -> str:
     """What the data of a report is called: the sources of the run's own dataset, of another its folder's mere name."""
-    own = report["dataset"]["sha256"] in {split["sha256"] for split in dataset["splits"].values()}
+    own = report["dataset"]["sha256"] in {split.sha256 for split in dataset.splits.values()}
     return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
 
 

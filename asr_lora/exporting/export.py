@@ -73,9 +73,9 @@ def export(
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = export_dataset(place, dataset)
     manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
-    prompt = place.prompt(language, language_token, task, default=manifest["language"])
+    prompt = place.prompt(language, language_token, task, default=manifest.language)
     spoken = {"language": prompt.language, "token": prompt.token}
-    digest = manifest["splits"][SPLIT]["sha256"]
+    digest = manifest.splits[SPLIT].sha256
     stamp = fingerprint(model_identity(place), asdict(recipe), engine, digest, len(split), spoken, task, tolerance)
     folder = ExportFolder(out)
     if folder.reusable(stamp):

@@ -1,20 +1,101 @@
 """The folder that `prepare` makes, and within it what the label doctor found."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import fingerprint, has_bytes
-from asr_lora.folders.manifests import Folder
+from asr_lora.folders.manifests import Folder, ManifestRecord, Record
+from asr_lora.folders.tabular import Column, Tabular
 
 SPLITS = ("train", "dev", "test")
 
 
-class DatasetFolder(Folder[dict[str, Any]]):
+class SourceRecord(Record):
+    """One source of a dataset's speech."""
+
+    name: str
+    digest: str = ""
+    family: int = 1  # a release and its deltas are one family, which prefixes ids where there are several
+    weight: float = 1.0  # share of the source that is used
+
+
+class SplitRecord(Record):
+    """How much speech a split or subset holds, and its file."""
+
+    utterances: int
+    hours: float
+    speakers: int = 0
+    seconds_by_gender: dict[str, float] = {}
+    seconds_of_most_heard_speaker: float = 0.0
+    characters: int = 0
+    characters_per_second: float = 0.0
+    bytes: int
+    sha256: str
+
+
+class SubsetRecord(SplitRecord):
+    """A subset of train; its file is a list of ids."""
+
+    seed: int | None = None  # None: the ids were given
+    missing: int = 0  # given ids that train does not have
+    missing_ids: list[str] = []  # the first of them
+
+
+class Overlap(Record):
+    """How much two splits share, in numbers of speakers, sentences and recordings."""
+
+    speakers: int = 0
+    sentences: int = 0
+    clips: int = 0
+
+
+class DatasetRecord(ManifestRecord):
+    """What a prepared dataset was made from, and what it holds."""
+
+    speech_fingerprint: str | None = None  # digest of all that the splits were made from; subsets do not change it
+    language: str
+    sources: list[SourceRecord] = []
+    text: list[str] = []  # rules that were applied to transcripts
+    splits_from: str = "release"
+    marks_kept: bool = False
+    drop: list[str] = []  # rules of the label check whose findings were left out of train
+    speech_seed: int | None = None  # None: no seed decided which utterances are in a split
+    notes: list[str] = []
+    splits: dict[str, SplitRecord]
+    subsets: dict[str, SubsetRecord]
+    subsets_left_out: dict[str, float] = {}  # hours that train could fill
+    speaker_cap_seconds: float | None = None
+    dropped: dict[str, int] = {}  # utterances by reason
+    shared_between_splits: dict[str, Overlap] = {}
+    shared_with_others: dict[str, dict[str, Overlap]] = {}
+
+
+class DatasetFolder(Folder[DatasetRecord], Tabular):
+    """A prepared dataset: a parquet file for each split, and lists of ids for the subsets of train."""
+
     kind = "dataset"
+    record = DatasetRecord
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
     schema = 2  # 2: rows say what decoding showed
+    columns = (
+        Column("name", "Split or subset"),
+        Column("utterances", "Utterances", ",", "facts.utterances"),
+        Column("hours", "Hours", ".3f", "facts.hours"),
+        Column("speakers", "Speakers", ",", "facts.speakers"),
+        Column("characters_per_second", "Characters per second", ".1f", "facts.characters_per_second"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        record = self.read()
+        return [{"name": name, "facts": facts} for name, facts in [*record.splits.items(), *record.subsets.items()]]
+
+    def caption(self) -> str:
+        record = self.read()
+        hours = ", ".join(f"{split.hours:.2f} h of {name}" for name, split in record.splits.items())
+        return f"speech in {record.language}: {hours}"
 
     def split(self, name: str) -> Path:
         return self.root / f"{name}.parquet"
@@ -76,14 +157,13 @@ class DatasetFolder(Folder[dict[str, Any]]):
         known |= {self.dropped.name, self.leaks.name, self.label_report.root.name}
         return all(name in known or name.startswith(".") for name in names)
 
-    def whole(self, body: dict[str, Any]) -> bool:
-        subsets = {self.subset(name): facts for name, facts in body["subsets"].items()}
-        return self._has_splits(body) and all(has_bytes(path, facts["bytes"]) for path, facts in subsets.items())
+    def whole(self, record: DatasetRecord) -> bool:
+        subsets = all(has_bytes(self.subset(name), subset.bytes) for name, subset in record.subsets.items())
+        return subsets and self._has_splits(record)
 
-    def _has_splits(self, body: dict[str, Any]) -> bool:
-        splits = {self.split(name): facts for name, facts in body["splits"].items()}
+    def _has_splits(self, record: DatasetRecord) -> bool:
         listed = self.dropped.is_file() and self.leaks.is_file()
-        return listed and all(has_bytes(path, facts["bytes"]) for path, facts in splits.items())
+        return listed and all(has_bytes(self.split(name), split.bytes) for name, split in record.splits.items())
 
     def has_speech(self, stamp: str, seed: int) -> bool:
         """Whether the splits are whole, whatever the subsets, and made of what `stamp` stands for.
@@ -95,11 +175,12 @@ class DatasetFolder(Folder[dict[str, Any]]):
             return False
         body = self.read_json()
         made = body.get("schema_version"), body.get("speech_fingerprint"), body.get("speech_seed")
-        return made in ((self.schema, stamp, seed), (self.schema, stamp, None)) and self._has_splits(body)
+        same = made in ((self.schema, stamp, seed), (self.schema, stamp, None))
+        return same and self._has_splits(self.parse(body))
 
     def splits_digest(self) -> str:
         """A digest of all splits, which no subset changes."""
-        return fingerprint({name: facts["sha256"] for name, facts in self.read()["splits"].items()})
+        return fingerprint({name: split.sha256 for name, split in self.read().splits.items()})
 
     def split_file(self, name: str) -> Path:
         """Return the parquet file of a split, with its size checked against the manifest.
@@ -107,11 +188,11 @@ class DatasetFolder(Folder[dict[str, Any]]):
         Raises:
             DataError: the dataset is incomplete, or has no such split.
         """
-        splits = self.read()["splits"]
+        splits = self.read().splits
         path = self.split(name)
         if name not in splits:
             raise DataError(f"{self.root} has no split {name!r}; it has {', '.join(splits)}")
-        if not has_bytes(path, splits[name]["bytes"]):
+        if not has_bytes(path, splits[name].bytes):
             raise DataError(f"{path} is missing or cut short. {self.remedy}")
         return path
 
@@ -121,18 +202,33 @@ class DatasetFolder(Folder[dict[str, Any]]):
         Raises:
             ConfigError: there is no such subset.
         """
-        if name not in self.read()["subsets"] or not self.subset(name).is_file():
-            known = ["all", *self.read()["subsets"]]
+        subsets = self.read().subsets
+        if name not in subsets or not self.subset(name).is_file():
+            known = ["all", *subsets]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class LabelReportFolder(Folder[dict[str, Any]]):
+class LabelReportFolder(Folder[dict[str, Any]], Tabular):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
     manifest_name = "doctor.json"
     remedy = "Make it with: asr-lora check DATASET"
+    columns = (
+        Column("rule", "Rule"),
+        Column("utterances", "Utterances", ","),
+        Column("example", "For example", source="example.id"),
+        Column("detail", "", source="example.detail"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        body = self.read_json()
+        return [{"rule": r, "utterances": n, "example": body["examples"][r]} for r, n in body["counts"].items()]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        return f"{body['suspicious']:,} of {body['utterances']:,} utterances have suspicious labels"
 
     @property
     def findings(self) -> Path:

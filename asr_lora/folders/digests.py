@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 
 def sha256_file(path: Path) -> str:
@@ -28,8 +28,15 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file, so that it is known whether it is still the same."""
+class FileFacts(TypedDict):
+    """What a manifest says of a file, to find out later whether the file is still the same."""
+
+    bytes: int
+    sha256: str
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Return size and SHA-256 of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 

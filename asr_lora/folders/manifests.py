@@ -74,6 +74,21 @@ class Folder(Generic[R]):
     record: ClassVar[type[ManifestRecord] | None] = None  # None: the manifest is read as a dict
     schema: ClassVar[int] = SCHEMA_VERSION
 
+    def __repr__(self) -> str:
+        try:
+            says = self.caption()
+        except (DataError, LookupError, TypeError, ValueError):  # a manifest that something else wrote
+            says = f"there is no complete {self.kind}"
+        return f"{type(self).__name__}({str(self.root)!r}): {says}"
+
+    def caption(self) -> str:
+        """Return what the folder holds in one sentence.
+
+        Raises:
+            DataError: the folder is not complete.
+        """
+        return str(self.read_json().get("verdict", f"a complete {self.kind}"))
+
     @property
     def manifest(self) -> Path:
         return self.root / self.manifest_name

@@ -1,15 +1,38 @@
 """Folders of what was measured: a report, a comparison of reports, an analysis of weights."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.folders.manifests import Folder
+from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class ReportFolder(Folder[dict[str, Any]]):
+class ReportFolder(Folder[dict[str, Any]], Tabular):
+    """Scores and hypotheses of one system on one split of a dataset."""
+
     kind = "report"
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
+    columns = (
+        Column("system", "System", source="system.name"),
+        Column("split", "Split", source="dataset.split"),
+        Column("utterances", "Utterances", ",", "dataset.utterances"),
+        *rate_columns("wer", "scores."),
+        *rate_columns("cer", "scores."),
+        Column("raw_wer", "WER as written", ".1%", "scores.raw_wer"),
+        Column("raw_cer", "CER as written", ".1%", "scores.raw_cer"),
+        Column("mer", "MER", ".1%", "scores.mer"),
+        Column("wil", "WIL", ".1%", "scores.wil"),
+        Column("rtfx", "RTFx", ".1f"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return [self.read_json()]
+
+    def caption(self) -> str:
+        (row,) = self.rows()
+        return f"WER {row['wer']:.1%}, CER {row['cer']:.1%} on {row['utterances']} utterances of {row['split']}"
 
     @property
     def hypotheses(self) -> Path:
@@ -27,10 +50,34 @@ class ReportFolder(Folder[dict[str, Any]]):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder[dict[str, Any]]):
+class ComparisonFolder(Folder[dict[str, Any]], Tabular):
+    """Scores of several systems on the same utterances, each held against the first."""
+
     kind = "comparison"
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
+    columns = (
+        Column("system", "System", source="system.system.name"),
+        *rate_columns("wer", "system.scores."),
+        *rate_columns("cer", "system.scores."),
+        *difference_columns("difference"),
+        Column("verdict", "Verdict", source="pair.verdict"),
+        Column("p", "MAPSSWE p", ".3f", "pair.mapsswe.p"),
+        Column("trainable_parameters", "Trainable parameters", ",", "system.system.training.trainable_parameters"),
+        Column("weights_bytes", "Checkpoint, bytes", ",", "system.system.training.weights_bytes"),
+        Column("seconds", "Training, s", ",.0f", "system.system.training.seconds"),
+        Column("peak_memory_bytes", "Peak memory, bytes", ",", "system.system.training.peak_memory_bytes"),
+        Column("rtfx", "RTFx", ".1f", "system.rtfx"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        """Return each system with the pair that it makes with the first one; the difference is of the leading rate."""
+        body = self.read_json()
+        first = body["systems"][0]["system"]["name"]
+        pairs = {pair["b"]: pair for pair in body["pairs"] if pair["a"] == first}
+        for system in body["systems"]:
+            pair = pairs.get(system["system"]["name"])
+            yield {"system": system, "pair": pair, "difference": pair[body["lead"]] if pair else None}
 
     @property
     def page(self) -> Path:
@@ -45,12 +92,32 @@ class ComparisonFolder(Folder[dict[str, Any]]):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder[dict[str, Any]]):
+class AnalysisFolder(Folder[dict[str, Any]], Tabular):
     """What training changed in the weights of some runs."""
 
     kind = "analysis"
     manifest_name = "analysis.json"
     remedy = "Make it with: asr-lora analyze RUN --out FOLDER"
+    columns = (
+        Column("run", "Run"),
+        Column("matrix", "", source="facts.matrix"),
+        Column("half", "Half", source="facts.half"),
+        Column("layer", "Layer", source="facts.layer"),
+        Column("projection", "Projection", source="facts.projection"),
+        Column("rank", "Rank", source="facts.rank"),
+        Column("frobenius", "Norm of the update", ".3g", "facts.frobenius"),
+        Column("relative", "Norm, relative", ".2%", "facts.relative"),
+        Column("effective_rank", "Effective rank", ".1f", "facts.effective_rank"),
+        Column("stable_rank", "Stable rank", ".1f", "facts.stable_rank"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return [{"run": run["name"], "facts": facts} for run in self.read_json()["runs"] for facts in run["matrices"]]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        count = sum(len(run["matrices"]) for run in body["runs"])
+        return f"{count} matrices that training changed in {len(body['runs'])} runs of {body['base']}"
 
     @property
     def page(self) -> Path:

@@ -1,11 +1,14 @@
 """The folder that `train` makes, and what is exported and published of it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.config import Context, Method
+from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import file_facts
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
+from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
 
 CARD = "README.md"  # of a published model
@@ -118,11 +121,30 @@ class RunRecord(ManifestRecord):
         return (*self.config.data.guards, *self.config.data.regression_sets)
 
 
-class RunFolder(Folder[RunRecord]):
+class RunFolder(Folder[RunRecord], Tabular):
+    """A run of training: its config, its metrics and the best weights."""
+
     kind = "run"
     record = RunRecord
     manifest_name = "run.json"
     remedy = "Finish it with: asr-lora train CONFIG --resume"
+    columns = (
+        Column("step", "Step", ","),
+        Column("loss", "Loss", ".3f"),
+        Column("learning_rate", "Learning rate", ".2e", "lr"),
+        Column("dev_wer", "WER on dev", ".1%"),
+        Column("dev_cer", "CER on dev", ".1%"),
+        Column("seconds", "Seconds", ",.0f"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        """Return what was measured at each step, and at each evaluation on dev."""
+        return read_jsonl(self.metrics)
+
+    def caption(self) -> str:
+        record = self.read()
+        rate = "" if record.best.dev_wer is None else f", best WER on dev {record.best.dev_wer:.1%}"
+        return f"{record.method}{rate} at step {record.best.step}"
 
     @property
     def config(self) -> Path:
@@ -160,12 +182,31 @@ class RunFolder(Folder[RunRecord]):
         return self.weights(record.method).is_dir()
 
 
-class ExportFolder(Folder[dict[str, Any]]):
+class ExportFolder(Folder[dict[str, Any]], Tabular):
     """A run in the format of another engine, and the proof that it hears the same there."""
 
     kind = "export"
     manifest_name = "export.json"
     remedy = "Make it with: asr-lora export RUN --format FORMAT --out FOLDER"
+    columns = (
+        Column("engine", "Engine"),
+        Column("clips", "Utterances", ","),
+        Column("wer", "WER", ".1%", "rates.wer"),
+        Column("cer", "CER", ".1%", "rates.cer"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        """Return what each of the two engines of the parity check scored."""
+        body = self.read_json()
+        found = body["parity"]
+        for engine, side in ((body["reference"], "ours"), (body["engine"], "theirs")):
+            yield {"engine": engine, "clips": found["clips"], "rates": found[side]}
+
+    def caption(self) -> str:
+        body = self.read_json()
+        found = body["parity"]
+        drift = f"{found['lead'].upper()} differs by {100 * found['drift']:+.2f} points"
+        return f"{body['format']} for {body['engine']}; {drift} on {found['clips']} utterances"
 
     def ggml(self, packing: str) -> Path:
         """The one file that whisper.cpp loads, named as its own models are."""

@@ -1,19 +1,30 @@
 """Folders of what several jobs make together: sweeps over strengths and settings, a promotion, an adaptation."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder
+from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class StrengthSweepFolder(Folder[dict[str, Any]]):
+class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
     """Reports of one adapter at several strengths."""
 
     kind = "strength sweep"
     manifest_name = "sweep.json"
     remedy = "Make it with: asr-lora evaluate RUN DATASET --strength-sweep --out FOLDER"
+    columns = (
+        Column("strength", "Strength", ".2f"),
+        *rate_columns("wer"),
+        Column("cer", "CER", ".1%"),
+        *difference_columns("difference"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return list(self.read_json()["strengths"])
 
     def report(self, strength: float) -> Path:
         return self.root / f"strength-{strength:g}"
@@ -25,12 +36,30 @@ class StrengthSweepFolder(Folder[dict[str, Any]]):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class SweepFolder(Folder[dict[str, Any]]):
+class SweepFolder(Folder[dict[str, Any]], Tabular):
     """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
 
     kind = "sweep"
     manifest_name = "variants.json"
     remedy = "Finish it with: asr-lora sweep FILE --out FOLDER"
+    columns = (
+        Column("split", "Split"),
+        Column("variant", "Variant", source="scores.name"),
+        *rate_columns("wer", "scores."),
+        Column("cer", "CER", ".1%", "scores.cer"),
+        *difference_columns("scores.difference"),
+        Column("verdict", "Verdict", source="scores.verdict"),
+        Column("trainable_parameters", "Trainable parameters", ",", "scores.trainable_parameters"),
+        Column("seconds", "Training, s", ",.0f", "scores.seconds"),
+        Column("hours_of_speech", "Hours of speech", ".2f", "scores.hours_of_speech"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return [{"split": split, "scores": row} for split, rows in self.read_json()["splits"].items() for row in rows]
+
+    def caption(self) -> str:
+        body = self.read_json()
+        return f"{len(body['variants'])} variants; dev chooses {body['chosen_by_dev']}"
 
     def config(self, name: str) -> Path:
         return self.root / "configs" / f"{name}.yaml"
@@ -58,12 +87,24 @@ class SweepFolder(Folder[dict[str, Any]]):
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
-class PromotionFolder(Folder[dict[str, Any]]):
+class PromotionFolder(Folder[dict[str, Any]], Tabular):
     """What a run's folder says of its promotion; `root` is the run's."""
 
     kind = "promotion"
     manifest_name = "promoted.json"
     remedy = "Make it with: asr-lora promote RUN"
+    columns = (
+        Column("dataset", "Dataset"),
+        Column("regression_set", "Regression set", source="guard"),
+        Column("wer_before", "WER before", ".1%", "before.wer"),
+        Column("wer_after", "WER after", ".1%", "after.wer"),
+        *difference_columns("difference"),
+        Column("verdict", "Verdict"),
+        Column("passed", "Passed"),
+    )
+
+    def entries(self) -> Iterable[object]:
+        return list(self.read_json()["trials"])
 
     def report(self, model: str, dataset: Path) -> Path:
         """Where the report of a model on a dataset's dev split is kept, so that another's is not in its way."""

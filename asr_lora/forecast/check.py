@@ -212,11 +212,11 @@ def _decoding(inputs: ForecastInputs) -> int:
 
 def _data_bytes(inputs: ForecastInputs, epochs: float) -> int:
     """Bytes of the dataset that a run reads: mapped into memory, they stay there while there is room."""
-    splits = DatasetFolder(inputs.config.data.dataset).read()["splits"]
+    splits = DatasetFolder(inputs.config.data.dataset).read().splits
 
     def read(name: str, seconds: float, times: float) -> float:
-        whole = max(seconds, 3600 * float(splits[name]["hours"]), 1.0)
-        return float(splits[name]["bytes"]) * seconds / whole * min(1.0, times)
+        whole = max(seconds, 3600 * float(splits[name].hours), 1.0)
+        return float(splits[name].bytes) * seconds / whole * min(1.0, times)
 
     return round(read("train", sum(inputs.data.seconds), epochs) + read("dev", sum(inputs.dev.seconds), 1.0))
 
@@ -268,7 +268,7 @@ def _facts(
     inputs: ForecastInputs, plan: ScheduleSummary, memory: MemoryForecast, measured: TimeForecast | None
 ) -> Facts:
     config, data = inputs.config, inputs.data
-    shared = DatasetFolder(config.data.dataset).read().get("shared_between_splits", {})
+    shared = DatasetFolder(config.data.dataset).read().shared_between_splits
     true_length = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in data.seconds)
     return Facts(
         plan=plan,
@@ -281,7 +281,7 @@ def _facts(
         padded_work=FULL_SECONDS * len(data) / true_length,
         encoder_frozen=encoder_is_frozen(inputs.whisper),
         changes_sound=data.changes_sound,
-        shared_speakers=shared.get("train and dev", {}).get("speakers", 0),
+        shared_speakers=shared["train and dev"].speakers if "train and dev" in shared else 0,
         peak_without_checkpointing=_peak_without_checkpointing(inputs, plan),
         place=_refusal(config),
     )

@@ -1,10 +1,11 @@
 """What a run will take, as numbers: arithmetic over its schedule, its model's sizes and what a probe measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.training.examples import Example, micro_batches
 
 KEPT_BYTES, KEPT_SHARE, KEPT_STEPS = 5.9e8, 0.34, 8  # see `kept_bytes`
@@ -91,8 +92,10 @@ class TimeForecast:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Tabular):
     """What `asr-lora train` will take."""
+
+    columns = (Column("quantity", "Quantity"), Column("value", "", "g"), Column("unit", ""), Column("text", "Forecast"))
 
     method: str
     trainable: int  # parameters
@@ -102,6 +105,27 @@ class Forecast:
     time: TimeForecast | None  # None: not probed, or it would not fit
     price_per_hour: float | None
     warnings: tuple[str, ...]
+
+    def entries(self) -> Iterable[object]:
+        """Return the main quantities, with their numbers for pandas and the text that a notebook shows."""
+        time = self.time
+        numbers = {
+            "parameters": (self.trainable, "parameters"),
+            "utterances": (self.plan.utterances, "utterances"),
+            "steps": (self.plan.steps, "steps"),
+            "evaluations": (self.plan.evaluations, "evaluations"),
+            "memory": (self.memory.peak, "bytes"),
+            **{name: (size, "bytes") for name, size in _parts(self.memory)},
+            **({"time": (time.total, "s"), "a step": (time.step, "s"), "encoding once": (time.encode, "s"),
+                "an evaluation": (time.evaluation, "s"), "cost": (self.cost, "")} if time else {}),
+        }  # fmt: skip
+        for label, text in _lines(self):
+            value, unit = numbers.get(label.strip(), (None, ""))
+            yield {"quantity": label.strip(), "value": value, "unit": unit, "text": text}
+
+    def caption(self) -> str:
+        time = f"{self.time.total / 60:.1f} minutes" if self.time else "a time that was not measured"
+        return f"{self.method}: {self.plan.steps:,} steps, {_gigabytes(self.memory.peak)} of memory, {time}"
 
     @property
     def cost(self) -> float | None:
@@ -211,9 +235,13 @@ def kept_bytes(step_bytes: int, steps: int) -> int:
 
 
 def table(forecast: Forecast) -> str:
-    """What a forecast says, in lines."""
+    """Lay out a forecast as text, one quantity a line."""
+    return "\n".join(f"{name:20}{text}" for name, text in _lines(forecast))
+
+
+def _lines(forecast: Forecast) -> list[tuple[str, str]]:
     plan, memory = forecast.plan, forecast.memory
-    rows = [
+    return [
         (
             "parameters",
             f"{forecast.trainable:,} of {forecast.total:,} train ({forecast.trainable / forecast.total:.1%})",
@@ -226,7 +254,6 @@ def table(forecast: Forecast) -> str:
         *[(f"  {name}", _gigabytes(size)) for name, size in _parts(memory)],
         *_time_rows(forecast),
     ]
-    return "\n".join(f"{name:20}{text}" for name, text in rows)
 
 
 def _parts(memory: MemoryForecast) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ adapter's update.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,20 @@ class AdapterSelection:
     adapter: str | None = None  # one of several by name, or `adapters.multi_lora.BASE`; None: the model as it is
 
 
+@dataclass(frozen=True)
+class AdapterSet:
+    """Several adapters of one base that were found by name, with nothing loaded."""
+
+    base: str
+    models: dict[str, NamedModel]
+    selections: dict[str, AdapterSelection]
+
+    @property
+    def prompt(self) -> ForcedPrompt:
+        """The prompt of the first adapter, with which the base is loaded."""
+        return next(iter(self.selections.values())).prompt
+
+
 def selection_of(whisper: Whisper) -> AdapterSelection:
     """Select a model as it was opened, with its own prompt and context."""
     return AdapterSelection(whisper.prompt, whisper.context)
@@ -151,8 +166,18 @@ def find_trained(name: str) -> NamedModel:
 
 def find_adapters(
     base: str, adapters: Mapping[str, str], *, task: Task | None = None, context: Context | None = None
-) -> tuple[dict[str, NamedModel], dict[str, AdapterSelection]]:
-    """Find several adapters of one base, and how each is selected; see `asr_lora.model.open_model.open_adapters`."""
+) -> AdapterSet:
+    """Find several runs or adapters of one base, each under a name and perhaps at a strength.
+
+    Args:
+        base: the model that all of them were trained from.
+        adapters: names, such as language codes, and the models that they stand for, such as `runs/nl@0.7`. The name
+            of an adapter for which no language is recorded is its language.
+
+    Raises:
+        ConfigError: a model is no adapter, has another base, or its language is not known.
+        DataError: the base or an adapter is not there.
+    """
     resolved = resolve_source(base)
     models: dict[str, NamedModel] = {}
     selections: dict[str, AdapterSelection] = {}
@@ -165,7 +190,7 @@ def find_adapters(
         prompt = replace(model.prompt(default=name), task=task or Task.TRANSCRIBE)
         selections[name] = AdapterSelection(prompt, context or model.context, name)
         models[name] = model
-    return models, selections
+    return AdapterSet(base, models, selections)
 
 
 def split_strength(name: str) -> tuple[str, float | None]:
@@ -269,8 +294,8 @@ def _files_identity(model: NamedModel) -> object:
 def weights_digest(name: str | NamedModel) -> str | None:
     """Return a digest of the weights that a name stands for, whatever its strength.
 
-    It is what run.json records of a run, and otherwise a digest of the weight files; None where a hub's model has not
-    been downloaded.
+    It is what run.json records of a run, and otherwise a digest of the weight files; None for a model of the hub that
+    has not been downloaded.
     """
     model = find_model(name)
     if model.run is not None:
@@ -278,12 +303,20 @@ def weights_digest(name: str | NamedModel) -> str | None:
     source = str(model.weights) if model.weights else resolve_source(model.base)
     folder = Path(source) if Path(source).is_dir() else _downloaded(source)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}) if folder else []
-    return fingerprint([(path.name, sha256_file(path)) for path in files]) if files else None
+    return fingerprint([(path.name, _file_digest(path)) for path in files]) if files else None
+
+
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; the hub's cache names large files by it, so they are not read."""
+    blob = path.resolve().name
+    return blob if re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)
 
 
 def _downloaded(hub_id: str) -> Path | None:
     """Return the folder in which transformers keeps a downloaded model."""
     from transformers.utils import cached_file
 
-    config = cached_file(hub_id, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
-    return Path(config).parent if config else None
+    try:
+        return Path(cached_file(hub_id, "config.json", local_files_only=True)).parent
+    except OSError:
+        return None

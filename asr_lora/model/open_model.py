@@ -1,13 +1,12 @@
-"""Load a model, or a base with several adapters, by name: ready to transcribe."""
+"""Load a model that was found by its name, or a base with several adapters, ready to transcribe."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from asr_lora.config import Context, Precision
-from asr_lora.language import ForcedPrompt, Task
+from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_merged
 from asr_lora.model.adapters.multi_lora import load_adapters
-from asr_lora.model.find_model import AdapterSelection, NamedModel, find_adapters, find_model
+from asr_lora.model.find_model import AdapterSet, NamedModel, find_model
 from asr_lora.model.whisper import Whisper, load_whisper
 from asr_lora.system.device import compute_dtype, default_device
 
@@ -42,30 +41,14 @@ def open_model(
     return replace(whisper, context=context or model.context, source=model.name)
 
 
-def open_adapters(
-    base: str,
-    adapters: Mapping[str, str],
-    *,
-    task: Task | None = None,
-    context: Context | None = None,
-    precision: Precision = Precision.AUTO,
-) -> tuple[Whisper, dict[str, AdapterSelection]]:
-    """Load one base with several runs or adapters on it, each under a name and perhaps at a strength.
-
-    Args:
-        base: the model that all of them were trained from.
-        adapters: names, such as language codes, and the models that they stand for, such as `runs/nl@0.7`.
-
-    Returns:
-        The model, and the selection of each name. The language of an adapter without a run is its name.
+def open_adapters(adapters: AdapterSet, precision: Precision = Precision.AUTO) -> Whisper:
+    """Load a base with several adapters on it, which `adapters.multi_lora.using_adapters` selects by name.
 
     Raises:
-        ConfigError: a model is no adapter, has another base, or its language is not known.
-        DataError: base or adapters are not there, or do not fit.
+        ConfigError: an adapter is no plain LoRA.
+        DataError: the base or an adapter is damaged, or they do not fit.
     """
-    models, selections = find_adapters(base, adapters, task=task, context=context)
     device = default_device()
-    prompt = next(iter(selections.values())).prompt
-    whisper = load_whisper(base, prompt, dtype=compute_dtype(precision, device), device=device)
-    folders = {name: (model.weights, model.strength) for name, model in models.items()}
-    return load_adapters(whisper, folders), selections  # type: ignore[arg-type]
+    whisper = load_whisper(adapters.base, adapters.prompt, dtype=compute_dtype(precision, device), device=device)
+    folders = {name: (model.weights, model.strength) for name, model in adapters.models.items()}
+    return load_adapters(whisper, folders)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import ForcedPrompt, forced_prompt, spoken_language
 from asr_lora.model.adapters.multi_lora import BASE
-from asr_lora.model.find_model import AdapterSelection, find_model, selection_of
+from asr_lora.model.find_model import AdapterSelection, find_adapters, find_model, selection_of
 from asr_lora.model.whisper import Whisper
 from asr_lora.serving.api_errors import invalid
 from asr_lora.serving.request_options import Wish
@@ -169,7 +169,7 @@ def load_models(
         language: what a model without adapters, or the untouched base, is told; as heard when not given.
 
     Raises:
-        ConfigError: neither model nor adapter, a name that is taken, or what `open_adapters` refuses.
+        ConfigError: neither model nor adapter, a name that is taken, or what `find_adapters` refuses.
         DataError: something is not there, or does not fit.
     """
     if model is None and not adapters:
@@ -180,10 +180,11 @@ def load_models(
         raise ConfigError(f"--adapter {name}: this is the name of the base; give the adapter another")
     known: AdapterSelection | None = None
     if adapters:
-        runner, selections = open_adapter_engine(engine, source, adapters, context=context, precision=precision)
+        several = find_adapters(source, adapters, context=context)
+        runner = open_adapter_engine(engine, several, precision)
         if language:
             known = AdapterSelection(forced_prompt(language, language_token), context or Context.FULL, BASE)
-        return Models(runner, {name: known, **selections}, name, most_seconds, vad)
+        return Models(runner, {name: known, **several.selections}, name, most_seconds, vad)
     found = find_model(source)
     prompt = found.prompt(language, language_token, default="en")
     runner = open_engine(engine, found, prompt, context=context, precision=precision)

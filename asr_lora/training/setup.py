@@ -45,8 +45,8 @@ def run_fingerprint(config: RunConfig) -> str:
 def data_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of each split of a run's dataset, and of its own subset alone, so that others may be drawn later."""
     manifest = DatasetFolder(config.data.dataset).read()
-    used = {name: facts for name, facts in manifest["subsets"].items() if name == config.data.subset}
-    return {name: facts["sha256"] for name, facts in {**manifest["splits"], **used}.items()}
+    used = {name: facts for name, facts in manifest.subsets.items() if name == config.data.subset}
+    return {name: facts.sha256 for name, facts in {**manifest.splits, **used}.items()}
 
 
 def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
@@ -181,7 +181,7 @@ def open_caches(config: RunConfig, data: TrainingSet, settings: ScheduleSettings
     """Keep log-mels between epochs and runs; or the outputs of an encoder that does not train, computed here once."""
     if not config.data.cache_gb:
         return
-    source = (DatasetFolder(config.data.dataset).read()["splits"]["train"]["sha256"], data.mel_bins)
+    source = (DatasetFolder(config.data.dataset).read().splits["train"].sha256, data.mel_bins)
     limit, processes = config.data.cache_gb * 1e9, learner.processes
     if keeps_encoder_outputs(config, data, settings):
         base = (model_identity(config.model.name), str(learner.dtype))

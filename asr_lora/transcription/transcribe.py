@@ -13,6 +13,7 @@ from asr_lora.config import Context, Precision
 from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
+from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import Task
 from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.segments import Segment
@@ -22,14 +23,30 @@ from asr_lora.transcription.writers import FORMATS, TIMED
 
 
 @dataclass(frozen=True)
-class Transcript:
+class Transcript(Tabular):
     """What became of one file."""
+
+    columns = (
+        Column("start", "From, s", ".2f"),
+        Column("end", "To, s", ".2f"),
+        Column("text", "Text"),
+        Column("language", "Language"),
+        Column("adapter", "Adapter"),
+        Column("log_probability", "", ".3f"),
+        Column("no_speech", "", ".3f"),
+    )
 
     file: Path
     segments: tuple[Segment, ...] = ()
     written: tuple[Path, ...] = ()
     error: str | None = None
     kept: bool = False  # it was written before, and nothing was done
+
+    def entries(self) -> Iterable[object]:
+        return self.segments
+
+    def caption(self) -> str:
+        return self.error or str(self.file)
 
 
 def transcribe(

@@ -17,7 +17,7 @@ from asr_lora.decoding.loading import EngineName, open_adapter_engine, open_engi
 from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.language import Task
-from asr_lora.model.find_model import find_model, selection_of
+from asr_lora.model.find_model import find_adapters, find_model, selection_of
 from asr_lora.transcription.inputs import Input, opened
 from asr_lora.transcription.longform import speech_windows, windows
 from asr_lora.transcription.recognise import Said, listen
@@ -137,9 +137,8 @@ def open_transcriber(
     if terms and engine is EngineName.CTRANSLATE2:
         raise ConfigError("--terms changes scores of tokens, for which CTranslate2 has no place: take --engine torch")
     if adapters:
-        runner, selections = open_adapter_engine(
-            engine, model, adapters, task=task, context=context, precision=precision
-        )
+        several = find_adapters(model, adapters, task=task, context=context)
+        runner, selections = open_adapter_engine(engine, several, precision), several.selections
         only = next(iter(selections)) if len(selections) == 1 else LANGUAGE
         routes = Routes(selections, route or only, context or Context.FULL)
     else:

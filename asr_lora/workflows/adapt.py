@@ -6,7 +6,7 @@ stage as the command that would repeat it by hand. A stage that is complete is n
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
+from asr_lora.folders.tabular import Tabular
 from asr_lora.folders.workflow_folder import AdaptFolder
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
@@ -66,7 +67,7 @@ class AdaptationPlan:
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class Adaptation(Tabular):
     """What `adapt` made."""
 
     folder: AdaptFolder
@@ -74,6 +75,17 @@ class Adaptation:
     table: str  # Markdown
     sample: Transcript
     sample_reference: str
+
+    columns = ComparisonFolder.columns
+
+    def __repr__(self) -> str:
+        return f"Adaptation({str(self.folder.root)!r}): {self.verdict}"
+
+    def entries(self) -> Iterable[object]:
+        return ComparisonFolder(self.folder.comparison).entries()
+
+    def caption(self) -> str:
+        return self.verdict
 
 
 def adapt(
@@ -143,7 +155,7 @@ def adapt(
     body = comparison.read()
     folder.write(
         {
-            "fingerprint": fingerprint(dataset.read()["fingerprint"], body["fingerprint"]),
+            "fingerprint": fingerprint(dataset.read().fingerprint, body["fingerprint"]),
             "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
             "commands": stages.commands,
             "verdict": body["verdict"],
@@ -188,8 +200,8 @@ def plan_adaptation(
     if not model:
         reasons.append(f"model {name}, as there is {'a' if gpu else 'no'} GPU (--model chooses another)")
     if subset is None:
-        hours = float(manifest["splits"]["train"]["hours"])
-        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest["subsets"] else "all"
+        hours = manifest.splits["train"].hours
+        subset = "1h" if not gpu and hours > CPU_HOURS and "1h" in manifest.subsets else "all"
         if subset != "all":
             reasons.append(f"subset {subset} of {hours:.1f} h, as there is no GPU (--subset chooses another)")
     lengths = read_split(dataset.root, "train", subset=subset).seconds

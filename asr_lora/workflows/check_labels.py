@@ -58,7 +58,7 @@ def check_labels(
     place = DatasetFolder(dataset)
     manifest = place.read()
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
-    label_report = report_labels(place, manifest["language"], without=without)
+    label_report = report_labels(place, manifest.language, without=without)
     thought: list[ModelScore] = []
     more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
     folder = place.label_report
@@ -109,7 +109,7 @@ def _opinions(
     from asr_lora.model.open_model import open_model
 
     found = find_model(model)
-    prompt = found.prompt(token=language_token, default=dataset.read()["language"])
+    prompt = found.prompt(token=language_token, default=dataset.read().language)
     spoken = {"language": prompt.language, "token": prompt.token}
     stamp = fingerprint(model_identity(found), dataset.splits_digest(), spoken, precision, OPINION_VERSION, list(data))
     kept = dataset.label_report.model_scores(stamp)

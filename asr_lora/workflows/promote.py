@@ -171,11 +171,11 @@ def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
     """The run's own dataset, then each guard once; all are looked at before anything is spent."""
     prompt = run.model.prompt
     own = Trial(run.config.data.dataset, prompt, guard=False)
-    same = {DatasetFolder(own.dataset).read()["language"], prompt.language}
+    same = {DatasetFolder(own.dataset).read().language, prompt.language}
     found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
     trials = [own]
     for path in found.values():
-        language = DatasetFolder(path).read()["language"]
+        language = DatasetFolder(path).read().language
         if language in same:
             trials.append(Trial(path, prompt, guard=True))
             continue

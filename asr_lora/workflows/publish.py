@@ -93,7 +93,7 @@ def push(
     )
     files: dict[str, Path | bytes] = {file["name"]: folder.root / file["name"] for file in facts["files"]}
     files |= {CARD: card.encode(), folder.manifest_name: _proof(facts)}
-    speakers = {speaker for split in body["splits"] for speaker in read_split(home, split).speakers}
+    speakers = {speaker for split in body.splits for speaker in read_split(home, split).speakers}
     own = (folder.root, home, Path(run), *reports, Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
     require_publishable(files, own, speakers)
     where = upload(files, repository, private=private) if repository else _copy(files, Path(to).expanduser())

@@ -39,7 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def settings(row: str, options: argparse.Namespace, work: Path) -> RunConfig:
     changes = ROWS[row]
     sections = {key: {**PLAIN.get(key, {}), **changes.get(key, {})} for key in {*PLAIN, *changes} - {"method"}}
-    sections["model"]["language"] = DatasetFolder(options.dataset).read()["language"]
+    sections["model"]["language"] = DatasetFolder(options.dataset).read().language
     sections["data"] |= {"dataset": options.dataset, "subset": options.subset}
     return RunConfig.model_validate({"method": changes.get("method", "lora"), "out": work / "run", **sections})
 

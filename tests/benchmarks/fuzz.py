@@ -354,8 +354,8 @@ def prepared(source: Path) -> Outcome:
     out = source.parent / "prepared"
     body = prepare(source, language="it", out=out).read()
     shutil.rmtree(out)
-    used = sum(facts["utterances"] for facts in body["splits"].values())
-    outcome = Counter(used=used, **{f"left out: {reason}": count for reason, count in body["dropped"].items()})
+    used = sum(split.utterances for split in body.splits.values())
+    outcome = Counter(used=used, **{f"left out: {reason}": count for reason, count in body.dropped.items()})
     require_all(outcome, rows_given(source))
     return outcome
 

@@ -65,7 +65,7 @@ def measure(row: str, dataset: Path, model: Path, steps: int) -> dict[str, Any]:
     from asr_lora.training.setup import load_for_training, load_training_set, make_learner, make_schedule_settings
 
     changes = ROWS[row]
-    language = DatasetFolder(dataset).read()["language"]
+    language = DatasetFolder(dataset).read().language
     training = {"steps": 1000, "batch_seconds": BATCH_SECONDS, "micro_batch_seconds": MICRO_BATCH_SECONDS}
     config = RunConfig.model_validate(
         {

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from asr_lora.audio.decode import SAMPLE_RATE, decode, encode_flac
 from asr_lora.dataset.reading import row_schema
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
-from asr_lora.folders.digests import sha256_file
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DatasetRecord, SplitRecord
+from asr_lora.folders.digests import file_facts
 from asr_lora.labels.rules import MODEL_RULES, RULES
 
 SEED = 0
@@ -151,8 +151,9 @@ def write_dataset(folder: DatasetFolder, rows: list[Row], language: str) -> None
     for split, share in shares.items():
         path = folder.split(split)
         pq.write_table(pa.Table.from_pylist(share, schema=row_schema()), path)
-        facts[split] = {"utterances": len(share), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    folder.write({"fingerprint": facts["train"]["sha256"], "language": language, "splits": facts, "subsets": {}})
+        hours = round(sum(row["seconds"] for row in share) / 3600, 4)
+        facts[split] = SplitRecord(utterances=len(share), hours=hours, **file_facts(path))
+    folder.write(DatasetRecord(fingerprint=facts["train"].sha256, language=language, splits=facts, subsets={}))
 
 
 def rules_by_id(folder: DatasetFolder) -> dict[str, set[str]]:
@@ -213,7 +214,7 @@ def main() -> None:
     rows = generator.sample(fit, min(options.utterances, len(fit)))
     spoilt, kinds = plant(rows, options.each, generator)
     folder = DatasetFolder(options.work)
-    write_dataset(folder, spoilt, source["language"])
+    write_dataset(folder, spoilt, source.language)
     begun = time.process_time()
     check_labels(folder.root, audio=True)
     without, middle = rules_by_id(folder), time.process_time()

@@ -164,7 +164,7 @@ def train_ours(dataset: Path, language: str, subset: str, out: Path, most_steps:
         "steps": len(rows),
         "batch_seconds": batch_seconds,
         "train_seconds": time.perf_counter() - begun,
-        "peak_memory_bytes": folder.read()["peak_memory_bytes"],
+        "peak_memory_bytes": folder.read().peak_memory_bytes,
         # Of all but the first step: speech over time.
         "speech_seconds_per_second": statistics.harmonic_mean([row["audio_seconds_per_second"] for row in rows[1:]]),
         "data_wait": statistics.fmean(row["data_wait"] for row in rows[1:]),
@@ -202,7 +202,7 @@ def compare_sides(options: argparse.Namespace) -> dict[str, Any]:
         "ours": (work / "ours" / "run", None),
         "ours at 30 s": (work / "ours" / "run", Context.FULL),
     }
-    language = DatasetFolder(options.dataset).read()["language"]
+    language = DatasetFolder(options.dataset).read().language
     reports = [
         evaluate(
             str(model), options.dataset, out=work / "reports" / name.replace(" ", "-"), name=name,
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"], help="of the recipe")
     parser.add_argument("--steps", type=int, default=0, help="stop after so many; 0: one epoch")
     options = parser.parse_args()
-    language = DatasetFolder(options.dataset).read()["language"]
+    language = DatasetFolder(options.dataset).read().language
     if options.only:
         out = options.work / options.only
         out.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from asr_lora.metrics.hotword_recall import occurrences
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import corpus_scores
 from asr_lora.model.adapters.multi_lora import BASE, using_adapters
-from asr_lora.model.find_model import selection_of
+from asr_lora.model.find_model import find_adapters, selection_of
 from asr_lora.model.open_model import open_adapters, open_model
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.longform import speech_windows, windows
@@ -144,9 +144,9 @@ def adapters(options: argparse.Namespace) -> None:
     """Milliseconds to load a base, to put adapters on it, and to go from one to another; what a mixed batch costs."""
     named = dict(text.split("=", 1) for text in options.adapters)
     started = time.process_time()
-    whisper, selections = open_adapters(options.model, named)
+    whisper = open_adapters(find_adapters(options.model, named))
     print(f"base and {len(named)} adapters: {time.process_time() - started:.1f} s")
-    names = list(selections)
+    names = list(named)
     started = time.process_time()
     for _ in range(20):
         for name in names:
