@@ -3,11 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: demo test pytest lint docs clean
-=======
-.PHONY: demo test quick pytest lint clean
->>>>>>> main
+.PHONY: demo test quick pytest lint docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/asr-lora demo
