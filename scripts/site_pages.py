@@ -102,7 +102,7 @@ def sweep_keys() -> str:
 def _section_tables(model: Any) -> str:
     plain, sections = [], []
     for key, field in model.model_fields.items():
-        inner = _inner_model(field.annotation)
+        inner = inner_model(field.annotation)
         if inner is None:
             plain.append((key, field))
         else:
@@ -114,7 +114,7 @@ def _section_tables(model: Any) -> str:
     return text
 
 
-def _inner_model(annotation: Any) -> Any:
+def inner_model(annotation: Any) -> Any:
     from pydantic import BaseModel
 
     for each in (annotation, *typing.get_args(annotation)):

@@ -438,7 +438,7 @@ def test_the_reference_has_every_key(site):
 
     def keys(model, prefix=""):
         for name, field in model.model_fields.items():
-            inner = site._inner_model(field.annotation)
+            inner = site.inner_model(field.annotation)
             yield from keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
 
     for key in [*keys(RunConfig), *keys(SweepConfig)]:
