@@ -35,7 +35,7 @@ class AudioError(DataError):
 class Refused(AsrLoraError):
     """A model was not promoted or exported; `facts` are the measurements that would have been written."""
 
-    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+    def __init__(self, message: str, facts: Any) -> None:
         super().__init__(message)
         self.facts = facts
 

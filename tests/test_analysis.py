@@ -322,7 +322,7 @@ def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
     done = invoke("analyze", *runs, "--out", tmp_path / "o")
     assert done.exit_code == 0, done.stderr
     folder = AnalysisFolder(tmp_path / "o")
-    body, page = folder.read(), folder.page.read_text(encoding="utf-8")
+    body, page = folder.read_json(), folder.page.read_text(encoding="utf-8")
     assert str(folder.page) in done.stdout
     assert folder.markdown.read_text(encoding="utf-8") in done.stdout
     rows = list(csv.DictReader(folder.matrices.read_text(encoding="utf-8").splitlines()))

@@ -1,4 +1,4 @@
-"""What lies behind a score: groups of speakers, words, signs of hallucination, named terms, several seeds."""
+"""What lies behind a score: groups of speakers, words, signs of hallucination, hotwords, several seeds."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.metrics.breakdown import Counts, find_groups, group_columns, group_facts, speaker_facts
+from asr_lora.metrics.breakdown import (
+    AgainstFirst,
+    Counts,
+    WithheldGroups,
+    WithheldSpeakers,
+    find_groups,
+    group_columns,
+    group_rates,
+    speaker_rates,
+)
 from asr_lora.metrics.combine import combine, families
-from asr_lora.metrics.confusions import changed_words, confusions
-from asr_lora.metrics.hallucination import hallucination, loops
+from asr_lora.metrics.confusions import ChangedWord, Substitution, WordCount, WrongWord, changed_words, confusions
+from asr_lora.metrics.hallucination import SilentUtterances, hallucination_signs, loops
 from asr_lora.metrics.hotword_recall import count_hotwords, occurrences, read_hotwords
 from asr_lora.metrics.intervals import _weights, rate_interval, resamples
 from asr_lora.metrics.normalize import find_normaliser
@@ -30,33 +39,33 @@ def rows(count: int, **fields) -> list[dict]:
 def facts_of(found: list[dict], *systems: Counts) -> dict:
     groups = find_groups(found)
     sums = resamples([row["speaker"] for row in found]).draw(group_columns(groups, systems))
-    return group_facts(groups, len(systems), sums)
+    return group_rates(groups, len(systems), sums)
 
 
 def test_groups_hold_what_their_utterances_say():
     found = rows(60, gender=lambda n: ["female", "male"][n % 2], domain=lambda n: "news,finance" if n < 30 else "")
     edits, better = np.arange(60) % 3, np.zeros(60, int)
     facts = facts_of(found, Counts(edits, np.full(60, 4)), Counts(better, np.full(60, 4)))
-    female, male = facts["gender"]["groups"]
-    assert (female["group"], female["utterances"], female["speakers"], female["reference"]) == ("female", 30, 6, 120)
-    assert female["rates"][0]["value"] == pytest.approx(edits[::2].sum() / 120)
-    assert male["rates"][0]["low"] < male["rates"][0]["value"] < male["rates"][0]["high"]
-    assert male["differences"][0]["value"] == pytest.approx(-edits[1::2].sum() / 120)
-    assert male["differences"][0]["probability_of_improvement"] > 0.99
-    assert [group["group"] for group in facts["domain"]["groups"]] == ["news", "finance", "not stated"]
-    assert [group["utterances"] for group in facts["domain"]["groups"]] == [30, 30, 30]
-    assert [group["group"] for group in facts["duration"]["groups"]] == ["2 to 4 s"]
+    female, male = facts["gender"].groups
+    assert (female.group, female.utterances, female.speakers, female.reference) == ("female", 30, 6, 120)
+    assert female.rates[0].value == pytest.approx(edits[::2].sum() / 120)
+    assert male.rates[0].low < male.rates[0].value < male.rates[0].high
+    assert male.differences[0].value == pytest.approx(-edits[1::2].sum() / 120)
+    assert male.differences[0].probability_of_improvement > 0.99
+    assert [group.group for group in facts["domain"].groups] == ["news", "finance", "not stated"]
+    assert [group.utterances for group in facts["domain"].groups] == [30, 30, 30]
+    assert [group.group for group in facts["duration"].groups] == ["2 to 4 s"]
 
 
 def test_an_interval_of_a_group_is_that_of_its_speakers_alone():
     generator = np.random.default_rng(0)
     found = rows(2000, speaker=lambda n: f"s{n % 100}", gender=lambda n: ["female", "male"][n % 2])
     lengths, edits = np.full(2000, 10), generator.binomial(10, 0.3, 2000)
-    (female, _) = facts_of(found, Counts(edits, lengths))["gender"]["groups"]
+    (female, _) = facts_of(found, Counts(edits, lengths))["gender"].groups
     alone = rate_interval(resamples([row["speaker"] for row in found[::2]]), edits[::2].tolist(), lengths[::2].tolist())
-    assert female["rates"][0]["value"] == alone.value
-    assert female["rates"][0]["low"] == pytest.approx(alone.low, abs=0.003)
-    assert female["rates"][0]["high"] == pytest.approx(alone.high, abs=0.003)
+    assert female.rates[0].value == alone.value
+    assert female.rates[0].low == pytest.approx(alone.low, abs=0.003)
+    assert female.rates[0].high == pytest.approx(alone.high, abs=0.003)
 
 
 def test_small_groups_are_withheld_and_counted():
@@ -67,10 +76,10 @@ def test_small_groups_are_withheld_and_counted():
         seconds=lambda n: 25.0 if n < 19 else 1.0,
     )
     facts = facts_of(found, Counts(np.ones(100, int), np.full(100, 5)))
-    assert [group["group"] for group in facts["accent"]["groups"]] == ["common"]
-    assert facts["accent"]["withheld"] == {"groups": 1, "utterances": 40}
-    assert [group["group"] for group in facts["duration"]["groups"]] == ["0 to 2 s"]
-    assert facts["duration"]["withheld"] == {"groups": 1, "utterances": 19}
+    assert [group.group for group in facts["accent"].groups] == ["common"]
+    assert facts["accent"].withheld == WithheldGroups(1, 40)
+    assert [group.group for group in facts["duration"].groups] == ["0 to 2 s"]
+    assert facts["duration"].withheld == WithheldGroups(1, 19)
 
 
 def test_durations_come_in_order_and_what_is_not_recorded_is_no_group():
@@ -86,15 +95,15 @@ def test_speakers_spread_and_the_hardest_ones():
     found = rows(90, speaker=lambda n: "hard" if n < 30 else "easy" if n < 60 else f"rare{n}")
     edits = np.where(np.arange(90) < 30, 3, 1)
     edits[0] = 0
-    facts = speaker_facts(found, [Counts(edits, np.full(90, 6)), Counts(np.ones(90, int), np.full(90, 6))])
-    assert facts["speakers"] == 32
-    assert facts["withheld"] == {"speakers": 30, "utterances": 30}
-    assert [row["speaker"] for row in facts["highest"]] == ["hard", "easy"]
-    hard = facts["highest"][0]["rates"][0]
-    assert hard["value"] == pytest.approx(87 / 180)
-    assert hard["low"] < hard["value"] < hard["high"]
-    assert facts["against_first"] == [{"lower": 1, "higher": 0}]
-    assert facts["spread"][0]["quartiles"][0] == pytest.approx(1 / 6)
+    facts = speaker_rates(found, [Counts(edits, np.full(90, 6)), Counts(np.ones(90, int), np.full(90, 6))])
+    assert facts.speakers == 32
+    assert facts.withheld == WithheldSpeakers(30, 30)
+    assert [row.speaker for row in facts.highest] == ["hard", "easy"]
+    hard = facts.highest[0].rates[0]
+    assert hard.value == pytest.approx(87 / 180)
+    assert hard.low < hard.value < hard.high
+    assert facts.against_first == [AgainstFirst(1, 0)]
+    assert facts.spread[0].quartiles[0] == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize("units", [10, 26, 60, 3000])
@@ -115,18 +124,16 @@ def test_confusions_and_what_changed():
     before = align_words(references, ["de kar zit de mat", "de kar slaapt nu"])
     after = align_words(references, ["de kat zit op te mat", "de kat slaapt"])
     found = confusions(before)
-    assert found["substitutions"] == [{"reference": "kat", "hypothesis": "kar", "count": 2}]
-    assert found["insertions"] == [{"word": "nu", "count": 1}]
-    assert found["deletions"] == [{"word": "op", "count": 1}]
-    assert found["words"][0] == {
-        "word": "kat", "spoken": 2, "wrong": 2, "heard_as": [{"word": "kar", "count": 2}],
-    }  # fmt: skip
+    assert found.substitutions == [Substitution("kat", "kar", 2)]
+    assert found.insertions == [WordCount("nu", 1)]
+    assert found.deletions == [WordCount("op", 1)]
+    assert found.words[0] == WrongWord("kat", 2, 2, [WordCount("kar", 2)])
     changed = changed_words(before, after)
-    assert [(row["word"], row["right_before"], row["right_after"]) for row in changed["better"]] == [
+    assert [(row.word, row.right_before, row.right_after) for row in changed.better] == [
         ("kat", 0, 2),
         ("op", 0, 1),
     ]
-    assert changed["worse"] == [{"word": "de", "spoken": 3, "right_before": 3, "right_after": 2}]
+    assert changed.worse == [ChangedWord("de", 3, 3, 2)]
 
 
 WORDS = st.lists(st.sampled_from(["een", "twee", "drie"]), max_size=6).map(" ".join)
@@ -139,8 +146,8 @@ def test_confusions_add_up_to_the_errors(pairs):
     scored = score(references, hypotheses, BASIC)
     found = confusions(scored.alignments, shown=100)
     for kind in ("substitutions", "insertions", "deletions"):
-        assert sum(row["count"] for row in found[kind]) == getattr(scored.rates, kind)
-    assert sum(row["wrong"] for row in found["words"]) == scored.rates.substitutions + scored.rates.deletions
+        assert sum(row.count for row in getattr(found, kind)) == getattr(scored.rates, kind)
+    assert sum(row.wrong for row in found.words) == scored.rates.substitutions + scored.rates.deletions
 
 
 @pytest.mark.parametrize(
@@ -165,30 +172,33 @@ def test_hallucination_is_measured():
         ["dank voor het kijken", "", "ja ja ja ja ja ja ja hoor", "nee nee nee", ""],
         BASIC,
     )
-    found = hallucination(scored)
-    assert found["silence"] == {"utterances": 2, "with_words": 1, "words": 4}
-    assert (found["loops"], found["much_too_long"], found["empty"]) == (1, 1, 1)
-    assert found["insertion_rate"] == pytest.approx(10 / 6)
-    assert found["length_ratio"] == pytest.approx(15 / 6)
-    assert hallucination(score([""], ["ja"], BASIC))["insertion_rate"] is None
+    found = hallucination_signs(scored)
+    assert found.silence == SilentUtterances(2, 1, 4)
+    assert (found.loops, found.much_too_long, found.empty) == (1, 1, 1)
+    assert found.insertion_rate == pytest.approx(10 / 6)
+    assert found.length_ratio == pytest.approx(15 / 6)
+    assert hallucination_signs(score([""], ["ja"], BASIC)).insertion_rate is None
 
 
-def test_terms_are_counted_where_they_are_spoken(tmp_path):
+def test_hotwords_are_counted_where_they_are_spoken(tmp_path):
     file = tmp_path / "terms.txt"
     file.write_text("# names\nJan Smit\n\nDen Haag\njan smit\nUtrecht\n", encoding="utf-8-sig")
-    terms = read_hotwords(file, BASIC)
-    assert [term.written for term in terms] == ["Jan Smit", "Den Haag", "Utrecht"]
+    hotwords = read_hotwords(file, BASIC)
+    assert [one.written for one in hotwords] == ["Jan Smit", "Den Haag", "Utrecht"]
     scored = score(
         ["Jan Smit en Jan Smit in Den Haag", "naar den haag", "hij heet jan"],
         ["jan smit en jan smid in den haag", "naar den hag", "hij heet jan smit"],
         BASIC,
     )
-    counts = count_hotwords(terms, scored, characters=False)
+    counts = count_hotwords(hotwords, scored, characters=False)
     assert counts.spoken.sum(axis=1).tolist() == [2, 2, 0]
     assert counts.heard.sum(axis=1).tolist() == [2, 1, 0]
     assert counts.found.sum(axis=1).tolist() == [1, 1, 0]
     assert occurrences("今天 天气很好", "天天气", characters=True) == 1
-    for text, sentence in (("", "holds no terms"), ("Jan\n...\n", "line 2: nothing is left of '...' after basic-1")):
+    for text, sentence in (
+        ("", "holds no hotwords"),
+        ("Jan\n...\n", "line 2: the normaliser basic-1 leaves nothing of '...'"),
+    ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             read_hotwords(file, BASIC)
@@ -207,9 +217,9 @@ def test_seeds_combine_to_mean_and_spread():
         for rate in ("wer", "cer"):
             columns[rate, place, "edits"], columns[rate, place, "lengths"] = np.full(50, edits), lengths
     (found,) = combine(names, resamples([str(n % 25) for n in range(50)]).draw(columns))
-    assert found["systems"] == ["lora#1", "lora#2", "lora#3"]
-    assert found["wer"]["mean"] == pytest.approx(0.2)
-    assert found["wer"]["sd"] == pytest.approx(0.1)
-    assert (found["wer"]["lowest"], found["wer"]["highest"]) == (0.1, 0.3)
-    assert found["wer"]["difference"]["value"] == pytest.approx(-0.2)
-    assert found["wer"]["difference"]["verdict"] == "better"
+    assert found.systems == ["lora#1", "lora#2", "lora#3"]
+    assert found.wer.mean == pytest.approx(0.2)
+    assert found.wer.sd == pytest.approx(0.1)
+    assert (found.wer.lowest, found.wer.highest) == (0.1, 0.3)
+    assert found.wer.difference.value == pytest.approx(-0.2)
+    assert found.wer.difference.verdict == "better"

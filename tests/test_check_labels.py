@@ -121,7 +121,7 @@ def rewrite_train_unmeasured(folder, change):
 
 
 def test_prepare_writes_findings_without_being_asked(faulty):
-    body = DatasetFolder(faulty).label_report.read()
+    body = DatasetFolder(faulty).label_report.read_json()
     by_text = {row["text"]: row["rule"] for row in findings(faulty) if row["rule"] in FAULTS.values()}
     assert by_text == FAULTS
     assert body["counts"]["left-out"] == 1
@@ -201,7 +201,7 @@ def test_audio_that_no_longer_decodes_is_a_finding(copied):
         return rows
 
     rewrite_train_unmeasured(copied, spoil)
-    counts = check_labels(copied).read()["counts"]
+    counts = check_labels(copied).read().counts
     assert counts["unreadable"] == 1
     assert counts["duplicate-audio"] == 1
 
@@ -314,10 +314,10 @@ def test_asking_a_model_goes_on_where_it_stopped(few, tiny_folder):
     assert set(kept[0].read_text(encoding="utf-8").splitlines()) == set(rows)
     assert len(rows) == 11
     assert findings(few) == whole
-    assert folder.read()["model"] == str(tiny_folder)
+    assert folder.read().model == str(tiny_folder)
 
 
 def test_rules_of_a_model_have_switches_too(copied):
     with pytest.raises(ConfigError, match="no rule"):
         check_labels(copied, without=["unheard"])
-    assert check_labels(copied, without=["unheard-text"]).read()["without"] == ["unheard-text"]
+    assert check_labels(copied, without=["unheard-text"]).read().without == ["unheard-text"]

@@ -87,7 +87,7 @@ def unfinished(tmp_path):
         (
             ["adapt", "{demo}", "--language", "it", "--out", "{tmp}/o", "--baselines", "all"],
             2,
-            "not one of untouched, full",
+            "not one of zero-shot, full",
         ),
         (["demo", "--source", "{tmp}/nowhere"], 2, "there is no folder"),
         (["trian"], 2, "No such command"),
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_p
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert "what was complete is kept" in done.stderr.splitlines()[-1]
+    assert "complete results are kept" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "o").exists()
 
 

@@ -127,7 +127,7 @@ def test_whole_checked_and_not_asked_for_again(platform, tmp_path, capfd):
     archive = fetch("nl25", tmp_path)
     assert archive == tmp_path / "nl25" / NAME
     assert archive.read_bytes() == CONTENT
-    body = DownloadFolder(tmp_path / "nl25").read()
+    body = DownloadFolder(tmp_path / "nl25").read_json()
     assert body["sha256"] == platform.details["checksum"]
     assert body["checked"] is True
     assert body["terms"]["licenseAbbreviation"] == "CC0-1.0"
@@ -225,7 +225,7 @@ def test_no_checksum_is_said(platform, tmp_path, capfd):
     platform.details["checksum"] = platform.session["checksum"] = "d41d8cd9-12"
     fetch("nl25", tmp_path)
     assert "gives no SHA-256" in capfd.readouterr().err
-    assert DownloadFolder(tmp_path / "nl25").read()["checked"] is False
+    assert DownloadFolder(tmp_path / "nl25").read().checked is False
 
 
 @pytest.mark.parametrize(("status", "kind", "sentence"), [

@@ -22,7 +22,7 @@ from asr_lora.metrics.normalize import basic
 
 
 def words(out: Path) -> list[str]:
-    # Less than half of the ten epochs that it takes by itself: enough to be told from the untouched model.
+    # Less than half of the ten epochs that it takes by itself: enough to be told from the base model.
     return ["demo", "--out", str(out), "--epochs", "4"]
 
 
@@ -43,10 +43,10 @@ def made(installed, tmp_path_factory):
 
 def test_it_ends_with_table_verdict_and_places(made):
     out, stdout, stderr = made
-    assert re.search(r"^\| untouched \| \d+\.\d \|", stdout, re.MULTILINE)
+    assert re.search(r"^\| zero-shot \| \d+\.\d \|", stdout, re.MULTILINE)
     assert re.search(r"^\| lora \|.*\| 1,179,648 \(1\.6 %\) \|", stdout, re.MULTILINE)
     assert re.search(r"^\| full \|.*\| 71,825,920 \(98\.9 %\) \|", stdout, re.MULTILINE)
-    assert re.search(r"^(lora|full) (is better than untouched by|and untouched are not)", stdout, re.MULTILINE)
+    assert re.search(r"^(lora|full) (is better than zero-shot by|and zero-shot are not)", stdout, re.MULTILINE)
     assert str(out / "reports" / "comparison" / "index.html") in stdout
     assert [line[:5] for line in stderr.splitlines() if re.match(r"\[\d/8\]", line)] == [
         f"[{n}/8]" for n in range(1, 9)
@@ -56,10 +56,10 @@ def test_it_ends_with_table_verdict_and_places(made):
 
 def test_adaptation_helps_on_held_out_speech(made):
     body = json.loads((made[0] / "reports" / "comparison" / "comparison.json").read_text())
-    untouched, lora, full = (system["scores"] for system in body["systems"])
-    assert untouched["wer"] > 0.08  # the untouched model makes real errors
-    assert lora["wer"] < untouched["wer"]
-    assert full["wer"] < untouched["wer"]
+    zero_shot, lora, full = (system["scores"] for system in body["systems"])
+    assert zero_shot["wer"] > 0.08  # the base model makes real errors
+    assert lora["wer"] < zero_shot["wer"]
+    assert full["wer"] < zero_shot["wer"]
     # 34 clips leave LoRA's interval close to zero, and another processor rounds otherwise; full fine-tuning is clear.
     assert [pair["verdict"] for pair in body["pairs"][:2]] in (["better", "better"], ["not distinguishable", "better"])
 
@@ -151,8 +151,8 @@ def test_beside_a_base_an_adapter_says_what_it_says_merged(made):
 def test_context_of_the_run_is_honoured_and_can_be_changed(made, tmp_path):
     run = str(made[0] / "runs" / "lora")
     data = prepare(small_release(tmp_path / "release"), language="it", out=tmp_path / "data").root
-    own = evaluate(run, data, split="dev", out=tmp_path / "own").read()
-    full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read()
+    own = evaluate(run, data, split="dev", out=tmp_path / "own").read_json()
+    full = evaluate(run, data, split="dev", out=tmp_path / "full", context=Context.FULL).read_json()
     assert (own["system"]["context"], full["system"]["context"]) == ("true_length", "full")
     assert own["rtfx"] > full["rtfx"]
     assert own["decoding"]["language"] == "it"

@@ -27,8 +27,8 @@ from asr_lora.model.find_model import find_adapters, find_model, selection_of
 from asr_lora.model.open_model import open_adapters
 from asr_lora.model.whisper import load_meta_whisper, load_whisper
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Said, transcribe_windows
-from asr_lora.transcription.routes import detect_language
+from asr_lora.transcription.recognise import SelectedWindow, transcribe_windows
+from asr_lora.transcription.transcriber import detect_language
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())[:2]
 TIMED = DecodingOptions(timestamps=True, word_times=True)
@@ -43,7 +43,7 @@ def floats(ctranslate2_folder):
 def said(base):
     """Two clips, and both in one window."""
     sounds = [*map(decode, CLIPS), np.concatenate([decode(clip) for clip in CLIPS])]
-    return [Said(Window(10.0 * n, sound), selection_of(base)) for n, sound in enumerate(sounds)]
+    return [SelectedWindow(Window(10.0 * n, sound), selection_of(base)) for n, sound in enumerate(sounds)]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkey
     (tmp_path / "terms.txt").write_text("Trastevere\n")
     sound = write_wav(tmp_path / "a.wav", speech(1.0))
     refused = {
-        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--terms changes scores .*--engine torch",
+        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--hotwords changes scores .*--engine torch",
         ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
         ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
     }
@@ -202,9 +202,17 @@ def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
 
 
 def test_an_export_knows_its_language_and_context(tmp_path):
-    from asr_lora.folders.run_folder import ExportFolder
+    from asr_lora.folders.run_folder import ExportFolder, ExportRecord
 
-    facts = {"language": "cs", "language_token": None, "task": "transcribe", "context": "true_length", "files": []}
-    ExportFolder(tmp_path).write({"fingerprint": "x", **facts})
+    rates, told = {"wer": 0.1, "cer": 0.1}, {"language": "cs", "language_token": None, "task": "transcribe"}
+    parity = {
+        "clips": 1, "normaliser": "basic-1", "lead": "wer", "ours": rates, "theirs": rates, "drift": 0, "tolerance": 0,
+        "alike": 1, "apart": 0, "passed": True,
+    }  # fmt: skip
+    body = {
+        "model": "x", "base": "y", **told, "context": "true_length", "format": "ctranslate2", "files": [],
+        "dataset": {"sha256": "0", "split": "dev", "seconds": 1}, "reference": "a", "engine": "b", "parity": parity,
+    }  # fmt: skip
+    ExportFolder(tmp_path).write(ExportRecord.model_validate(body))
     place = find_model(str(tmp_path))
     assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)

@@ -36,7 +36,7 @@ def dev(demo_dataset, tiny_folder, tmp_path):
 
 
 def test_a_report_is_whole(dev, demo_dataset, tiny_folder):
-    body = dev().read()
+    body = dev().read_json()
     rows = read_jsonl(dev().hypotheses)
     assert len(rows) == body["dataset"]["utterances"] == 16
     assert body["decoding"] == {
@@ -51,37 +51,37 @@ def test_a_report_is_whole(dev, demo_dataset, tiny_folder):
 
 def test_a_report_is_reused_and_renamed(dev):
     before = dev().hypotheses.stat().st_mtime_ns
-    assert dev(name="untouched").read()["system"]["name"] == "untouched"
+    assert dev(name="untouched").read_json()["system"]["name"] == "untouched"
     assert dev(name="untouched").hypotheses.stat().st_mtime_ns == before
     assert dev(beams=2).hypotheses.stat().st_mtime_ns != before
 
 
 def test_another_normaliser_or_terms_score_again_and_transcribe_nothing(dev, tmp_path, monkeypatch):
     whole = dev()
-    before, hypotheses = whole.read(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
+    before, hypotheses = whole.read_json(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
     monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)  # a model that is opened fails the test
-    raw = dev(normaliser="none").read()
+    raw = dev(normaliser="none").read_json()
     assert (raw["normaliser"], raw["scores"]["wer"]) == ("none-1", before["scores"]["raw_wer"])
     assert raw["transcribed_with"] == before["made_with"]
     assert [row["hypothesis"] for row in read_jsonl(whole.hypotheses)] == hypotheses
     terms = tmp_path / "terms.txt"
     terms.write_text(f"{read_jsonl(whole.hypotheses)[0]['reference'].split()[0]}\n")
-    listed = dev(terms=terms).read()
+    listed = dev(hotwords=terms).read_json()
     assert listed["analysis"]["terms"]["spoken"] >= 1
-    assert dev().read()["scores"] == before["scores"]
+    assert dev().read_json()["scores"] == before["scores"]
     with pytest.raises(ConfigError, match="there is no normaliser 'fancy'"):
         dev(normaliser="fancy")
 
 
 def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
     whole = dev()
-    body = whole.read()
+    body = whole.read_json()
     old = {key: value for key, value in body.items() if key not in ("scoring", "analysis")}
     whole.write(old)
     rows = read_jsonl(whole.hypotheses)
     write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
     monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)
-    assert dev().read()["analysis"] == body["analysis"]
+    assert dev().read_json()["analysis"] == body["analysis"]
     assert read_jsonl(whole.hypotheses) == rows
 
 
@@ -97,7 +97,7 @@ def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
     with pytest.raises(ConfigError, match=r"Whisper has no 'fy'.* or --language-token, to a related language"):
         score("none")
     dutch = score("nl", language_token="Dutch")
-    body = dutch.read()
+    body = dutch.read_json()
     assert (body["decoding"]["language"], body["decoding"]["language_token"]) == ("fy", "nl")
     assert body["dataset"]["language"] == "fy"
     written = dutch.hypotheses.stat().st_mtime_ns
@@ -105,7 +105,7 @@ def test_a_language_that_borrows_a_token(frisian, tiny_folder, tmp_path):
     score("beside", language_token="nl")
     compare([tmp_path / "nl", tmp_path / "beside"], out=tmp_path / "page")
     for file in ("index.html", "table.md"):
-        assert "told by the token of nl" in (tmp_path / "page" / file).read_text(encoding="utf-8")
+        assert "decoded with the language token of nl" in (tmp_path / "page" / file).read_text(encoding="utf-8")
     score("it", language_token="it")
     with pytest.raises(DataError, match="differ in decoding"):
         compare([tmp_path / "nl", tmp_path / "it"], out=tmp_path / "compared")
@@ -120,7 +120,7 @@ def test_a_run_knows_the_token_it_borrowed(frisian, tiny_folder, tmp_path):
     assert find_model(str(run.root)).prompt("fy-NL", "de") == ForcedPrompt("fy", "de")
     assert find_model(str(run.root)).prompt("it") == ForcedPrompt("it")  # another language borrows nothing
     assert open_model(str(run.root)).prompt.forced_language == "nl"
-    body = evaluate(str(run.root), frisian, split="dev", out=tmp_path / "report").read()
+    body = evaluate(str(run.root), frisian, split="dev", out=tmp_path / "report").read_json()
     assert body["decoding"]["language_token"] == "nl"
 
 
@@ -146,7 +146,7 @@ def test_the_report_of_another_model_or_split_is_left_alone(dev, demo_dataset, t
 @pytest.mark.parametrize("tail", [b"", b'{"id": "half a li', '{"id": "è'.encode()[:-1]])
 def test_an_evaluation_stopped_at_any_byte_goes_on(dev, tmp_path, tail):
     whole = dev()
-    stamp, rows = whole.read()["fingerprint"], read_jsonl(whole.hypotheses)
+    stamp, rows = whole.read_json()["fingerprint"], read_jsonl(whole.hypotheses)
     for done in (0, 5):
         out = ReportFolder(tmp_path / f"stopped{done}")
         out.root.mkdir()

@@ -28,12 +28,13 @@ from transformers import GenerationConfig, WhisperProcessor
 from asr_lora import export, prepare, push
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.evaluation.report import report_facts
+from asr_lora.evaluation.report import score_report
 from asr_lora.exporting.ggml import ggml_name, write_ggml
 from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Packing
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunRecord
 from asr_lora.language import ForcedPrompt
@@ -92,22 +93,28 @@ def report(place, run, dataset):
         {"id": clip, "speaker": who, "seconds": 1.0, "reference": text, "hypothesis": f"{text} eh"}
         for clip, who, text in zip(split.ids, split.speakers, split.texts, strict=True)
     ]
-    training = {"seconds": body["train_seconds"], **{key: body["best"][key] for key in ("step", "dev_wer")}}
+    training = {
+        "method": "lora", "trainable_parameters": 1, "total_parameters": 2, "weights_bytes": 1, "peak_memory_bytes": 1,
+        "hours_of_speech": 0.1, "epochs": 1.0, "seconds": body["train_seconds"],
+        **{key: body["best"][key] for key in ("step", "dev_wer")},
+    }  # fmt: skip
     folder = ReportFolder(place / "report")
-    folder.write(
+    record = ReportRecord.model_validate(
         {
             "fingerprint": "by hand",
             "system": {
                 "name": str(run), "model": str(run), "base": BASE, "strength": 1.0, "context": "true_length",
-                "training": training,
+                "dtype": "float32", "device": "cpu", "training": training,
             },
             "dataset": {
                 "folder": str(dataset), "language": "it", "split": "test", "utterances": len(split), "speakers": 2,
-                "sha256": manifest.splits["test"].sha256,
+                "seconds": float(len(split)), "sha256": manifest.splits["test"].sha256,
             },
-            **report_facts(rows, "it", find_normaliser("basic", "it"))[1],
+            "decoding": {"language": "it", "beams": 1},
+            **score_report(rows, "it", find_normaliser("basic", "it"))[1].fields(),
         }
     )  # fmt: skip
+    folder.write(record)
     return folder.root
 
 
@@ -117,10 +124,10 @@ def report(place, run, dataset):
 @pytest.mark.parametrize("kind", ASKED)
 def test_an_export_is_heard_alike_in_its_own_engine(kind, exports, place):
     folder = exports(kind)
-    body = folder.read()
-    assert body["parity"]["passed"]
-    assert body["parity"]["theirs"]["wer"] <= body["parity"]["ours"]["wer"] + body["parity"]["tolerance"]
-    assert {file["name"]: file["sha256"] for file in body["files"]} == {
+    record = folder.read()
+    assert record.parity.passed
+    assert record.parity.theirs.wer <= record.parity.ours.wer + record.parity.tolerance
+    assert {file.name: file.sha256 for file in record.files} == {
         str(path.relative_to(folder.root)): sha256_file(path) for path in folder.files
     }
     assert not [path for path in place.iterdir() if path.name.startswith(".")]  # no drafts, no merged copies
@@ -327,7 +334,7 @@ def test_the_card_of_each_format_has_a_snippet_that_runs(kind, exports, run, tmp
 def test_the_card_says_what_was_measured(exports, run, report, tmp_path):
     push(str(run), to=str(tmp_path / "x"), exported=exports("adapter").root, reports=[report], data_licence="CC-BY-3.0")
     text = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
-    body = ReportFolder(report).read()
+    body = ReportFolder(report).read_json()
     data = ModelCard(text).data
     assert (data.language, data.license, data.base_model, data.library_name) == (
         "it", "apache-2.0", "openai/whisper-base", "peft",
@@ -363,8 +370,7 @@ def test_what_must_not_be_published_stops_all(exports, run, dataset, place, tmp_
     clean = config.read_text()
 
     def published(sentence):
-        body = folder.read()
-        folder.write({**body, "files": folder.listed()})
+        folder.write(folder.read().model_copy(update={"files": folder.listed()}))
         with pytest.raises(DataError, match=sentence):
             push(str(run), to=str(tmp_path / "x"), exported=copy)
         assert not (tmp_path / "x").exists()
@@ -391,13 +397,34 @@ def test_only_what_was_proven_is_published(exports, run, report, dataset, place,
     other = save_run(place / "other", dataset, 0.5)
     with pytest.raises(ConfigError, match="is no export of"):
         push(str(other), to=str(tmp_path / "x"), exported=exports("adapter").root)
-    body = ReportFolder(report).read()
-    ReportFolder(tmp_path / "foreign").write({**body, "system": {**body["system"], "training": None}})
+    body = ReportFolder(report).read_json()
+    foreign = ReportRecord.model_validate({**body, "system": {**body["system"], "training": None}})
+    ReportFolder(tmp_path / "foreign").write(foreign)
     with pytest.raises(ConfigError, match="none of the reports is of"):
         push(str(run), to=str(tmp_path / "x"), exported=exports("adapter").root, reports=[tmp_path / "foreign"])
     with pytest.raises(ConfigError, match="holds something else"):
         push(str(run), to=str(place), exported=exports("adapter").root)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_report_is_of_the_run_whose_weights_it_names(exports, run, report, tmp_path, capsys):
+    export, body = exports("adapter"), ReportFolder(report).read_json()
+    said = {"to": str(tmp_path / "x"), "exported": export.root, "reports": [tmp_path / "report"]}
+
+    def put(**system):
+        (tmp_path / "report").mkdir(exist_ok=True)
+        changed = {**body, "system": {**body["system"], **system}}
+        ReportFolder(tmp_path / "report").manifest.write_text(json.dumps(changed))
+
+    put(weights_digest=RunFolder(run).read().weights_digest, training={**body["system"]["training"], "seconds": 99.0})
+    assert push(str(run), **said).measured
+    assert "records no digest" not in capsys.readouterr().err
+    put(weights_digest="of other weights")  # that took as long, and reached as much
+    with pytest.raises(ConfigError, match="none of the reports is of"):
+        push(str(run), **said)
+    put()  # as earlier versions wrote it
+    assert push(str(run), **said).measured
+    assert capsys.readouterr().err.count("records no digest of its weights") == 1
 
 
 class Hub(ThreadingHTTPServer):

@@ -33,11 +33,12 @@ from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.adapters.multi_lora import load_adapters, using_adapters
 from asr_lora.model.find_model import AdapterSelection, selection_of
 from asr_lora.model.whisper import evaluating, load_whisper
-from asr_lora.transcription.inputs import find_inputs, opened
+from asr_lora.transcription.inputs import find_inputs, open_input
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Said, transcribe_windows
-from asr_lora.transcription.routes import FOLDER, LANGUAGE, Routes
+from asr_lora.transcription.recognise import SelectedWindow, transcribe_windows
+from asr_lora.transcription.routes import FOLDER, LANGUAGE, make_routes
 from asr_lora.transcription.sequential import transcribe_in_sequence
+from asr_lora.transcription.transcriber import Transcriber
 
 CLIPS = sorted((DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips").iterdir())
 
@@ -125,8 +126,8 @@ def test_words_are_found_where_clips_were_joined(base):
     """Two clips with a second of silence between them: as many words end before it as the first clip has alone."""
     one, two, pause = decode(CLIPS[0]), decode(CLIPS[1]), np.zeros(16_000, np.float32)
     said = [
-        Said(Window(100.0, np.concatenate([one, pause, two])), selection_of(base)),
-        Said(Window(0.0, one), selection_of(base)),
+        SelectedWindow(Window(100.0, np.concatenate([one, pause, two])), selection_of(base)),
+        SelectedWindow(Window(0.0, one), selection_of(base)),
     ]
     options = DecodingOptions(timestamps=True, word_times=True)
     joined, alone = transcribe_windows(TorchEngine(base), said, options)
@@ -156,8 +157,8 @@ def test_the_sequential_way_ends_whatever_the_model_writes(tiny):
     options = DecodingOptions(max_new_tokens=30)
     sound = [speech(30.0), speech(30.0), speech(7.0)]
     done = list(transcribe_in_sequence(TorchEngine(tiny), sound, options, lambda _: selection_of(tiny)))
-    assert done[-1][0] == pytest.approx(67.0)
-    assert all(one[0] < two[0] for one, two in pairwise(done))
+    assert done[-1].seconds == pytest.approx(67.0)
+    assert all(one.seconds < two.seconds for one, two in pairwise(done))
 
 
 # Adapters.
@@ -214,7 +215,7 @@ def test_windows_of_several_adapters_share_a_batch(tiny_folder, adapters):
     )
     several.core.generation_config.alignment_heads = [[0, 0], [1, 1]]
     selections = [AdapterSelection(ForcedPrompt(name), Context.TRUE_LENGTH, name) for name in ("cs", "it")]
-    said = [Said(Window(0.0, speech(2.0)), selection) for selection in selections]
+    said = [SelectedWindow(Window(0.0, speech(2.0)), selection) for selection in selections]
     options = DecodingOptions(beams=2, max_new_tokens=12, timestamps=True, word_times=True)
     engine = TorchEngine(several)
     together = transcribe_windows(engine, said, options)
@@ -229,21 +230,24 @@ def test_files_find_their_routes(tmp_path):
     for place in ("cs/a.wav", "it/deep/b.wav", "other/c.wav"):
         write_wav(tmp_path / place, speech(0.5))
     inside = find_inputs([tmp_path / "cs", tmp_path / "it"], written=True, routes=selections)
-    routes = Routes(selections, FOLDER)
-    routes.check(inside)
-    assert [routes.choose(None, entry, None).adapter for entry in inside] == ["cs", "it"]
+    transcriber = Transcriber(None, selections, None, Context.FULL)
+    routes = make_routes(selections, FOLDER, inside)
+    assert [routes.select(transcriber, entry, None).adapter for entry in inside] == ["cs", "it"]
     (named,) = find_inputs([f"{tmp_path}/other/c.wav:it"], written=True, routes=selections)
-    assert Routes(selections, LANGUAGE).choose(None, named, None).adapter == "it"
+    assert make_routes(selections, LANGUAGE, [named]).select(transcriber, named, None).adapter == "it"
+    (other,) = find_inputs([tmp_path / "other"], written=True)
+    assert make_routes(["it"], None, [other]).select(transcriber, other, None).adapter == "it"  # there is no other
     with pytest.raises(ConfigError, match=r"c\.wav is in no folder named cs or it"):
-        routes.check(find_inputs([tmp_path / "other"], written=True))
+        make_routes(selections, FOLDER, [other])
     with pytest.raises(ConfigError, match="--route nl: give language, folder, or one of cs, it"):
-        Routes(selections, "nl").check([])
+        make_routes(selections, "nl", [])
 
 
-def test_whisper_hears_which_language_is_spoken(base):
+def test_whisper_detects_which_language_is_spoken(base):
     window = Window(0.0, decode(CLIPS[0]))
     (entry,) = find_inputs([CLIPS[0]], written=False)
-    assert Routes({}, LANGUAGE).choose(TorchEngine(base), entry, window).prompt.language == "it"
+    transcriber = Transcriber(TorchEngine(base), {}, None, Context.FULL)
+    assert make_routes([], None, [entry]).select(transcriber, entry, window).prompt.language == "it"
 
 
 # Hotwords.
@@ -310,8 +314,8 @@ def test_patterns_folders_and_standard_input(tmp_path, monkeypatch):
     (stdin,) = find_inputs(["-"], written=True)
     sound = (tmp_path / "x" / "1.wav").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sound)))
-    with opened(stdin) as file:
+    with open_input(stdin) as file:
         assert file.read_bytes() == sound
     assert not file.exists()
-    with pytest.raises(AudioError, match="standard input is empty"), opened(stdin):
+    with pytest.raises(AudioError, match="standard input is empty"), open_input(stdin):
         pass

@@ -10,6 +10,7 @@ from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder
 from asr_lora.folders.manifests import provenance
 from asr_lora.folders.run_folder import RunFolder, RunRecord
+from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder
 
 
 @pytest.fixture
@@ -86,3 +87,11 @@ def test_a_dataset_of_another_version_is_read(tmp_path):
     put(folder, language="nl", splits={"dev": {"utterances": 2}}, subsets={})
     with pytest.raises(DataError, match=r"dataset\.json has no splits\.dev\.hours\. Make it with"):
         folder.read()
+
+
+def test_an_adaptation_of_an_earlier_version_keeps_its_report_of_the_base_model(tmp_path):
+    folder = AdaptFolder(tmp_path)
+    assert folder.report(ZERO_SHOT) == tmp_path / "reports" / "zero-shot"
+    (tmp_path / "reports" / "untouched").mkdir(parents=True)
+    assert folder.report(ZERO_SHOT) == tmp_path / "reports" / "untouched"
+    assert folder.report("lora") == tmp_path / "reports" / "lora"

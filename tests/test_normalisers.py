@@ -188,5 +188,5 @@ def test_words_on_silence_are_insertions():
     assert total(word_errors([""], ["drie vier"])).information_lost == 1.0
     assert total(word_errors(["een"], [""])).information_lost == 1.0
     assert total(character_errors([""], [""])).information_lost == 0.0
-    with pytest.raises(ValueError, match="2 references and 1 hypotheses"):
+    with pytest.raises(ValueError, match="2 reference and 1 hypothesis"):
         align_words(["", ""], [""])

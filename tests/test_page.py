@@ -17,14 +17,15 @@ from test_rerun import report as invented_report
 from asr_lora import compare
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.evaluation.compare import read_comparison
-from asr_lora.evaluation.report import report_facts
+from asr_lora.evaluation.comparison import read_comparison
+from asr_lora.evaluation.report import score_report
+from asr_lora.evaluation.shown_utterances import direction, shown_utterances
 from asr_lora.folders.atomic import write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words
-from asr_lora.pages.utterances import direction, shown_utterances
 
 NAMES = {"untouched": (0.5, None), "lora#1": (0.2, 0.03), "lora#2": (0.25, 0.05), "full, $x_1$ <b>": (0.15, 0.05)}
 
@@ -62,7 +63,7 @@ def demo_reports(dataset: Path, root: Path) -> list[Path]:
             }
             for number, (clip, seconds, text) in enumerate(zip(data.ids, data.seconds, data.texts, strict=True))
         ]  # fmt: skip
-        rows, facts = report_facts(rows, "it", find_normaliser("basic", "it"))
+        rows, scored = score_report(rows, "it", find_normaliser("basic", "it"))
         folder = ReportFolder(root / f"system-{place}")
         folder.root.mkdir(parents=True)
         write_jsonl(folder.hypotheses, rows)
@@ -79,7 +80,7 @@ def demo_reports(dataset: Path, root: Path) -> list[Path]:
             "decoding": {"language": "it", "language_token": None, "task": "transcribe", "beams": 1},
             "rtfx": 20.0,
         }  # fmt: skip
-        folder.write({**body, **facts})
+        folder.write(ReportRecord.model_validate({**body, **scored.fields()}))
         reports.append(folder.root)
     return reports
 
@@ -89,7 +90,7 @@ def made(demo_dataset, tmp_path_factory):
     """A comparison folder with everything that a page may have."""
     root = tmp_path_factory.mktemp("page")
     reports = demo_reports(demo_dataset, root)
-    return compare(reports, out=root / "out", price_per_hour=0.5, audio=demo_dataset, guards=reports[:2])
+    return compare(reports, out=root / "out", price_per_hour=0.5, audio=demo_dataset, regression_sets=reports[:2])
 
 
 # What it says
@@ -102,7 +103,7 @@ def test_the_table_for_latex_has_plain_numbers_and_names_that_tex_reads(made):
         "untouched", r"lora\#1", r"lora\#2", r"full\char44{} \$x\_1\$ <b>", "lora (mean of 2)",
     ]  # fmt: skip
     assert '"' not in made.csv.read_text(encoding="utf-8")
-    body = made.read()
+    body = made.read_json()
     for row, system in zip(rows, body["systems"], strict=False):
         assert float(row["wer"]) == pytest.approx(100 * system["scores"]["wer"], rel=1e-4)
         assert float(row["werlow"]) <= float(row["wer"]) <= float(row["werhigh"])
@@ -115,7 +116,7 @@ def test_the_table_for_latex_has_plain_numbers_and_names_that_tex_reads(made):
 
 
 def test_the_verdict_is_of_the_best_and_the_next_best(made):
-    body = made.read()
+    body = made.read_json()
     names = ["lora (mean of 2)", "full, $x_1$ <b>"]
     rates = dict(zip(names, (body["combined"][0]["wer"]["mean"], body["systems"][3]["scores"]["wer"]), strict=True))
     best, second = sorted(names, key=lambda name: rates[name])
@@ -130,8 +131,8 @@ def test_the_verdict_is_of_the_best_and_the_next_best(made):
 def test_where_nothing_is_better_the_verdict_says_so(tmp_path):
     good, bad = invented_report(tmp_path / "a", "good", 0.1), invented_report(tmp_path / "b", "bad", 0.6, seed=2)
     worse = invented_report(tmp_path / "c", "worse", 0.8, seed=3)
-    assert read_comparison([good, bad]).verdict.startswith("bad is worse than good by ")
-    verdict = read_comparison([good, worse, bad]).verdict
+    assert str(read_comparison([good, bad]).verdict).startswith("bad is worse than good by ")
+    verdict = str(read_comparison([good, worse, bad]).verdict)
     assert verdict.startswith("None is better than good. bad is worse than good by ")
 
 
@@ -161,15 +162,17 @@ def test_charts_are_drawn_where_there_is_something_to_draw(made, tmp_path):
 
 
 def test_costs_are_in_nobodys_money_and_only_where_a_price_is_given(made, tmp_path):
-    assert "Cost: hours of training at 0.5 an hour, in whatever currency" in made.markdown.read_text(encoding="utf-8")
-    reports = [Path(path) for path in made.read()["reports"]]
+    assert "Cost: hours of training at 0.5 an hour, in the currency of that price" in made.markdown.read_text(
+        encoding="utf-8"
+    )
+    reports = [Path(path) for path in made.read_json()["reports"]]
     plain = compare(reports, out=tmp_path / "plain")
     assert "Cost" not in plain.markdown.read_text(encoding="utf-8")
     assert "Cost" not in plain.page.read_text(encoding="utf-8")
 
 
 def test_sound_that_is_not_the_reports(made, demo_dataset, tmp_path):
-    reports = [Path(path) for path in made.read()["reports"]]
+    reports = [Path(path) for path in made.read_json()["reports"]]
     with pytest.raises(ConfigError, match="leave one out"):
         compare(reports, out=tmp_path / "o", audio=demo_dataset, transcripts=False)
     other = tmp_path / "other"
@@ -177,13 +180,13 @@ def test_sound_that_is_not_the_reports(made, demo_dataset, tmp_path):
     body = json.loads((demo_dataset / "dataset.json").read_text(encoding="utf-8"))
     body["splits"]["test"]["sha256"] = "0" * 64
     (other / "dataset.json").write_text(json.dumps(body), encoding="utf-8")
-    with pytest.raises(DataError, match="is not what the reports are of"):
+    with pytest.raises(DataError, match="is not the dataset of the reports"):
         compare(reports, out=tmp_path / "o", audio=other)
     assert not (tmp_path / "o").exists()
 
 
 def test_without_transcripts_no_words_are_on_the_page(made, demo_dataset, tmp_path):
-    folder = compare([Path(path) for path in made.read()["reports"]], out=tmp_path / "o", transcripts=False)
+    folder = compare([Path(path) for path in made.read_json()["reports"]], out=tmp_path / "o", transcripts=False)
     page = folder.page.read_text(encoding="utf-8")
     assert not [text for text in read_split(demo_dataset, "test").texts if text in page]
     assert "troppo" not in page
@@ -191,9 +194,9 @@ def test_without_transcripts_no_words_are_on_the_page(made, demo_dataset, tmp_pa
 
 
 def test_a_page_shows_no_more_words_than_it_may(made, monkeypatch):
-    comparison = read_comparison([Path(path) for path in made.read()["reports"]])
+    comparison = read_comparison([Path(path) for path in made.read_json()["reports"]])
     every = len(shown_utterances(comparison))
-    monkeypatch.setattr("asr_lora.pages.utterances.UNITS_SHOWN", 400)
+    monkeypatch.setattr("asr_lora.evaluation.shown_utterances.UNITS_SHOWN", 400)
     shown = shown_utterances(comparison)
     assert 0 < len(shown) < every
     assert sum(step is not None for one in shown for line in one.blocks[0][1:] for step in line.cells) <= 400
@@ -205,7 +208,7 @@ WORDS = st.lists(st.sampled_from("abc"), max_size=6).map(" ".join)
 @settings(deadline=None, max_examples=50)
 @given(reference=WORDS, hypotheses=st.lists(WORDS, min_size=1, max_size=4))
 def test_lines_of_an_alignment_hold_every_word_in_columns(reference, hypotheses):
-    from asr_lora.pages.utterances import _blocks
+    from asr_lora.evaluation.shown_utterances import _blocks
 
     alignments = align_words([reference] * len(hypotheses), hypotheses)
     (block,) = _blocks([f"s{n}" for n in range(len(hypotheses))], [0] * len(hypotheses), alignments)
@@ -395,7 +398,7 @@ def test_everything_is_there_without_script(show, made):
     assert window.locator("form.filter").is_hidden()
     assert window.locator("table.utterances > tbody").last.is_visible()
     assert window.get_by_role("button").count() == 0
-    assert window.locator(".verdict").inner_text().replace("−", "-") == made.read()["verdict"]
+    assert window.locator(".verdict").inner_text().replace("−", "-") == made.read_json()["verdict"]
     assert window.locator("main").bounding_box()["width"] <= 400
 
 

@@ -82,5 +82,5 @@ def test_two_processes_transcribe_every_clip_once(tiny_folder, demo_dataset, tmp
     rows = [{row["id"]: row["hypothesis"] for row in read_jsonl(run / "hypotheses.jsonl")} for run in
             (one.root, tmp_path / "two")]  # fmt: skip
     assert rows[0] == rows[1]
-    assert body["scores"] == one.read()["scores"]
+    assert body["scores"] == one.read_json()["scores"]
     assert not list((tmp_path / "two").glob("*partial*"))

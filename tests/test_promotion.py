@@ -126,7 +126,7 @@ def test_strength_nothing_is_the_base(bad, dataset, tmp_path):
     none = evaluate(f"{bad}@0", dataset, split="dev", out=tmp_path / "none")
     untouched = evaluate(BASE, dataset, split="dev", out=tmp_path / "untouched")
     assert read_jsonl(none.hypotheses) == read_jsonl(untouched.hypotheses)
-    assert none.read()["system"]["strength"] == 0
+    assert none.read_json()["system"]["strength"] == 0
 
 
 def test_strength_is_in_the_digest(bad):
@@ -183,7 +183,7 @@ def test_a_sweep_is_of_dev_and_says_what_to_use(short, dataset, tmp_path):
     assert best < 1  # noise is best in small doses
     assert body["chosen"] == f"{short}@{best:g}"
     assert body["verdict"].startswith(f"dev chooses {short}@{best:g}: ")
-    assert {ReportFolder(folder.report(s)).read()["dataset"]["split"] for s in STRENGTHS} == {"dev"}
+    assert {ReportFolder(folder.report(s)).read_json()["dataset"]["split"] for s in STRENGTHS} == {"dev"}
     before = {s: ReportFolder(folder.report(s)).hypotheses.stat().st_mtime_ns for s in STRENGTHS}
     done = invoke(
         "evaluate", short, dataset, "--strength-sweep", "--precision", "fp32", "--out", tmp_path / "sweep"
@@ -232,7 +232,7 @@ def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
     (row,) = body["trials"]
     assert row["verdict"] == "better"
     assert row["before"]["wer"] > row["after"]["wer"]
-    assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read()["dataset"]["split"] == "dev"
+    assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read_json()["dataset"]["split"] == "dev"
     assert "No guard was named" in body["verdict"]
     with pytest.raises(Refused, match="are not distinguishable"):
         promote(good)

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 from asr_lora import compare
 from asr_lora.cli.verbs import app
 from asr_lora.errors import ConfigError, DataError
-from asr_lora.evaluation.compare import read_comparison, rerun
-from asr_lora.evaluation.report import report_facts
+from asr_lora.evaluation.comparison import read_comparison
+from asr_lora.evaluation.report import score_report
+from asr_lora.evaluation.rerun import rerun
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 
@@ -38,7 +40,7 @@ def report(root: Path, name: str, wrong: float, *, language: str = "nl", seed: i
                 "hypothesis": blank.join(other),
             }
         )  # fmt: skip
-    rows, facts = report_facts(rows, language, find_normaliser("basic", language))
+    rows, scored = score_report(rows, language, find_normaliser("basic", language))
     folder = ReportFolder(root)
     root.mkdir(parents=True)
     write_jsonl(folder.hypotheses, rows)
@@ -55,7 +57,7 @@ def report(root: Path, name: str, wrong: float, *, language: str = "nl", seed: i
         "decoding": {"language": language, "language_token": None, "task": "transcribe", "beams": 1},
         "rtfx": 20.0,
     }  # fmt: skip
-    folder.write({**body, **facts, **changes})
+    folder.write(ReportRecord.model_validate({**body, **scored.fields(), **changes}))
     return root
 
 
@@ -65,7 +67,7 @@ def reports(tmp_path):
 
 
 def test_a_report_states_all_rates_and_what_is_behind_them(reports):
-    body = ReportFolder(reports[0]).read()
+    body = ReportFolder(reports[0]).read_json()
     scores = body["scores"]
     assert set(scores["normalised"]) == {"none-1", "basic-1", "whisper-1", "leaderboard-1"}
     assert scores["not_scored"] == {}
@@ -81,7 +83,7 @@ def test_a_report_states_all_rates_and_what_is_behind_them(reports):
 def test_a_comparison_states_n_test_and_verdict(reports, tmp_path):
     terms = tmp_path / "terms.txt"
     terms.write_text("Jan Smit\n")
-    body = compare(reports, out=tmp_path / "out", terms=terms).read()
+    body = compare(reports, out=tmp_path / "out", hotwords=terms).read_json()
     (pair,) = body["pairs"]
     assert (pair["utterances"], pair["speakers"], pair["verdict"]) == (60, 15, "better")
     assert pair["mapsswe"]["verdict"] == "better"
@@ -94,20 +96,22 @@ def test_a_comparison_states_n_test_and_verdict(reports, tmp_path):
 
 
 def test_another_normaliser_needs_no_other_transcription(reports, tmp_path):
-    raw = compare(reports, out=tmp_path / "raw", normaliser="none").read()
+    raw = compare(reports, out=tmp_path / "raw", normaliser="none").read_json()
     assert raw["normaliser"] == "none-1"
     for system, path in zip(raw["systems"], reports, strict=True):
-        assert system["scores"]["wer"] == ReportFolder(path).read()["scores"]["normalised"]["none-1"]["wer"]
+        assert system["scores"]["wer"] == ReportFolder(path).read_json()["scores"]["normalised"]["none-1"]["wer"]
     other = report(tmp_path / "c", "c", 0.1, seed=3, normaliser="none-1")
     with pytest.raises(DataError, match=r"differ in normaliser .* or name one with --normaliser"):
         compare([reports[0], other], out=tmp_path / "never")
-    assert compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read()["normaliser"] == "basic-1"
+    assert (
+        compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read_json()["normaliser"] == "basic-1"
+    )
 
 
 def test_characters_lead_in_chinese(tmp_path):
     paths = [report(tmp_path / name, name, wrong, language="zh", seed=4) for name, wrong in (("a", 0.5), ("b", 0.1))]
-    assert ReportFolder(paths[0]).read()["scores"]["lead"] == "cer"
-    body = compare(paths, out=tmp_path / "out").read()
+    assert ReportFolder(paths[0]).read_json()["scores"]["lead"] == "cer"
+    body = compare(paths, out=tmp_path / "out").read_json()
     assert body["lead"] == "cer"
     assert "points of CER" in body["verdict"]
     assert body["pairs"][0]["mapsswe"]["reference"] > 60  # characters, not utterances
@@ -117,7 +121,7 @@ def test_all_is_made_again_and_agrees(reports, tmp_path, monkeypatch):
     terms = tmp_path / "terms.txt"
     terms.write_text("Jan Smit\nhuis\n")
     guards = [report(tmp_path / f"guard-{name}", name, 0.3, language="zh", seed=5) for name in ("untouched", "lora")]
-    folder = compare(reports, out=tmp_path / "out", terms=terms, guards=guards)
+    folder = compare(reports, out=tmp_path / "out", hotwords=terms, regression_sets=guards)
     found = rerun(folder.root)
     assert (found.differences, found.notes) == ((), ())
     assert found.numbers > 500
@@ -191,40 +195,40 @@ def test_a_report_of_before_is_understood(reports, tmp_path):
     found = rerun(reports[0])
     assert found.differences == ()
     assert "drawn by an earlier version" in found.notes[0]
-    comparison = compare(reports, out=tmp_path / "out").read()
+    comparison = compare(reports, out=tmp_path / "out").read_json()
     assert comparison["breakdown"]["not_recorded"] == ["gender", "age", "accent", "domain"]
 
 
 def test_no_words_without_transcripts(reports, tmp_path):
     terms = tmp_path / "terms.txt"
     terms.write_text("Smit\n")
-    folder = compare(reports, out=tmp_path / "out", transcripts=False, terms=terms)
+    folder = compare(reports, out=tmp_path / "out", transcripts=False, hotwords=terms)
     for file in (folder.manifest, folder.page, folder.markdown):
         text = file.read_text(encoding="utf-8")
         assert not any(word in text for word in ("loopt", "huis", "Smit", "mooi"))
-    assert folder.read()["terms"][0]["recall"]["value"] < 1
+    assert folder.read_json()["terms"][0]["recall"]["value"] < 1
     found = rerun(folder.root)
     assert found.differences == ()
-    assert "named terms were not made again" in found.notes[0]
+    assert "recall of hotwords was not computed again" in found.notes[0]
 
 
 def test_guards_stand_beside(reports, tmp_path):
     guards = [report(tmp_path / f"guard-{name}", name, 0.3, language="zh", seed=5) for name in ("lora", "untouched")]
-    folder = compare(reports, out=tmp_path / "out", guards=guards)
-    (guard,) = folder.read()["guards"]
+    folder = compare(reports, out=tmp_path / "out", regression_sets=guards)
+    (guard,) = folder.read_json()["guards"]
     assert [system["name"] for system in guard["systems"]] == ["untouched", "lora"]
     assert guard["lead"] == "cer"
     assert guard["pairs"][0]["verdict"] == "not distinguishable"
-    assert "Guard zh CER %" in folder.markdown.read_text(encoding="utf-8")
+    assert "Regression set zh CER %" in folder.markdown.read_text(encoding="utf-8")
     stranger = report(tmp_path / "stranger", "stranger", 0.3, language="zh")
     with pytest.raises(ConfigError, match="is of stranger, none of the systems compared"):
-        read_comparison(reports, guards=[stranger])
+        read_comparison(reports, regression_sets=[stranger])
 
 
 def test_seeds_are_combined(reports, tmp_path):
     runs = [report(tmp_path / f"r{seed}", f"lora#{seed}", 0.25, seed=seed) for seed in (6, 7, 8)]
     folder = compare([reports[0], *runs], out=tmp_path / "out")
-    (found,) = folder.read()["combined"]
+    (found,) = folder.read_json()["combined"]
     assert (found["name"], found["systems"]) == ("lora", ["lora#6", "lora#7", "lora#8"])
     assert found["wer"]["difference"]["verdict"] == "better"
     assert "lora (mean of 3)" in folder.markdown.read_text(encoding="utf-8")
@@ -250,6 +254,6 @@ def test_committed_comparisons_are_understood_or_refused():
     committed = sorted((Path(__file__).parent.parent / "reports").glob("*/comparison.json"))
     assert committed
     for path in committed:
-        assert ComparisonFolder(path.parent).read()["verdict"]
+        assert ComparisonFolder(path.parent).read().verdict
         with pytest.raises(DataError, match=r"was made from .*, which is not there"):
             rerun(path.parent)

@@ -172,7 +172,7 @@ def test_comparison_and_its_page(tmp_path):
     two = report(tmp_path / "two", "lora", [0, 4, 1] * 10)
     three = report(tmp_path / "three", "full <script>alert(1)</script>", [1, 4, 0] * 10)
     folder = compare([one, two, three], out=tmp_path / "out")
-    body = folder.read()
+    body = folder.read_json()
     assert [pair["verdict"] for pair in body["pairs"]] == ["better", "better", "not distinguishable"]
     assert body["pairs"][0]["wer"]["value"] == pytest.approx((50 - 140) / 210)
     assert body["verdict"].startswith("lora is better than untouched by 42.9 points of WER (95 % interval -")

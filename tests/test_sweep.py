@@ -17,7 +17,7 @@ from test_promotion import small_release
 from asr_lora import prepare
 from asr_lora.config import TARGETS, AdapterSettings, Method, Variant, load_config, load_sweep
 from asr_lora.errors import ConfigError
-from asr_lora.evaluation.compare import read_comparison
+from asr_lora.evaluation.comparison import read_comparison
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.language import ForcedPrompt

@@ -145,7 +145,7 @@ def test_a_run_over_a_quantised_base(run_config, quantise, demo_dataset):
     folder = train(run_config(model__quantise=quantise, training__steps=2))
     assert folder.read_json()["model"]["quantise"] == quantise
     report = evaluate(str(folder.root), demo_dataset, split="dev", out=folder.root.parent / "report")
-    assert report.read()["system"]["training"]["method"] == "lora"
+    assert report.read_json()["system"]["training"]["method"] == "lora"
 
 
 def test_same_seed_same_adapter(run_config, tmp_path):

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from asr_lora import transcribe
 from asr_lora.audio.decode import decode, decode_blocks
-from asr_lora.audio.vad import CHUNK, Ear, load_detector
+from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
 from asr_lora.decoding.search import EndLoops, batches_by_length, decode_split
 from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
-from asr_lora.transcription.longform import WINDOW_SECONDS, Spans, quietest, speech_windows, windows
+from asr_lora.transcription.longform import WINDOW_SECONDS, SpeechSpans, quietest_sample, speech_windows, windows
+from asr_lora.transcription.writers import FORMATS
 
 CLIPS = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -45,16 +46,16 @@ def test_windows_hold_every_sample_once(tmp_path_factory, seconds, window):
 
 def test_cuts_fall_in_pauses():
     waveform = np.concatenate([speech(10.0), np.zeros(16_000, np.float32), speech(9.0)])
-    cut = quietest(waveform, 8 * 16_000) / 16_000
+    cut = quietest_sample(waveform, 8 * 16_000) / 16_000
     assert 10.0 < cut < 11.0
 
 
-def test_chances_of_speech_are_those_of_the_package():
+def test_probabilities_of_speech_are_those_of_the_package():
     silero_vad = pytest.importorskip("silero_vad")
     noise = np.random.default_rng(0).normal(0, 0.01, 16_000).astype(np.float32)
     sound = np.concatenate([speech(3.0), noise, speech(1.01)])
-    ear = Ear(load_detector())
-    ours = np.concatenate([*(ear.chances(block) for block in np.array_split(sound, 7)), ear.finish()])
+    detector = SpeechDetector(load_silero())
+    ours = np.concatenate([*(detector.probabilities(block) for block in np.array_split(sound, 7)), detector.finish()])
     threads = torch.get_num_threads()
     model = silero_vad.load_silero_vad()
     torch.set_num_threads(threads)
@@ -70,9 +71,9 @@ def test_chances_of_speech_are_those_of_the_package():
 def test_stretches_of_speech_are_apart_and_never_too_long(runs, size):
     chances = np.concatenate([np.full(length, chance) for length, chance in runs] or [np.zeros(0)])
     longest = 26 * 16_000
-    spans = Spans(longest)
+    spans = SpeechSpans(longest)
     pieces = [chances[place : place + size] for place in range(0, len(chances), size)]
-    found = [span for piece in pieces for span in spans.hear(piece)] + spans.hear(np.zeros(0), last=True)
+    found = [span for piece in pieces for span in spans.add(piece)] + spans.add(np.zeros(0), last=True)
     assert all(0 < end - start <= longest for start, end in found)
     assert all(one[1] <= two[0] for one, two in pairwise(found))
     covered = np.zeros(len(chances), bool)
@@ -188,6 +189,22 @@ def test_speech_that_repeats_itself_is_not_replaced_by_chance(base, tmp_path):
     kept, said = (set(basic(" ".join(segment.text for segment in one.segments)).split()) for one in (done, plain))
     assert "cancelletto" in said
     assert len(kept & said) > 0.8 * len(said)
+
+
+def test_each_format_is_rendered_once(tiny_folder, tmp_path, monkeypatch):
+    rendered, echoed = [], []
+
+    def counted(name, write):
+        return lambda segments, rules: (rendered.append(name), write(segments, rules))[1]
+
+    for name, write in list(FORMATS.items()):
+        monkeypatch.setitem(FORMATS, name, counted(name, write))
+    path, out = write_wav(tmp_path / "a.wav", speech(1.0)), tmp_path / "out"
+    options = {"language": "it", "formats": list(FORMATS), "vad": False, "fallback": False}
+    (done,) = transcribe(str(tiny_folder), [path], out=out, echo=echoed.append, **options)
+    assert rendered == list(FORMATS)
+    assert "".join(echoed) == (out / "a.txt").read_text(encoding="utf-8") != ""
+    assert [file.name for file in done.written] == [f"a.{name}" for name in FORMATS]
 
 
 def test_silence_gives_no_text_and_bad_files_are_named(base, tmp_path):

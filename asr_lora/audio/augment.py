@@ -1,4 +1,4 @@
-"""What may be done to an utterance so that an hour of speech goes further. Each is drawn from the generator given."""
+"""Augment training utterances: speed, reverberation, noise, gain and SpecAugment, each drawn from a given seed."""
 
 import random
 from functools import lru_cache
@@ -13,23 +13,23 @@ from asr_lora.audio.decode import SAMPLE_RATE, decode, readable_suffixes
 from asr_lora.config import AugmentationSettings
 from asr_lora.errors import AudioError, ConfigError
 
-NOISE_DB = (5.0, 30.0)  # of the speech over the noise
-MAX_NOISE_SECONDS = 120.0  # read of one recording
-TIME_MASK_SHARE = 0.05  # of the utterance, at most
-FREQUENCY_MASK_SHARE = 27 / 80  # of the mel bins, at most (arXiv 1904.08779, table 1)
+NOISE_DB = (5.0, 30.0)  # range of the signal-to-noise ratio
+MAX_NOISE_SECONDS = 120.0  # longest recording of noise or of a room accepted
+TIME_MASK_SHARE = 0.05  # widest time mask, as a share of the utterance
+FREQUENCY_MASK_SHARE = 27 / 80  # widest frequency mask, as a share of the mel bins (arXiv 1904.08779, table 1)
 
 
 def augment_waveform(waveform: np.ndarray, speed: float, settings: AugmentationSettings, seed: int) -> np.ndarray:
-    """Change speed and pitch, place in a room, add noise, change loudness, in this order.
+    """Change speed and pitch, add reverberation, add noise, and change the gain, in this order.
 
     Args:
-        waveform: samples, shape (samples,), float32, 16 kHz.
-        speed: 1.1 makes it a tenth faster (and higher), as tapes do (Ko et al., Interspeech 2015).
-        settings: what is on.
-        seed: of what is drawn.
+        waveform: shape (samples,), float32, 16 kHz.
+        speed: 1.1 makes the speech a tenth faster and higher (speed perturbation, Ko et al., Interspeech 2015).
+        settings: which augmentations are on.
+        seed: of the recordings and levels that are drawn.
 
     Returns:
-        Samples, shape (samples / speed,), float32.
+        Waveform, shape (samples / speed,), float32.
     """
     generator = random.Random(seed)
     if speed != 1.0:
@@ -45,19 +45,19 @@ def augment_waveform(waveform: np.ndarray, speed: float, settings: AugmentationS
 
 
 def add_noise(waveform: np.ndarray, noise: np.ndarray, snr_db: float, generator: random.Random) -> np.ndarray:
-    """Add a random stretch of a recording, repeated where it is short, `snr_db` below the speech's power."""
+    """Add a random part of a noise recording, repeated where it is short, at a signal-to-noise ratio of `snr_db`."""
     start = generator.randrange(len(noise))
-    stretch = np.resize(np.roll(noise, -start), len(waveform))
-    power = float(np.mean(np.square(stretch)))
+    part = np.resize(np.roll(noise, -start), len(waveform))
+    power = float(np.mean(np.square(part)))
     if power == 0.0:
         return waveform
     scale = np.sqrt(float(np.mean(np.square(waveform))) / power / 10 ** (snr_db / 10))
-    mixed: np.ndarray = waveform + scale * stretch
+    mixed: np.ndarray = waveform + scale * part
     return mixed
 
 
 def _reverberated(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Convolve with a room's impulse response from its loudest sample on, at the loudness before."""
+    """Convolve with a room's impulse response from its loudest sample on, and keep the loudness of the speech."""
     response = response[np.abs(response).argmax() :]
     wet = torchaudio.functional.fftconvolve(torch.from_numpy(waveform), torch.from_numpy(response)).numpy()
     wet = wet[: len(waveform)]
@@ -66,13 +66,13 @@ def _reverberated(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def mask_features(features: torch.Tensor, frames: int, settings: AugmentationSettings, seed: int) -> torch.Tensor:
-    """SpecAugment without time warp: masks of random place and width, filled with the mean.
+    """Apply SpecAugment without time warp: masks of random place and width, filled with the mean (arXiv 1904.08779).
 
     Args:
         features: log-mel, shape (mel, frames of the context).
-        frames: of these, how many hold sound; masks in time fall within.
-        settings: how many masks.
-        seed: of their places.
+        frames: how many of these hold sound; time masks lie within them.
+        settings: the number of masks.
+        seed: of the places and widths of the masks.
     """
     if not settings.time_masks and not settings.frequency_masks:
         return features
@@ -87,7 +87,7 @@ def mask_features(features: torch.Tensor, frames: int, settings: AugmentationSet
 
 
 def no_speech(seconds: float, noise: Path | None, seed: int) -> np.ndarray:
-    """Make a stretch without speech: of a noise recording where there are any, else hiss between -80 and -30 dB."""
+    """Make audio without speech: from a recording in the folder `noise`, or else white noise of -80 to -30 dB."""
     generator = random.Random(seed)
     samples = int(seconds * SAMPLE_RATE)
     if noise is not None:
@@ -99,10 +99,10 @@ def no_speech(seconds: float, noise: Path | None, seed: int) -> np.ndarray:
 
 @lru_cache
 def recordings(folder: Path, setting: str) -> tuple[Path, ...]:
-    """The audio files under a user's folder, in the order of their names.
+    """List the audio files under a user's folder, sorted by path.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the folder holds no audio file.
     """
     suffixes = readable_suffixes()
     found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes))

@@ -1,4 +1,4 @@
-"""Audio file or bytes -> float32 mono at 16 kHz, through libsndfile: WAV, FLAC, OGG/Opus and MP3 without FFmpeg."""
+"""Decode WAV, FLAC, OGG, Opus and MP3 to float32 mono samples at 16 kHz, by libsndfile and without FFmpeg."""
 
 import io
 import math
@@ -15,43 +15,45 @@ import soxr
 from asr_lora.errors import AudioError, first_line
 
 SAMPLE_RATE = 16_000  # Hz, what Whisper's log-mel is defined on
-SILENCE_PEAK = 1e-3  # -60 dB of full scale: nothing can be heard
+SILENCE_PEAK = 1e-3  # -60 dB of full scale: audio that stays below is silence
 BLOCK_SECONDS = 30.0
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
-MAX_SAMPLES_A_SECOND = 3_072_000  # of all channels: 16 of them at 192 kHz
+MAX_SAMPLES_PER_SECOND = 3_072_000  # of all channels together: 16 channels at 192 kHz
 
 
 def decode(
     source: Path | bytes, *, max_seconds: float | None = None, start: float = 0.0, seconds: float | None = None
 ) -> np.ndarray:
-    """Decode audio, whole or a stretch of it.
+    """Decode a recording, or a part of it.
 
     Args:
-        start: seconds into it where the stretch begins.
-        seconds: of the stretch; to the end when not given. It ends earlier where the audio does.
+        source: a path, or the content of a file.
+        max_seconds: longest audio accepted.
+        start: where the part begins, in seconds.
+        seconds: length of the part; it ends earlier where the audio does. None decodes to the end.
 
     Returns:
         Samples, shape (samples,), float32 in about [-1, 1], mono, 16 kHz.
 
     Raises:
-        AudioError: missing, empty, not audio, or decoding to nothing; with `max_seconds`, also longer than that,
-            found while decoding, so that a small file that decodes to hours costs no memory.
+        AudioError: the file is missing, empty or not audio, decodes to no samples, or is longer than `max_seconds`.
+            The length is checked while decoding, so that a small file that decodes to hours costs no memory.
     """
     blocks, samples = [], 0
     for block in decode_blocks(source, start=start, seconds=seconds):
         blocks.append(block)
         samples += len(block)
         if max_seconds is not None and samples > max_seconds * SAMPLE_RATE:
-            raise AudioError("too long", f"{describe(source)} is longer than {max_seconds:g} s")
+            raise AudioError("too long", f"{source_name(source)} is longer than {max_seconds:g} s")
     if not samples:
-        raise AudioError("no audio", f"{describe(source)} decodes to no samples")
+        raise AudioError("no audio", f"{source_name(source)} decodes to no samples")
     return np.concatenate(blocks)
 
 
 def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | None = None) -> Generator[np.ndarray]:
     """Decode and resample block by block, so that memory stays bounded whatever the length.
 
-    A stretch is cut before it is resampled, so nothing of its neighbours is heard in it.
+    A part is cut before it is resampled, so that no sound of its neighbours leaks into it.
 
     Yields:
         Samples, shape (samples,), float32, mono, 16 kHz, about 30 s at a time.
@@ -62,7 +64,7 @@ def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | 
     if isinstance(source, Path):
         try:
             size = source.stat().st_size if source.is_file() else None
-        except OSError as error:  # a name that is too long, a folder that may not be read
+        except OSError as error:  # the name is too long, or the folder may not be read
             raise AudioError("unreadable", f"{source} cannot be opened ({error.strerror})") from error
         if size is None:
             raise AudioError("missing", f"{source} does not exist")
@@ -75,14 +77,14 @@ def decode_blocks(source: Path | bytes, *, start: float = 0.0, seconds: float | 
             _require_possible(audio)
             yield from _resampled(audio, start, seconds)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError("not audio", f"{describe(source)} cannot be decoded ({first_line(error)})") from error
+        raise AudioError("not audio", f"{source_name(source)} cannot be decoded ({first_line(error)})") from error
 
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[bytes | int]:
-    """What libsndfile reads itself: a path, or the descriptor of a file in memory.
+    """Give libsndfile what it reads by itself: a path, or the descriptor of a file in memory.
 
-    From a BytesIO it would read through callbacks into Python, which swallow Ctrl-C.
+    It would read a BytesIO through callbacks into Python, which swallow Ctrl-C.
     """
     if isinstance(source, Path):
         yield os.fsencode(source)
@@ -95,14 +97,14 @@ def _opened(source: Path | bytes) -> Iterator[bytes | int]:
 
 
 def _require_possible(audio: soundfile.SoundFile) -> None:
-    """Refuse what only a broken header says, before memory is taken for it."""
+    """Refuse rates and channels that only a broken header has, before memory is allocated for them."""
     rate, channels = audio.samplerate, audio.channels
-    if not MIN_RATE <= rate <= MAX_RATE or rate * channels > MAX_SAMPLES_A_SECOND:
+    if not MIN_RATE <= rate <= MAX_RATE or rate * channels > MAX_SAMPLES_PER_SECOND:
         raise ValueError(f"{rate} Hz and {channels} channels")
 
 
 def _resampled(audio: soundfile.SoundFile, start: float, seconds: float | None) -> Iterator[np.ndarray]:
-    left = math.inf if seconds is None else max(1, round(seconds * audio.samplerate))  # frames
+    frames_left = math.inf if seconds is None else max(1, round(seconds * audio.samplerate))
     if start:
         _skip(audio, round(start * audio.samplerate))
     resample = None
@@ -110,10 +112,10 @@ def _resampled(audio: soundfile.SoundFile, start: float, seconds: float | None) 
         resample = soxr.ResampleStream(audio.samplerate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
     frames = int(BLOCK_SECONDS * audio.samplerate)
     while True:
-        wanted = int(min(frames, left))
+        wanted = int(min(frames, frames_left))
         block = audio.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
-        left -= len(block)
-        last = len(block) < frames or not left
+        frames_left -= len(block)
+        last = len(block) < frames or not frames_left
         mono = np.ascontiguousarray(block.mean(axis=1))
         if resample is not None:
             mono = resample.resample_chunk(mono, last=last)
@@ -141,9 +143,10 @@ def encode_flac(waveform: np.ndarray) -> bytes:
 
 
 def readable_suffixes() -> set[str]:
-    """Lower-case file name endings of what libsndfile reads, such as ".wav"."""
+    """Lower-case endings of the files that libsndfile reads, such as ".wav"."""
     return {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | {".opus", ".aif", ".aifc"}
 
 
-def describe(source: Path | bytes) -> str:
+def source_name(source: Path | bytes) -> str:
+    """How an error message names the audio."""
     return f"audio of {len(source)} bytes" if isinstance(source, bytes) else str(source)

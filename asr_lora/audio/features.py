@@ -1,4 +1,4 @@
-"""Waveform -> log-mel of its true length, in the frames that Whisper's own extractor would give."""
+"""Compute log-mel spectrograms at the true length of an utterance, equal to those of Whisper's own extractor."""
 
 import math
 from functools import lru_cache
@@ -13,10 +13,10 @@ from asr_lora.config import Context
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP  # 100
-FULL_SECONDS = 30.0  # what Whisper was trained on
+FULL_SECONDS = 30.0  # the input that Whisper was trained on
 FULL_FRAMES = int(FULL_SECONDS * FRAMES_PER_SECOND)  # 3000
-TAIL_SECONDS = 0.5  # silence kept after the speech at true length, so that the decoder hears the end
-MIN_CONTEXT_SECONDS = 3.0  # a word alone in less than this makes Whisper repeat it without end
+TAIL_SECONDS = 0.5  # silence after the speech at true length, which tells the decoder that the speech has ended
+MIN_CONTEXT_SECONDS = 3.0  # with less input than this, Whisper repeats a single word without end
 
 
 @lru_cache
@@ -26,22 +26,22 @@ def _filters(mel_bins: int) -> torch.Tensor:  # (mel_bins, 201)
 
 
 def log_mel(waveform: np.ndarray, mel_bins: int, frames: int) -> torch.Tensor:
-    """Compute Whisper's log-mel spectrogram over `frames` frames, silence following the speech.
+    """Compute Whisper's log-mel spectrogram over `frames` frames; silence follows the speech.
 
-    The extractor of Whisper pads the waveform with zeros to 30 s, so the frames around the end of the speech see
-    zeros, and only the very end of a full window sees the reflection that `torch.stft` makes. The same rule here:
-    the result equals the first `frames` frames of `transformers.WhisperFeatureExtractor` (openai/whisper audio.py).
+    Whisper's extractor pads the waveform with zeros to 30 s, so the frames around the end of the speech see zeros, and
+    only the end of a full window sees the reflection that `torch.stft` makes. The same holds here: the result equals
+    the first `frames` frames of `transformers.WhisperFeatureExtractor` (openai/whisper, audio.py).
 
     Args:
-        waveform: samples, shape (samples,), float32, 16 kHz. What lies beyond 30 s is cut.
+        waveform: shape (samples,), float32, 16 kHz. Samples beyond 30 s are cut off.
         mel_bins: 80, or 128 for large-v3.
-        frames: at most 3000, 10 ms each.
+        frames: number of frames of 10 ms, at most 3000.
 
     Returns:
         Log-mel, shape (mel_bins, frames), float32.
     """
     samples = torch.from_numpy(np.ascontiguousarray(waveform[: FULL_FRAMES * HOP], dtype=np.float32))
-    # One window more than asked, so that no frame that is kept sees a reflection; a full window ends in one.
+    # One window more than asked for, so that no frame that is kept sees a reflection; a full window ends in one.
     length = FULL_FRAMES * HOP if frames >= FULL_FRAMES else max(frames * HOP + N_FFT, len(samples))
     samples = torch.nn.functional.pad(samples, (0, length - len(samples)))
     window = torch.hann_window(N_FFT)
@@ -53,17 +53,17 @@ def log_mel(waveform: np.ndarray, mel_bins: int, frames: int) -> torch.Tensor:
 
 
 def context_seconds(seconds: float, context: Context) -> float:
-    """Seconds of input that the encoder sees for an utterance: its silent tail included, between 3 and 30 s."""
+    """Seconds of input that the encoder gets for an utterance, its silent tail included: from 3 to 30 s."""
     if context is Context.FULL:
         return FULL_SECONDS
     return min(max(seconds + TAIL_SECONDS, MIN_CONTEXT_SECONDS), FULL_SECONDS)
 
 
 def context_frames(seconds: float, context: Context) -> int:
-    """The same in frames."""
+    """The same as `context_seconds`, in frames of 10 ms."""
     return frames_of(context_seconds(seconds, context))
 
 
 def frames_of(seconds: float) -> int:
-    """Frames of a context: even, as the encoder halves them; at most 3000."""
+    """Frames of so many seconds: an even number, since the encoder halves it, and at most 3000."""
     return 2 * math.ceil(round(min(seconds, FULL_SECONDS) * FRAMES_PER_SECOND, 3) / 2)

@@ -1,5 +1,6 @@
-"""Audio that libsndfile does not read (m4a, mp4, webm, …) -> blocks, through the ffmpeg program where there is one."""
+"""Decode audio that libsndfile cannot read (m4a, mp4, webm, …) with the ffmpeg program, where it is installed."""
 
+import math
 import os
 import resource
 import select
@@ -20,32 +21,32 @@ from asr_lora.errors import AudioError
 SUFFIXES = {
     ".3gp", ".aac", ".ac3", ".amr", ".asf", ".avi", ".flv", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4",
     ".mpeg", ".mpg", ".mts", ".webm", ".wma", ".wmv",
-}  # fmt: skip  # looked for in folders; a file that is named is tried whatever its ending
-# Containers that hold their own sound. A playlist could name any other file of this machine, and is none of them.
+}  # fmt: skip  # endings that are searched for in folders; a file that the user names is decoded whatever its ending
+# Only containers that hold their own sound are allowed: a playlist could name any other file of this machine.
 DEMUXERS = (
     "aac,ac3,aiff,amr,asf,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,wav,w64"
 )
 BLOCK_BYTES = int(BLOCK_SECONDS * SAMPLE_RATE) * 4
-LOOK_SECONDS = 0.2  # between two looks at whether the rest is still wanted
-PATIENCE = 150  # looks without a sample, 30 s, after which ffmpeg is given up
-BOUNDS = {  # of ffmpeg, whatever a file makes it do
+POLL_SECONDS = 0.2  # between two calls of `check`
+MAX_IDLE_POLLS = 150  # without a sample, 30 s, after which ffmpeg is stopped
+BOUNDS = {  # resources that ffmpeg may use, whatever a file makes it do
     resource.RLIMIT_AS: 2 * 2**30,  # bytes of memory
-    resource.RLIMIT_FSIZE: 2**24,  # bytes of complaints
-    resource.RLIMIT_CPU: 3600,  # seconds, should nobody be left to stop it
+    resource.RLIMIT_FSIZE: 2**24,  # bytes of error messages
+    resource.RLIMIT_CPU: 3600,  # seconds, in case this process dies and cannot stop it
 }
 
 
-def media_blocks(source: Path, *, look: Callable[[], None] | None = None) -> Generator[np.ndarray]:
-    """Decode a file block by block: by libsndfile, and what that cannot read by the ffmpeg program.
+def media_blocks(source: Path, *, check: Callable[[], None] | None = None) -> Generator[np.ndarray]:
+    """Decode a file block by block, with libsndfile or, where that cannot read it, with ffmpeg.
 
     Args:
-        look: called while ffmpeg is waited for; what it raises ends the program.
+        check: is called while ffmpeg works; an exception that it raises stops ffmpeg.
 
     Yields:
         Samples, shape (samples,), float32, mono, 16 kHz, at most about 30 s at a time.
 
     Raises:
-        AudioError: missing, empty, not audio, damaged, or in need of an ffmpeg that is not installed.
+        AudioError: the file is missing, empty, damaged or not audio, or needs ffmpeg, which is not installed.
     """
     blocks = decode_blocks(source)
     try:
@@ -53,25 +54,58 @@ def media_blocks(source: Path, *, look: Callable[[], None] | None = None) -> Gen
     except AudioError as error:
         if error.reason != "not audio":
             raise
-        yield from _ffmpeg_blocks(source, error, look)
+        yield from _ffmpeg_blocks(source, error, check)
         return
     if first is not None:
         yield first
         yield from blocks
 
 
+class AudioBlocks:
+    """Decode a file with `media_blocks`, and count the seconds that have been decoded.
+
+    Raises, while it is iterated:
+        AudioError: as for `media_blocks`, or the file decodes to no samples or to more than `max_seconds`.
+    """
+
+    def __init__(
+        self, source: Path, *, name: str = "", max_seconds: float = math.inf, check: Callable[[], None] | None = None
+    ) -> None:
+        """Open nothing yet; `name` is used in error messages, and an exception that `check` raises ends decoding."""
+        self.name = name or str(source)
+        self.max_seconds = max_seconds
+        self.check = check
+        self.blocks = media_blocks(source, check=check)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks:
+            if self.check is not None:
+                self.check()
+            self.seconds += len(block) / SAMPLE_RATE
+            if self.seconds > self.max_seconds:
+                raise AudioError("too long", f"{self.name} is longer than {self.max_seconds:g} s")
+            yield block
+        if not self.seconds:
+            raise AudioError("no audio", f"{self.name} decodes to no samples")
+
+    def close(self) -> None:
+        """Close the file, which an exception's traceback would keep open."""
+        self.blocks.close()
+
+
 def media_suffixes() -> set[str]:
-    """Lower-case endings of the files that are looked for in a folder."""
+    """Lower-case endings of the files that are searched for in folders."""
     return readable_suffixes() | (SUFFIXES if shutil.which("ffmpeg") else set())
 
 
 def media_names() -> list[str]:
-    """What people call the usual formats that can be read here."""
+    """Names of the common formats that can be decoded on this machine."""
     return ["WAV", "FLAC", "OGG", "Opus", "MP3", *(["M4A", "MP4", "WebM"] if shutil.which("ffmpeg") else [])]
 
 
 def media_seconds(source: Path) -> float | None:
-    """Length as the header has it; None where libsndfile does not read it, or it is not known without decoding."""
+    """Length that the header states; None where libsndfile cannot read the file, or its header states no length."""
     try:
         info = soundfile.info(str(source))
     except (OSError, RuntimeError, ValueError):
@@ -79,7 +113,7 @@ def media_seconds(source: Path) -> float | None:
     return info.frames / info.samplerate if 0 < info.frames < 2**62 else None
 
 
-def _ffmpeg_blocks(source: Path, refused: AudioError, look: Callable[[], None] | None) -> Iterator[np.ndarray]:
+def _ffmpeg_blocks(source: Path, refused: AudioError, check: Callable[[], None] | None) -> Iterator[np.ndarray]:
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError(
@@ -90,36 +124,36 @@ def _ffmpeg_blocks(source: Path, refused: AudioError, look: Callable[[], None] |
         "-threads", "1", "-i", "file:/dev/stdin", "-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE),
         "-f", "f32le", "pipe:1",
     ]  # fmt: skip
-    with source.open("rb") as file, tempfile.TemporaryFile() as said, _running(command, file, said) as process:
+    with source.open("rb") as file, tempfile.TemporaryFile() as log, _running(command, file, log) as process:
         rest = b""
-        for written in _output(process, source, look):
+        for written in _output(process, source, check):
             data = rest + written
             whole = len(data) // 4 * 4
             yield np.nan_to_num(np.frombuffer(data[:whole], "<f4").astype(np.float32))
             rest = data[whole:]
         if process.wait():
-            said.seek(0)
-            lines = said.read(10_000).decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+            log.seek(0)
+            lines = log.read(10_000).decode("utf-8", "replace").strip().splitlines() or ["no error message"]
             raise AudioError("not audio", f"{source} cannot be decoded (ffmpeg: {lines[-1].strip()})")
 
 
-def _output(process: "subprocess.Popen[bytes]", source: Path, look: Callable[[], None] | None) -> Iterator[bytes]:
-    """What a program writes, in blocks.
+def _output(process: "subprocess.Popen[bytes]", source: Path, check: Callable[[], None] | None) -> Iterator[bytes]:
+    """Yield the output of a program in blocks.
 
     Raises:
-        AudioError: it writes nothing for a long time.
+        AudioError: the program writes nothing for 30 s.
     """
     assert process.stdout is not None
-    there = select.poll()  # unlike select, of any number of open files
-    there.register(process.stdout, select.POLLIN)
+    output = select.poll()  # unlike select.select, it takes file descriptors above 1,023
+    output.register(process.stdout, select.POLLIN)
     block, idle = bytearray(), 0
     while True:
-        if look is not None:
-            look()
-        if not there.poll(1000 * LOOK_SECONDS):
+        if check is not None:
+            check()
+        if not output.poll(1000 * POLL_SECONDS):
             idle += 1
-            if idle == PATIENCE:
-                raise AudioError("not audio", f"{source} cannot be decoded (ffmpeg is at it for ever)")
+            if idle == MAX_IDLE_POLLS:
+                raise AudioError("not audio", f"{source} cannot be decoded (ffmpeg is stuck)")
             continue
         idle = 0
         data = os.read(process.stdout.fileno(), BLOCK_BYTES)
@@ -132,9 +166,9 @@ def _output(process: "subprocess.Popen[bytes]", source: Path, look: Callable[[],
 
 
 @contextmanager
-def _running(command: list[str], file: IO[bytes], said: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program with bounds, which is stopped when nobody wants the rest."""
-    process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=said)
+def _running(command: list[str], file: IO[bytes], log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program within `BOUNDS`, and stop it when the context ends."""
+    process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log)
     try:
         if hasattr(resource, "prlimit"):  # Linux
             for what, most in BOUNDS.items():

@@ -44,9 +44,9 @@ def _warn_of_labels(folder: DatasetFolder) -> None:
     from asr_lora.labels.rules import NO_LABEL
 
     body = folder.label_report.read()
-    if body["suspicious"]:
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in body["counts"].items() if rule not in NO_LABEL)
-        share = f"{body['suspicious']:,} of {body['utterances']:,}"
+    if body.suspicious:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in body.counts.items() if rule not in NO_LABEL)
+        share = f"{body.suspicious:,} of {body.utterances:,}"
         see = f"see them with: asr-lora check {folder.root}"
         say(f"warning: {share} utterances have suspicious labels ({rules}); {see}")
 
@@ -74,21 +74,23 @@ def print_adaptation(done: "Adaptation", as_json: bool) -> None:
 
 
 def print_report(folder: ReportFolder, as_json: bool) -> None:
-    body = folder.read()
+    report = folder.read()
     if as_json:
-        print_json(body)
+        print_json(report)
         return
-    scores, data = body["scores"], body["dataset"]
-    lead, other = ("cer", "wer") if scores["lead"] == "cer" else ("wer", "cer")
-    low, high = (100 * value for value in scores[f"{lead}_interval"])
+    scores, data = report.scores, report.dataset
+    lead, other = ("cer", "wer") if scores.lead == "cer" else ("wer", "cer")
+    raw = {"wer": scores.raw_wer, "cer": scores.raw_cer}
+    low, high = (100 * value for value in scores.interval(lead))
     print(
-        f"{body['system']['name']}: {lead.upper()} {100 * scores[lead]:.1f} % (95 % interval {low:.1f} to {high:.1f}), "
-        f"{other.upper()} {100 * scores[other]:.1f} % after {body['normaliser']}; "
-        f"as written {100 * scores[f'raw_{lead}']:.1f} and {100 * scores[f'raw_{other}']:.1f} %; "
-        f"on {data['utterances']} utterances of {data['split']}, RTFx {body['rtfx']}"
+        f"{report.system.name}: {lead.upper()} {100 * scores.rate(lead):.1f} % "
+        f"(95 % interval {low:.1f} to {high:.1f}), {other.upper()} {100 * scores.rate(other):.1f} % after "
+        f"{report.normaliser}; unnormalised {100 * raw[lead]:.1f} and {100 * raw[other]:.1f} %; "
+        f"on {data.utterances} utterances of {data.split}, RTFx {report.rtfx}"
     )
-    if terms := body["analysis"].get("terms"):
-        print(f"terms: {terms['found']} of {terms['spoken']} spoken ones are heard, {terms['heard']} in all")
+    if hotwords := report.analysis.get("terms"):
+        counts = f"{hotwords['found']} of {hotwords['spoken']} spoken ones are recognised"
+        print(f"hotwords: {counts}, {hotwords['heard']} are in the hypotheses in all")
     print(folder.root)
 
 
@@ -97,19 +99,19 @@ def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    if body["counts"]:
-        width = max(map(len, body["counts"]))
+    if body.counts:
+        width = max(map(len, body.counts))
         print(f"{'rule':{width}} utterances  for example")
-        for rule, count in body["counts"].items():
-            example = body["examples"][rule]
-            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
-    if body["suspicious"]:
-        share = f"{body['suspicious']:,} of {body['utterances']:,} utterances"
+        for rule, count in body.counts.items():
+            example = body.examples[rule]
+            print(f"{rule:{width}} {count:10,}  {example.id}: {example.detail}")
+    if body.suspicious:
+        share = f"{body.suspicious:,} of {body.utterances:,} utterances"
         say(f"warning: {share} are suspicious; nothing was left out for it")
     else:
-        print(f"nothing suspicious in {body['utterances']:,} utterances")
-    if body["leaked"]:
-        say(f"warning: {body['leaked']:,} utterances of dev and test share something with another split")
+        print(f"nothing suspicious in {body.utterances:,} utterances")
+    if body.leaked:
+        say(f"warning: {body.leaked:,} utterances of dev and test share something with another split")
     for path in (folder.findings, folder.page):
         print(path)
 

@@ -1,10 +1,8 @@
-"""The job: a model and a dataset split -> hypotheses and scores."""
+"""The job: transcribe a split with a model, and score the hypotheses."""
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -13,12 +11,14 @@ from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError
-from asr_lora.evaluation.report import PERSON, SCORING, read_rows, report_facts
+from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
+from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.measurements import DecodingRecord, ReportRecord, ScoredSplit, SystemRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.language import ForcedPrompt, Task
+from asr_lora.metrics.breakdown import RECORDED
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
@@ -43,33 +43,40 @@ def evaluate(
     precision: Precision = Precision.AUTO,
     beams: int = 1,
     normaliser: str = "basic",
-    terms: Path | None = None,
+    hotwords: Path | None = None,
 ) -> ReportFolder:
-    """Transcribe a split and score it: report.json and hypotheses.jsonl in `out`.
+    """Transcribe a split and score it: write report.json and hypotheses.jsonl to `out`.
 
-    Language and task are forced. An interrupted evaluation goes on where it stopped; one with the same model, data
-    and settings is not transcribed again, only scored again where another normaliser or terms are asked for. Under
+    Language and task are forced. An interrupted evaluation continues where it stopped; one with the same model, data
+    and settings is not transcribed again, only scored again where another normaliser or hotwords are asked for. Under
     `accelerate launch` each process transcribes its share.
 
     Args:
-        model: see `asr_lora.model.find_model`.
+        model: any name that `asr_lora.model.find_model` knows.
+        dataset: a prepared dataset.
+        out: folder for the report.
+        split: the split to score.
         name: of the system in comparisons; the model's when not given.
-        language: the run's, then the dataset's, when not given.
-        language_token: of a related language, where Whisper has none for the language; the run's when not given.
-        normaliser: of the scores that lead, see `asr_lora.metrics.normalize`; the others are given beside it.
-        terms: file of named terms, one a line, whose recall is wanted.
+        language: that of the run, and then that of the dataset, when not given.
+        language_token: a related language, where Whisper has no token for the language; the run's when not given.
+        task: that of the run when not given.
+        context: that of the run when not given.
+        precision: of the computation.
+        beams: of beam search; 1 is greedy search.
+        normaliser: of the main scores, see `asr_lora.metrics.normalize`; those after the others stand beside them.
+        hotwords: file of names and words, one a line, whose recall is computed.
 
     Raises:
-        ConfigError: unknown language or normaliser; `out` holds the report of another model or split, or something
-            else.
-        DataError: the model or dataset cannot be used, or has no such split.
+        ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
+            files.
+        DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
     manifest = DatasetFolder(dataset).read()
     found = find_model(model)
     prompt = found.prompt(language, language_token, task, default=manifest.language)
     options = DecodingOptions(beams=beams)
     how = find_normaliser(normaliser, str(prompt.language))
-    wanted = read_hotwords(terms, how) if terms else None
+    wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
     digest = manifest.splits[split].sha256
     settings = {"task": task, "context": context, "precision": precision, "beams": beams}
@@ -77,8 +84,10 @@ def evaluate(
     stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        said = {"name": name or model, "training": _training_facts(found)}
-        _score_again(folder, data, said, how, wanted)
+        facts: dict[str, object] = {"name": name or model, "training": training_record(found)}
+        if found.run:  # other digests would have to be computed from all weights again
+            facts["weights_digest"] = weights_digest(found)
+        _score_again(folder, data, facts, how, wanted)
         return folder
     processes = join_process_group()
     if processes.main:
@@ -89,19 +98,27 @@ def evaluate(
         folder.manifest.unlink(missing_ok=True)
     hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, processes)
     if processes.main:
-        rows, facts = report_facts(_rows(data, hypotheses), str(prompt.language), how, wanted)
+        rows, scored = score_report(_rows(data, hypotheses), str(prompt.language), how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
-            {
-                "fingerprint": stamp,
-                "system": _system_facts(found, whisper, name or model),
-                "dataset": _dataset_facts(dataset, manifest, split, data),
-                "decoding": _decoding_facts(prompt, options),
-                **facts,
-                "processes": processes.size,
-                "inference_seconds": round(seconds, 2),
-                "rtfx": round(fresh_audio / seconds, 2) if seconds else None,
-            }
+            ReportRecord(
+                fingerprint=stamp,
+                system=_system_record(found, whisper, name or model),
+                dataset=ScoredSplit(
+                    folder=str(dataset),
+                    language=manifest.language,
+                    split=split,
+                    sha256=digest,
+                    utterances=len(data),
+                    seconds=round(sum(data.seconds), 1),
+                    speakers=len(set(data.speakers)),
+                ),
+                decoding=_decoding_record(prompt, options),
+                **scored.fields(),
+                processes=processes.size,
+                inference_seconds=round(seconds, 2),
+                rtfx=round(fresh_audio / seconds, 2) if seconds else None,
+            )
         )
         for path in folder.partials:
             path.unlink()
@@ -109,75 +126,64 @@ def evaluate(
     return folder
 
 
-def _dataset_facts(dataset: Path, manifest: DatasetRecord, split: str, data: Split) -> dict[str, Any]:
-    return {
-        "folder": str(dataset),
-        "language": manifest.language,
-        "split": split,
-        "sha256": manifest.splits[split].sha256,
-        "utterances": len(data),
-        "seconds": round(sum(data.seconds), 1),
-        "speakers": len(set(data.speakers)),
-    }
+def _decoding_record(prompt: ForcedPrompt, options: DecodingOptions) -> DecodingRecord:
+    return DecodingRecord(
+        language=str(prompt.language),
+        language_token=prompt.token,
+        task=prompt.task,
+        beams=options.beams,
+        max_new_tokens=options.max_new_tokens,
+        loops_end=True,
+    )
 
 
-def _decoding_facts(prompt: ForcedPrompt, options: DecodingOptions) -> dict[str, Any]:
-    """State what hypotheses depend on besides the model; reports are compared only where it is equal."""
-    return {
-        "language": prompt.language,
-        "language_token": prompt.token,
-        "task": prompt.task,
-        "beams": options.beams,
-        "max_new_tokens": options.max_new_tokens,
-        "loops_end": True,  # see decoding.search.EndLoops
-    }
-
-
-def _system_facts(model: NamedModel, whisper: Whisper, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "model": model.name,
-        "base": model.base,
-        "weights_digest": weights_digest(model),
-        "strength": model.strength,
-        "context": whisper.context,
-        "dtype": str(whisper.dtype).removeprefix("torch."),
-        "device": whisper.device.type,
-        "training": _training_facts(model),
-    }
-
-
-def _training_facts(model: NamedModel) -> dict[str, Any] | None:
-    training = training_record(model)
-    return asdict(training) if training else None
+def _system_record(model: NamedModel, whisper: Whisper, name: str) -> SystemRecord:
+    return SystemRecord(
+        name=name,
+        model=model.name,
+        base=model.base,
+        weights_digest=weights_digest(model),
+        strength=model.strength,
+        context=whisper.context,
+        dtype=str(whisper.dtype).removeprefix("torch."),
+        device=whisper.device.type,
+        training=training_record(model),
+    )
 
 
 def _score_again(
-    folder: ReportFolder, data: Split, said: dict[str, Any], normaliser: Normaliser, terms: list[Hotword] | None
+    folder: ReportFolder,
+    data: Split,
+    facts: dict[str, object],
+    normaliser: Normaliser,
+    hotwords: list[Hotword],
 ) -> None:
-    """Bring what a report says of its system, and its scores, to what is asked; its hypotheses stay as they are."""
-    body = folder.read()
-    body = {**body, "transcribed_with": body.get("transcribed_with", body["made_with"])}
-    system = body["system"] | said
-    before = {key: body.get(key) for key in ("normaliser", "scoring")}
-    listed = [row["term"] for row in body.get("analysis", {}).get("terms", {}).get("each", ())]
-    same = before == {"normaliser": normaliser.label, "scoring": SCORING}
-    if same and listed == [term.written for term in terms or ()]:
-        if body["system"] != system:
-            folder.write({**body, "system": system})
+    """Bring name, training and scores of a report up to date; its hypotheses stay as they are.
+
+    Args:
+        facts: fields of the system that may have changed.
+    """
+    report = folder.read()
+    report = report.model_copy(update={"transcribed_with": report.transcribed_with or report.made_with})
+    changed = report.model_copy(update={"system": report.system.model_copy(update=facts)})
+    before = (report.analysis.get("terms") or {}).get("each", ())
+    same_hotwords = [row["term"] for row in before] == [one.written for one in hotwords]
+    if (report.normaliser, report.scoring) == (normaliser.label, SCORING) and same_hotwords:
+        if changed.system != report.system:
+            folder.write(changed)
         return
     found = {row["id"]: row["hypothesis"] for row in read_rows(folder)}
-    hypotheses = [found[clip] for clip in data.ids]
-    rows, facts = report_facts(_rows(data, hypotheses), body["decoding"]["language"], normaliser, terms)
+    hypotheses = [found[key] for key in data.ids]
+    rows, scored = score_report(_rows(data, hypotheses), report.decoding.language, normaliser, hotwords)
     write_jsonl(folder.hypotheses, rows)
-    folder.write({**body, "system": system, **facts})
+    folder.write(changed.model_copy(update=scored.fields()))
 
 
 def _check_free(folder: ReportFolder, model: str, split: str) -> None:
-    """Refuse a folder with something else in it; an earlier report of the same model and split may be replaced."""
+    """Refuse a folder that holds other files; an earlier report of the same model and split may be replaced."""
     if folder.complete:
         before = folder.read()
-        other = before["system"]["model"], before["dataset"]["split"]
+        other = before.system.model, before.dataset.split
         if other != (model, split):
             raise ConfigError(f"{folder.root} holds the report of {other[0]} on {other[1]}: name another with --out")
         return
@@ -187,12 +193,12 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 def _transcribe(
     whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, processes: ProcessGroup
 ) -> tuple[list[str], float, float]:
-    """Return hypotheses in the order of `data`, seconds of inference, and seconds of audio that these took.
+    """Return hypotheses in the order of `data`, seconds of inference, and the seconds of audio transcribed in them.
 
-    Each process transcribes its share and keeps it in a file of its own, which any number of processes goes on from.
+    Each process transcribes its share and keeps it in a file of its own, from which any number of processes continues.
     """
     done = _kept(folder, stamp, processes)
-    rest = data.select([index for index, clip in enumerate(data.ids) if clip not in done])
+    rest = data.select([index for index, key in enumerate(data.ids) if key not in done])
     batches = decode_split(
         whisper,
         rest,
@@ -205,7 +211,9 @@ def _transcribe(
     fresh: list[tuple[str, str]] = []
     with (
         folder.partial(processes.rank).open("a", encoding="utf-8") as partial,
-        tqdm(total=len(data), initial=len(done), desc="transcribe", unit="clip", disable=not processes.main) as bar,
+        tqdm(
+            total=len(data), initial=len(done), desc="transcribe", unit="utterance", disable=not processes.main
+        ) as bar,
     ):
         if partial.tell() == 0:
             partial.write(json.dumps({"fingerprint": stamp}) + "\n")
@@ -220,7 +228,7 @@ def _transcribe(
             bar.update(len(indices))
             started = time.perf_counter()
     done |= dict(processes.gather(fresh))
-    return [done[clip] for clip in data.ids], max(processes.gather([seconds])), processes.sum(audio)
+    return [done[key] for key in data.ids], max(processes.gather([seconds])), processes.sum(audio)
 
 
 def _kept(folder: ReportFolder, stamp: str, processes: ProcessGroup) -> dict[str, str]:
@@ -239,19 +247,19 @@ def _kept(folder: ReportFolder, stamp: str, processes: ProcessGroup) -> dict[str
     return kept
 
 
-def _rows(data: Split, hypotheses: list[str]) -> list[dict[str, Any]]:
-    """What is known of every utterance before it is scored, in the order of `data`."""
-    person = {field: list(data.rows[field]) for field in PERSON if field in data.rows.column_names}
+def _rows(data: Split, hypotheses: list[str]) -> list[Row]:
+    """Return the facts of every utterance before it is scored, in the order of `data`."""
+    person = {field: list(data.rows[field]) for field in RECORDED if field in data.rows.column_names}
     return [
         {
-            "id": clip,
+            "id": key,
             "speaker": speaker,
             **{field: values[place] for field, values in person.items()},
             "seconds": round(seconds, 3),
             "reference": reference,
             "hypothesis": hypothesis,
         }
-        for place, (clip, speaker, seconds, reference, hypothesis) in enumerate(
+        for place, (key, speaker, seconds, reference, hypothesis) in enumerate(
             zip(data.ids, data.speakers, data.seconds, data.texts, hypotheses, strict=True)
         )
     ]

@@ -1,35 +1,64 @@
-"""Hypotheses of one system -> everything that its report states of them. Hypotheses alone suffice to make it again."""
+"""Score the hypotheses of one system: everything that its report states follows from the hypotheses alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
+from asr_lora.folders.measurements import Measured, ScoresRecord
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.metrics.breakdown import RULE, Counts, find_groups, group_columns, group_facts, speaker_facts
-from asr_lora.metrics.confusions import confusions
-from asr_lora.metrics.hallucination import hallucination
-from asr_lora.metrics.hotword_recall import Hotword, count_hotwords, hotword_recall
+from asr_lora.metrics.breakdown import Breakdown, Counts, break_down, find_groups, group_columns
+from asr_lora.metrics.confusions import Confusions, confusions
+from asr_lora.metrics.hallucination import HallucinationSigns, hallucination_signs
+from asr_lora.metrics.hotword_recall import Hotword, HotwordRecall, count_hotwords, hotword_recall
 from asr_lora.metrics.intervals import REPLICATES, Resamples, Sums, rate_of, resamples
 from asr_lora.metrics.normalize import LABELS, Normaliser, characters_lead, find_normaliser
 from asr_lora.metrics.wer import Errors, Scored, score
 
 SCORING = 2  # what a report states and how its intervals are drawn; change it with every change of these
-PERSON = ("gender", "age", "accent", "domain")  # of a row, beside what is transcribed
 NEEDED = {"id": str, "speaker": str, "seconds": int | float, "reference": str, "hypothesis": str}
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a line of hypotheses.jsonl
 Columns = dict[tuple[Any, ...], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """Results behind the scores of one system; the fields are the keys in report.json."""
+
+    breakdown: Breakdown
+    words: Confusions
+    hallucination: HallucinationSigns
+    terms: HotwordRecall | None  # None: no hotwords were asked for
+
+
+@dataclass(frozen=True)
+class ReportScores:
+    """The part of report.json that follows from the hypotheses; the fields are its keys."""
+
+    normaliser: str
+    scoring: int
+    scores: ScoresRecord
+    analysis: ErrorAnalysis
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a ReportRecord."""
+        return {
+            "normaliser": self.normaliser,
+            "scoring": self.scoring,
+            "scores": self.scores,
+            "analysis": asdict(self.analysis),
+        }
 
 
 def read_rows(folder: ReportFolder) -> list[Row]:
     """Read the hypotheses of a report, ordered by id.
 
     Raises:
-        DataError: the file is missing, holds no utterances, one of them twice, or lacks what scoring needs.
+        DataError: the file is missing or holds no utterances, holds one twice, or a line lacks a key.
     """
     rows = read_jsonl(folder.hypotheses)
     for number, row in enumerate(rows, 1):
@@ -48,7 +77,7 @@ def score_rows(rows: Sequence[Row], normaliser: Normaliser) -> Scored:
 
 
 def counted_rows(rows: Sequence[Row], scored: Scored) -> list[Row]:
-    """Add what was counted to every row."""
+    """Add the error counts to every row."""
     return [
         {
             **row,
@@ -62,12 +91,12 @@ def counted_rows(rows: Sequence[Row], scored: Scored) -> list[Row]:
 
 
 def leading(rows: Sequence[Row]) -> str:
-    """Which rate leads: "cer" where most of what was spoken is written without blanks between words."""
+    """Return the rate that leads: "cer" where most references are in a script without blanks between words."""
     return "cer" if characters_lead([row["reference"] for row in rows]) else "wer"
 
 
 def counts_of(scored: Scored, lead: str) -> Counts:
-    """Edits and lengths behind the leading rate."""
+    """Return edits and lengths behind the leading rate."""
     errors = scored.characters if lead == "cer" else scored.words
     return Counts(_column(errors, "edits"), _column(errors, "reference"))
 
@@ -77,7 +106,7 @@ def _column(errors: Sequence[Errors], what: str) -> np.ndarray:
 
 
 def rate_columns(systems: Sequence[Scored]) -> Columns:
-    """What a bootstrap has to sum for WER and CER of all systems."""
+    """Return the columns that a bootstrap has to sum for WER and CER of all systems."""
     return {
         (rate, place, what): _column(errors, attribute)
         for place, scored in enumerate(systems)
@@ -86,82 +115,77 @@ def rate_columns(systems: Sequence[Scored]) -> Columns:
     }
 
 
-def report_facts(
-    rows: Sequence[Row], language: str, normaliser: Normaliser, terms: Sequence[Hotword] | None = None
-) -> tuple[list[Row], dict[str, Any]]:
-    """Score hypotheses; return the rows with their counts, and what report.json says of them.
+def score_report(
+    rows: Sequence[Row], language: str, normaliser: Normaliser, hotwords: Sequence[Hotword] | None = None
+) -> tuple[list[Row], ReportScores]:
+    """Score hypotheses; return the rows with their counts, and everything that report.json states of them.
 
     Args:
-        rows: hypotheses as `read_rows` has them.
-        language: code of what is spoken, which the normalisers depend on.
-        normaliser: of the scores that lead; the others are given beside it.
-        terms: named terms whose recall is wanted.
+        rows: hypotheses as `read_rows` returns them.
+        language: code of the spoken language, which the normalisers depend on.
+        normaliser: of the main scores; those after every other normaliser are stated beside them.
+        hotwords: names and words whose recall is wanted.
     """
     scored, lead = score_rows(rows, normaliser), leading(rows)
-    plan, groups = resamples([row["speaker"] for row in rows]), find_groups(rows)
-    counted = count_hotwords(terms, scored, characters=lead == "cer") if terms else None
-    columns = rate_columns([scored]) | group_columns(groups, [counts_of(scored, lead)])
+    plan, groups, counts = resamples([row["speaker"] for row in rows]), find_groups(rows), [counts_of(scored, lead)]
+    counted = count_hotwords(hotwords, scored, characters=lead == "cer") if hotwords else None
+    columns = rate_columns([scored]) | group_columns(groups, counts)
     if counted:
         columns |= {("terms", "found"): counted.found.sum(axis=0), ("terms", "spoken"): counted.spoken.sum(axis=0)}
     sums = plan.draw(columns)
-    analysis = {
-        "breakdown": breakdown_facts(rows, [scored], lead, group_facts(groups, 1, sums)),
-        "words": confusions(scored.alignments),
-        "hallucination": hallucination(scored, characters=lead == "cer"),
-    }
-    if terms and counted:
-        analysis["terms"] = hotword_recall(terms, counted, sums["terms", "found"], sums["terms", "spoken"])
-    facts = {
-        "normaliser": normaliser.label,
-        "scoring": SCORING,
-        "scores": {**score_facts(scored, lead, plan, sums, 0), **all_normalisers(rows, language, scored)},
-        "analysis": analysis,
-    }
-    return counted_rows(rows, scored), facts
+    analysis = ErrorAnalysis(
+        breakdown=break_down(rows, counts, lead, groups, sums),
+        words=confusions(scored.alignments),
+        hallucination=hallucination_signs(scored, characters=lead == "cer"),
+        terms=hotword_recall(hotwords, counted, sums["terms", "found"], sums["terms", "spoken"])
+        if hotwords and counted
+        else None,
+    )
+    scores = score_record(scored, lead, plan, sums, 0, all_normalisers(rows, language, scored))
+    return counted_rows(rows, scored), ReportScores(normaliser.label, SCORING, scores, analysis)
 
 
-def score_facts(
-    scored: Scored, lead: str, plan: Resamples, sums: Mapping[tuple[Any, ...], Sums], place: int
-) -> dict[str, Any]:
-    """Rates, counts and intervals of one of the systems that `sums` were drawn for."""
+def score_record(
+    scored: Scored,
+    lead: str,
+    plan: Resamples,
+    sums: Mapping[tuple[Any, ...], Sums],
+    place: int,
+    normalisers: Mapping[str, Any],
+) -> ScoresRecord:
+    """Rates, counts and intervals of the system at `place` among those that `sums` were drawn for.
+
+    Args:
+        normalisers: rates after the other normalisers, from `all_normalisers`.
+    """
     rates = scored.rates
     wer, cer = (rate_of(sums[rate, place, "edits"], sums[rate, place, "lengths"]) for rate in ("wer", "cer"))
-    return {
-        "lead": lead,
+    return ScoresRecord(
+        lead=lead,
         **asdict(rates),
-        "word_edits": rates.substitutions + rates.insertions + rates.deletions,
-        "wer_interval": [wer.low, wer.high],
-        "cer_interval": [cer.low, cer.high],
-        "resampled": plan.unit,
-        "units": plan.units,
-        "replicates": REPLICATES,
-    }
+        word_edits=rates.substitutions + rates.insertions + rates.deletions,
+        wer_interval=(wer.low, wer.high),
+        cer_interval=(cer.low, cer.high),
+        resampled=plan.unit,
+        units=plan.units,
+        replicates=REPLICATES,
+        **normalisers,
+    )
 
 
-def breakdown_facts(rows: Sequence[Row], systems: Sequence[Scored], lead: str, by: dict[str, Any]) -> dict[str, Any]:
-    """Rates by group and by speaker, with the rule that withholds some; `by` is what `group_facts` made."""
-    return {
-        "rate": lead,
-        "rule": RULE,
-        "by": by,
-        "not_recorded": [field for field in PERSON if field not in by],
-        "speaker": speaker_facts(rows, [counts_of(scored, lead) for scored in systems]),
-    }
-
-
-def all_normalisers(rows: Sequence[Row], language: str, known: Scored | None = None) -> dict[str, Any]:
-    """Rates after every normaliser, as written included, and why where there are none.
+def all_normalisers(rows: Sequence[Row], language: str, known: Scored) -> dict[str, Any]:
+    """Return rates after every normaliser, and as written, and the reason where a normaliser cannot be used.
 
     Args:
         rows: hypotheses.
-        language: code of what is spoken.
-        known: what is scored already, and need not be again.
+        language: code of the spoken language.
+        known: scores after one of the normalisers, which need not be computed again.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Measured] = {}
     missing: dict[str, str] = {}
     for name, label in LABELS.items():
         try:
-            scored = known if known and known.normaliser == label else score_rows(rows, find_normaliser(name, language))
+            scored = known if known.normaliser == label else score_rows(rows, find_normaliser(name, language))
         except ConfigError as error:
             missing[label] = str(error)
             continue

@@ -1,6 +1,6 @@
-"""What a run, its export, its data and its reports say -> a model card: README.md with the hub's metadata.
+"""Write a model card: README.md with the hub's metadata, from the records of a run, its export, data and reports.
 
-Every value is picked by name, so that folders of this machine, people and transcripts have no way in.
+Every value is picked by name, so that folders of this machine, people and transcripts cannot get into it.
 """
 
 import re
@@ -16,10 +16,10 @@ from asr_lora.config import Context, Method
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
 from asr_lora.folders.dataset_folder import DatasetRecord
-from asr_lora.folders.run_folder import RunRecord
+from asr_lora.folders.run_folder import ExportRecord, RunRecord
 
 TASK = "automatic-speech-recognition"
-HUB_CODES = {"jw": "jv"}  # where Whisper's code of a language is not that of ISO 639
+HUB_CODES = {"jw": "jv"}  # where Whisper's language code differs from ISO 639
 LIBRARIES = {Format.ADAPTER: "peft", Format.TRANSFORMERS: "transformers", Format.CTRANSLATE2: "ctranslate2"}
 RUNS_IN = {
     Format.ADAPTER: "PEFT",
@@ -31,10 +31,10 @@ RUNS_IN = {
 
 @dataclass(frozen=True)
 class CardSubject:
-    """All that a card is written from."""
+    """The records that a card is written from."""
 
     run: RunRecord
-    export: dict[str, Any]  # export.json
+    export: ExportRecord
     dataset: DatasetRecord
     reports: Sequence[dict[str, Any]]  # report.json of each
     repository: str | None  # hub id; None: a folder
@@ -46,7 +46,7 @@ def write_card(subject: CardSubject) -> str:
     """Render the card.
 
     Raises:
-        DataError: the hub's library finds its metadata wrong.
+        DataError: the hub's library refuses the metadata.
     """
     text = f"---\n{_metadata(subject).to_yaml()}\n---\n\n{_template().render(**_context(subject))}"
     try:
@@ -64,19 +64,23 @@ def _template() -> Any:
     return environment.get_template("card.md.j2")
 
 
-def own_report(run: RunRecord, export: dict[str, Any], report: dict[str, Any]) -> bool:
-    """Whether a report is of what is published: by what its training made, since folders may have moved."""
-    training = report["system"]["training"]
-    return (
-        training is not None
-        and report["system"].get("strength", export["strength"]) == export["strength"]
-        and (training["seconds"], training["step"], training["dev_wer"])
-        == (run.train_seconds, run.best.step, run.best.dev_wer)
+def own_report(run: RunRecord, export: ExportRecord, report: dict[str, Any]) -> bool:
+    """Whether a report is of the published model: by the digest of its weights, since folders may have moved."""
+    system, training = report["system"], report["system"]["training"]
+    if system.get("strength", export.strength) != export.strength:
+        return False
+    if digest := system.get("weights_digest"):
+        return bool(digest == run.weights_digest)
+    # Reports of earlier versions do not record the digest; what the training took and reached identifies them.
+    return training is not None and (training["seconds"], training["step"], training["dev_wer"]) == (
+        run.train_seconds,
+        run.best.step,
+        run.best.dev_wer,
     )
 
 
 def dataset_names(dataset: DatasetRecord) -> list[str]:
-    """What the sources of a dataset are called: a release, a dataset of the hub, or the mere name of a file."""
+    """Return public names of the sources: a release, a dataset of the hub, or a file without its folder."""
     names = []
     for source in dataset.sources:
         name = source.name
@@ -89,19 +93,19 @@ def dataset_names(dataset: DatasetRecord) -> list[str]:
 
 
 def _metadata(subject: CardSubject) -> ModelCardData:
-    export, kind = subject.export, Format(subject.export["format"])
-    relation = {Format.ADAPTER: "adapter"}.get(kind, "quantized" if export["quantise"] else "finetune")
-    known = re.fullmatch(r"[\w.-]+/[\w.-]+", export["base"]) is not None
+    export, kind = subject.export, Format(subject.export.format)
+    relation = {Format.ADAPTER: "adapter"}.get(kind, "quantized" if export.quantise else "finetune")
+    known = re.fullmatch(r"[\w.-]+/[\w.-]+", export.base) is not None
     methods = [] if subject.run.method is Method.FULL else ["lora", subject.run.method]
     return ModelCardData(
-        language=HUB_CODES.get(export["language"], export["language"]),
+        language=HUB_CODES.get(export.language, export.language),
         license=subject.licence,
         library_name=LIBRARIES.get(kind),
         pipeline_tag=TASK,
         tags=list(dict.fromkeys([TASK, "whisper", "asr_lora", str(kind), *methods])),
         datasets=dataset_names(subject.dataset),
         metrics=["wer", "cer"],
-        base_model=export["base"] if known else None,
+        base_model=export.base if known else None,
         base_model_relation=relation if known else None,
         model_name=_title(subject),
         eval_results=_results(subject) or None,
@@ -111,7 +115,7 @@ def _metadata(subject: CardSubject) -> ModelCardData:
 def _title(subject: CardSubject) -> str:
     if subject.repository:
         return subject.repository.split("/")[1]
-    return f"{subject.export['base'].split('/')[-1]}-{subject.export['language']}-{subject.run.method}"
+    return f"{subject.export.base.split('/')[-1]}-{subject.export.language}-{subject.run.method}"
 
 
 def _results(subject: CardSubject) -> list[EvalResult]:
@@ -134,7 +138,7 @@ def _results(subject: CardSubject) -> list[EvalResult]:
 
 
 def _data_name(report: dict[str, Any], dataset: DatasetRecord) -> str:
-    """What the data of a report is called: the sources of the run's own dataset, of another its folder's mere name."""
+    """Return the sources if a report is of the run's own dataset, otherwise the last part of its folder."""
     own = report["dataset"]["sha256"] in {split.sha256 for split in dataset.splits.values()}
     return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
 
@@ -142,12 +146,12 @@ def _data_name(report: dict[str, Any], dataset: DatasetRecord) -> str:
 def _context(subject: CardSubject) -> dict[str, Any]:
     from asr_lora.language import language_name
 
-    run, export, parity = subject.run, subject.export, subject.export["parity"]
-    base, kind, lead = export["base"], Format(export["format"]), parity["lead"]
-    numbers = f"quantised to {export['quantise']}" if export["quantise"] else f"in {export['dtype']}"
+    run, export, parity = subject.run, subject.export, subject.export.parity
+    base, kind, lead = export.base, Format(export.format), parity.lead
+    numbers = f"quantised to {export.quantise}" if export.quantise else f"in {export.dtype}"
     return {
         "title": _title(subject),
-        "language_name": language_name(export["language"]).title(),
+        "language_name": language_name(export.language).title(),
         "base_link": f"[{base}](https://huggingface.co/{base})" if "/" in base else base,
         "method": _method(run),
         "form": {"format": kind, "numbers": numbers, "runs_in": RUNS_IN[kind]},
@@ -155,8 +159,8 @@ def _context(subject: CardSubject) -> dict[str, Any]:
         "rows": [_row(subject, report) for report in subject.reports],
         "dev_wer": "–" if (best := run.best.dev_wer) is None else f"{100 * best:.1f}",
         "parity": {
-            "clips": parity["clips"], "alike": parity["alike"], "engine": export["engine"], "lead": lead.upper(),
-            "ours": f"{100 * parity['ours'][lead]:.1f}", "theirs": f"{100 * parity['theirs'][lead]:.1f}",
+            "clips": parity.clips, "alike": parity.alike, "engine": export.engine, "lead": lead.upper(),
+            "ours": f"{100 * getattr(parity.ours, lead):.1f}", "theirs": f"{100 * getattr(parity.theirs, lead):.1f}",
         },
         "training": _training(subject),
         "hours": f"{run.train.hours:.1f}",
@@ -195,7 +199,7 @@ def _training(subject: CardSubject) -> list[tuple[str, str]]:
         "data": ", ".join(dataset_names(dataset)),
         "licence of the data": subject.data_licence or "not recorded",
         "speech": f"{train.hours:.2f} hours, {train.utterances:,} utterances of train",
-        "base model": subject.export["base"],
+        "base model": subject.export.base,
         "method": _method(run),
         "trainable parameters": f"{run.parameters.trainable:,} of {run.parameters.total:,}",
         "steps": f"{train.steps or run.best.step:,} ({train.epochs:.1f} epochs), checkpoint of step {run.best.step:,}",
@@ -204,25 +208,25 @@ def _training(subject: CardSubject) -> list[tuple[str, str]]:
         facts["adapter"] = f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {', '.join(adapter.targets)}"
     if optimiser:
         facts["optimiser"] = f"{optimiser.name}, learning rate {optimiser.learning_rate:g}"
-    strength = subject.export["strength"]
+    strength = subject.export.strength
     if strength not in (None, 1):
         facts["strength"] = f"{strength:g} of the adapter's update"
-    if token := subject.export["language_token"]:
-        facts["language token"] = f"that of {token}, since Whisper has none for {subject.export['language']}"
+    if token := subject.export.language_token:
+        facts["language token"] = f"that of {token}, since Whisper has none for {subject.export.language}"
     return list(facts.items())
 
 
-def snippet(export: dict[str, Any], repository: str | None) -> str:
-    """Python that transcribes speech.wav with what is published; a test runs it."""
-    kind = Format(export["format"])
-    told = export["language_token"] or export["language"]
-    task = export["task"]
+def snippet(export: ExportRecord, repository: str | None) -> str:
+    """Return Python code that transcribes speech.wav with the published model; a test runs it."""
+    kind = Format(export.format)
+    told = export.language_token or export.language
+    task = export.task
     if kind is Format.ADAPTER:
         return (
             "import soundfile\n"
             "from peft import PeftModel\n"
             "from transformers import WhisperForConditionalGeneration, WhisperProcessor\n\n"
-            f'base = "{export["base"]}"\n'
+            f'base = "{export.base}"\n'
             "processor = WhisperProcessor.from_pretrained(base)\n"
             'model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")\n'
             f'model = PeftModel.from_pretrained(model, "{repository or "."}")\n'
@@ -247,12 +251,12 @@ def snippet(export: dict[str, Any], repository: str | None) -> str:
             "from faster_whisper import WhisperModel\n\n"
             f'model = WhisperModel("{repository or "."}")\n'
             'speech, rate = soundfile.read("speech.wav", dtype="float32")  # mono, 16 kHz\n'
-            "# Silence up to 30 s, as Whisper was trained: left to itself faster-whisper pads with something else.\n"
+            "# Pad with silence to 30 s, as Whisper was trained; faster-whisper alone pads with zero log-mels.\n"
             "speech = numpy.pad(speech, (0, max(0, 30 * rate - len(speech))))\n"
             f'segments, _ = model.transcribe(speech, language="{told}", task="{task}", beam_size=1)\n'
             'print("".join(segment.text for segment in segments))\n'
         )
-    (file,) = (file["name"] for file in export["files"])
+    (file,) = (file.name for file in export.files)
     place = f'hf_hub_download("{repository}", "{file}")' if repository else f'"{file}"'
     return (
         ("from huggingface_hub import hf_hub_download\n" if repository else "")

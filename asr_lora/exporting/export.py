@@ -1,8 +1,7 @@
-"""The job: a run -> a folder that another engine runs, with the proof that it hears there what it hears here."""
+"""Export a run for another engine, and check that its transcripts there agree with ours."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -12,12 +11,12 @@ from asr_lora.decoding.search import decode_split, default_batch_seconds
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.exporting.formats import public_base, write_export
 from asr_lora.exporting.other_engines import open_export, require_engine
-from asr_lora.exporting.parity import Parity, parity
+from asr_lora.exporting.parity import parity
 from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.run_folder import ExportFolder
+from asr_lora.folders.run_folder import ExportFolder, ExportRecord, ParityData
 from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
@@ -43,25 +42,25 @@ def export(
     language_token: str | None = None,
     task: Task | None = None,
 ) -> ExportFolder:
-    """Write a run in another engine's format, and let that engine and ours transcribe the same clips.
+    """Write a run in another engine's format, and let that engine and ours transcribe the same utterances.
 
     Both decode greedily, with the same forced language and task, on 30 s of context, as other engines do. Ours runs
     the merged float32 weights. Where the leading rate differs by more than `tolerance`, in whichever direction,
-    nothing is left in `out`. An export of the same weights, recipe and clips is not made again.
+    nothing is left in `out`. An export of the same weights, recipe and utterances is not made again.
 
     Args:
         model: see `asr_lora.model.find_model`; perhaps with a strength, or found by `find_model`.
         format: transformers, ctranslate2, ggml or adapter.
-        dtype: float16 or float32, of what is not quantised; float16 when not given.
-        quantise: int8 of ctranslate2, q8_0 or q5_0 of ggml.
-        dataset: whose dev split is transcribed; the run's own when not given.
-        clips: how many of it, evenly over the split; all where it has fewer.
-        tolerance: of WER, or CER where that leads, as a share: 0.01 is one point.
+        dtype: float16 or float32, for weights that are not quantised; default float16.
+        quantise: int8 for ctranslate2, q8_0 or q5_0 for ggml; default none.
+        dataset: its dev split is transcribed; default: the run's own dataset.
+        clips: number of utterances, spread evenly over the split; all of them if there are fewer.
+        tolerance: largest difference of WER (of CER where that leads), as a share: 0.01 is one point.
 
     Raises:
-        Refused: the other engine hears something else; the facts are those that export.json would have held.
-        ConfigError: format, type and quantisation do not go together, a package is missing, or `out` holds something
-            else.
+        Refused: the rates differ by more than the tolerance; `facts` is the record that was not written.
+        ConfigError: format, type and quantisation do not go together, a package is not installed, or `out` holds
+            something else.
         DataError: the model or the dataset cannot be used.
     """
     recipe = find_export_recipe(format, dtype, quantise)
@@ -88,28 +87,34 @@ def export(
         weights = write_export(place, whisper, recipe, draft)
         transcribe = open_export(recipe, weights, place.base, whisper)
         theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
-        found = parity(split.texts, ours, theirs, str(prompt.language), tolerance)
-        facts = {
-            "fingerprint": stamp,
-            **_system_facts(place, whisper),
+        record = ExportRecord(
+            fingerprint=stamp,
+            model=Path(place.name).name,  # no folder of this machine is named, since the record may be published
+            weights_digest=place.run.weights_digest if place.run else None,
+            base=public_base(place.base),
+            strength=place.strength,
+            language=whisper.prompt.language or "en",
+            language_token=whisper.prompt.token,
+            task=whisper.prompt.task,
+            context=place.context,
             **asdict(recipe),
-            "files": draft.listed(),
-            "dataset": {"sha256": digest, "split": SPLIT, "seconds": round(sum(split.seconds), 1)},
-            "reference": OURS,
-            "engine": engine,
-            "parity": found.facts(),
-        }
-        if not found.passed:
-            raise Refused(_refusal(place.name, engine, found, out), facts)
-        draft.write(facts)
+            files=draft.listed(),
+            dataset=ParityData(sha256=digest, split=SPLIT, seconds=round(sum(split.seconds), 1)),
+            reference=OURS,
+            engine=engine,
+            parity=parity(split.texts, ours, theirs, str(prompt.language), tolerance),
+        )
+        if not record.parity.passed:
+            raise Refused(_refusal(place.name, record, out), record)
+        draft.write(record)
     return folder
 
 
 def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
-    """The dataset that is given, or the run's own.
+    """Return the dataset that is given, or the run's own.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: no dataset is given, and no run names one.
     """
     if dataset is None and place.run is None:
         raise ConfigError(f"{place.name} was trained elsewhere: name a dataset of its language with --dataset")
@@ -126,24 +131,10 @@ def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     return found
 
 
-def _system_facts(place: NamedModel, whisper: Whisper) -> dict[str, Any]:
-    """What was exported, in words that may be published: no folder of this machine is named."""
-    return {
-        "model": Path(place.name).name,
-        "weights_digest": place.run.weights_digest if place.run else None,
-        "base": public_base(place.base),
-        "strength": place.strength,
-        "language": whisper.prompt.language or "en",
-        "language_token": whisper.prompt.token,
-        "task": whisper.prompt.task,
-        "context": place.context,
-    }
-
-
-def _refusal(model: str, engine: str, found: Parity, out: Path) -> str:
-    rate = found.lead.upper()
+def _refusal(model: str, record: ExportRecord, out: Path) -> str:
+    found, rate = record.parity, record.parity.lead.upper()
     return (
-        f"{model} is not exported: in {engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
+        f"{model} is not exported: in {record.engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
         f"{found.clips} clips, and {100 * found.tolerance:.2f} are tolerated, so nothing is written to {out}. Quantise "
         "less, or accept it with --tolerance, best on more --clips"
     )

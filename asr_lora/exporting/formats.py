@@ -1,4 +1,4 @@
-"""A model and a recipe -> the files that another engine loads."""
+"""Write a model in the format of another engine."""
 
 import re
 from pathlib import Path
@@ -16,25 +16,25 @@ from asr_lora.model.whisper import Whisper
 
 
 def hub_name(base: str) -> str | None:
-    """The hub id of a base model; None where it is a folder of this machine, which others do not have."""
+    """Return the hub id of a base model; None for a folder of this machine, which others do not have."""
     if base == PACKAGED:
         return "openai/whisper-base"
     return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
 
 
 def public_base(base: str) -> str:
-    """A base model's hub id, or the mere name of its folder where it is one of this machine."""
+    """Return the hub id of a base model, or the last part of its path if it is a folder of this machine."""
     return hub_name(base) or Path(base).name
 
 
 def write_export(place: NamedModel, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:
-    """Write a merged float32 model, or its adapter; return what an engine loads: the folder, or the one file in it.
+    """Write a merged float32 model, or its adapter; return the path that an engine loads: the folder, or its one file.
 
-    The model may come out of this in float16.
+    A float16 export converts `whisper` itself to float16.
 
     Raises:
-        ConfigError: a package is missing, or there is no adapter.
-        DataError: the format has no place for this model.
+        ConfigError: a package is not installed, or the model has no adapter to export.
+        DataError: the format cannot hold this model.
     """
     if recipe.format is Format.ADAPTER:
         if place.weights is None or place.strength is None:

@@ -1,4 +1,4 @@
-"""A merged Whisper -> the file that whisper.cpp runs.
+"""Write a merged Whisper as the file that whisper.cpp loads.
 
 The layout is that of whisper.cpp's models/convert-h5-to-ggml.py (MIT) and of what its `quantize` writes: sizes, mel
 filters, the vocabulary's bytes, then each tensor with its name. All numbers are little-endian, shapes reversed.
@@ -41,15 +41,15 @@ OTHER_PARTS = {
     "decoder.layer_norm": "decoder.ln",
     "decoder.embed_tokens": "decoder.token_embedding",
 }
-TIED = "proj_out.weight"  # is the token embedding
+TIED = "proj_out.weight"  # the same matrix as the token embedding, so it is not written
 
 
 def write_ggml(whisper: Whisper, path: Path, packing: Packing | None = None) -> None:
-    """Write a model in float16, its matrices quantised where that is asked.
+    """Write a model in float16; `packing` quantises its matrices.
 
     Raises:
-        ConfigError: the `gguf` package, which quantises, is missing.
-        DataError: a model that the format has no place for.
+        ConfigError: the `gguf` package, which quantises, is not installed.
+        DataError: the format cannot hold this model.
     """
     config = whisper.core.config
     if packing and config.d_model % BLOCK:
@@ -89,7 +89,7 @@ def _write_tensor(out: BinaryIO, name: str, value: np.ndarray, packing: Packing 
 
 
 def _packed(name: str, value: np.ndarray, packing: Packing | None) -> tuple[int, np.ndarray]:
-    """Type and numbers of a tensor as whisper.cpp expects them: vectors and positions are always float32."""
+    """Return type and numbers of a tensor as whisper.cpp expects them; vectors and positions are always float32."""
     if value.ndim == 1 or value.shape[1] == 1 or name.endswith("positional_embedding"):
         return FLOAT32, value.astype("<f4")
     if packing is None or value.ndim > 2:
@@ -104,10 +104,10 @@ def _packed(name: str, value: np.ndarray, packing: Packing | None) -> tuple[int,
 
 
 def ggml_name(name: str) -> str:
-    """What whisper.cpp calls a tensor of Transformers' Whisper.
+    """Return the name in whisper.cpp of a tensor of Transformers' Whisper.
 
     Raises:
-        DataError: it has no such tensor.
+        DataError: whisper.cpp has no such tensor.
     """
     plain = name.removeprefix("model.")
     if plain in OTHER_PARTS:
@@ -125,10 +125,10 @@ def ggml_name(name: str) -> str:
 
 
 def vocabulary(tokenizer: WhisperTokenizer, end: int) -> list[bytes]:
-    """The bytes of every token before the end token, in order; whisper.cpp makes up the special ones itself.
+    """Return the bytes of every token before the end token, in order; whisper.cpp adds the special tokens itself.
 
     Raises:
-        DataError: there are gaps in it, or letters that are no byte.
+        DataError: token ids are missing, or a token has a letter that stands for no byte.
     """
     tokens = {number: token for token, number in tokenizer.get_vocab().items() if number < end}
     letters = _bytes_of_letters()
@@ -139,7 +139,7 @@ def vocabulary(tokenizer: WhisperTokenizer, end: int) -> list[bytes]:
 
 
 def _bytes_of_letters() -> dict[str, int]:
-    """GPT-2's alphabet: a visible letter for each byte; bytes that are none themselves take those from 256 on."""
+    """Return GPT-2's byte alphabet: printable bytes stand for themselves, the others for the letters from 256 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(hidden)}

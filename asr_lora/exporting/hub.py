@@ -1,4 +1,4 @@
-"""Files -> a model repository on the hub, in one commit. The token comes from the environment alone."""
+"""Upload files to a model repository on the Hugging Face hub in one commit."""
 
 import os
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ REFUSALS: tuple[type[Exception], ...] = (ValueError, *HfHubHTTPError.__bases__) 
 
 
 def require_token() -> str:
-    """Return the token.
+    """Return the hub token from the environment variable HF_TOKEN, the only place that is read for it.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the variable is not set.
     """
     token = os.environ.get(TOKEN, "").strip()
     if not token:
@@ -26,11 +26,11 @@ def require_token() -> str:
 
 
 def upload(files: Mapping[str, Path | bytes], repository: str, *, private: bool) -> str:
-    """Create a repository where there is none, and commit all files at once; return the commit's address.
+    """Create the repository if it does not exist, commit all files at once, and return the address of the commit.
 
     Raises:
-        ConfigError: there is no token, or the repository is public where a private one is asked for.
-        AsrLoraError: the hub refuses, or does not answer.
+        ConfigError: HF_TOKEN is not set, or `private` is asked for and the repository is public.
+        AsrLoraError: the hub refuses the upload or does not answer.
     """
     token = require_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
@@ -42,7 +42,9 @@ def upload(files: Mapping[str, Path | bytes], repository: str, *, private: bool)
             done = api.create_commit(repository, operations, commit_message="Model, model card and proof of parity")
     except REFUSALS as error:
         reason = first_line(error).replace(token, "...")
-        raise AsrLoraError(f"{repository} could not be published ({reason}): nothing, or all of it, is there") from None
+        raise AsrLoraError(
+            f"{repository} could not be published ({reason}); the commit is either complete or absent"
+        ) from None
     if public:
-        raise ConfigError(f"{repository} is there already and public: make it private there, or leave out --private")
+        raise ConfigError(f"{repository} exists and is public: make it private on the hub, or leave out --private")
     return str(done.commit_url)

@@ -1,4 +1,4 @@
-"""What others run an export with -> a function from a clip to its text: greedy, 30 s of context, no timestamps."""
+"""Run an export in the engine that it is for: greedy decoding, 30 s of context, no timestamps."""
 
 import os
 from collections.abc import Callable
@@ -28,10 +28,10 @@ PACKAGES = {
 
 
 def require_engine(format: Format) -> str:  # noqa: A002
-    """Names and versions of the packages that run a format.
+    """Return names and versions of the packages that run a format.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: a package is not installed.
     """
     for name in PACKAGES[format]:
         if util.find_spec(name.replace("-", "_")) is None:
@@ -40,13 +40,13 @@ def require_engine(format: Format) -> str:  # noqa: A002
 
 
 def open_export(recipe: ExportRecipe, weights: Path, base: str, whisper: Whisper) -> Transcriber:
-    """Load an export in the engine that it is for.
+    """Load an export in its engine, and return a function that transcribes an utterance.
 
     Args:
-        recipe: of the export.
-        weights: its folder; its file where the format is one.
-        base: the model that an adapter belongs on.
-        whisper: what was exported, which says language and task.
+        recipe: the recipe of the export.
+        weights: its folder, or its file for a format of one file.
+        base: the model that an adapter is applied to.
+        whisper: the model that was exported; its prompt gives language and task.
     """
     if recipe.format is Format.GGML:
         return _whisper_cpp(weights, whisper)
@@ -56,7 +56,7 @@ def open_export(recipe: ExportRecipe, weights: Path, base: str, whisper: Whisper
 
 
 def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcriber:
-    """Transformers' own `generate`; a whole model is told nothing, since its settings say language and task."""
+    """Use Transformers' `generate`; the generation settings of a whole model already force language and task."""
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
     told: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What is about to be published -> nothing, or the error that says what of it must not be."""
+"""Check that files to be published name neither folders of this machine nor speakers."""
 
 import struct
 from collections.abc import Iterable, Mapping
@@ -13,20 +13,20 @@ ALLOWED = {
     "vocabulary.json", "merges.txt", "added_tokens.json", "normalizer.json", "adapter_config.json",
     "model.safetensors.index.json",
 }  # fmt: skip
-VOCABULARY = {"tokenizer.json", "vocab.json", "vocabulary.json", "merges.txt"}  # may well hold a token such as "/root"
+VOCABULARY = {"tokenizer.json", "vocab.json", "vocabulary.json", "merges.txt"}  # may hold a token such as "/root"
 ALLOWED_WEIGHTS = ("*.safetensors", "model.bin", "ggml-model-*.bin")
 
 
 def require_publishable(files: Mapping[str, Path | bytes], places: Iterable[Path], speakers: Iterable[str]) -> None:
-    """Check that files are those of a model, and name neither folders of this machine nor speakers.
+    """Check that only files of a model are published, and that they name neither folders of this machine nor speakers.
 
     Args:
         files: what would be published, by name.
-        places: folders that must not be named, as they are given and as they resolve.
-        speakers: pseudonyms that must not be written.
+        places: folders that the files must not name, neither as given nor resolved.
+        speakers: pseudonyms that the files must not contain.
 
     Raises:
-        DataError: one of them is not so.
+        DataError: a file is no file of a model, or names a folder or a speaker.
     """
     secrets = {str(path) for place in places for path in (place.expanduser(), place.expanduser().resolve())}
     secrets = {place for place in secrets if len(place) > 1}  # not "/"
@@ -44,7 +44,7 @@ def require_publishable(files: Mapping[str, Path | bytes], places: Iterable[Path
 
 
 def _text_of(name: str, content: Path | bytes) -> str:
-    """All of a text, the header of safetensors, nothing of other weights."""
+    """Return the whole of a text file, the header of a safetensors file, and nothing of other weights."""
     if isinstance(content, bytes):
         return content.decode(errors="replace")
     if content.suffix in TEXTS:

@@ -1,4 +1,4 @@
-"""What is asked of an export: format, type of its numbers, quantisation; and which of these go together."""
+"""Define the export formats, number types and quantisations, and which of them go together."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Format(StrEnum):
-    TRANSFORMERS = "transformers"  # a folder for transformers and all that builds on it
+    TRANSFORMERS = "transformers"  # a folder for Transformers and libraries built on it
     CTRANSLATE2 = "ctranslate2"  # a folder for faster-whisper
     GGML = "ggml"  # a file for whisper.cpp
     ADAPTER = "adapter"  # the adapter alone, as PEFT and vLLM load it
@@ -34,16 +34,18 @@ PACKINGS = {Format.CTRANSLATE2: (Packing.INT8,), Format.GGML: (Packing.Q8_0, Pac
 
 @dataclass(frozen=True)
 class ExportRecipe:
+    """Format, number type and quantisation of an export."""
+
     format: Format
     dtype: Dtype | None  # None: the adapter's own
     quantise: Packing | None
 
 
 def find_export_recipe(format: str, dtype: str | None = None, quantise: str | None = None) -> ExportRecipe:  # noqa: A002
-    """Check that format, type and quantisation go together.
+    """Return the recipe, after checking that format, number type and quantisation go together.
 
     Raises:
-        ConfigError: one is unknown, or does not go with the format.
+        ConfigError: one of them is unknown, or the format does not support it.
     """
     kind = _one_of(Format, format, "--format")
     if kind is Format.ADAPTER and dtype is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import fingerprint, has_bytes
@@ -209,10 +208,35 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class LabelReportFolder(Folder[dict[str, Any]], Tabular):
+class FindingRecord(Record):
+    """One utterance that a rule found."""
+
+    rule: str
+    split: str
+    id: str
+    detail: str = ""
+    text: str = ""
+
+
+class LabelReportRecord(ManifestRecord):
+    """How many labels of a dataset are suspicious, by rule."""
+
+    utterances: int
+    suspicious: int
+    leaked: int = 0  # utterances of dev and test that share something with another split
+    counts: dict[str, int]  # utterances by rule
+    examples: dict[str, FindingRecord]  # one for each rule
+    left_out: dict[str, int] = {}  # utterances that `prepare` left out, by reason
+    without: list[str] = []  # rules that were off
+    dataset_digest: str | None = None
+    model: str | None = None  # None: no model was asked
+
+
+class LabelReportFolder(Folder[LabelReportRecord], Tabular):
     """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
 
     kind = "diagnosis"
+    record = LabelReportRecord
     manifest_name = "doctor.json"
     remedy = "Make it with: asr-lora check DATASET"
     columns = (
@@ -223,12 +247,12 @@ class LabelReportFolder(Folder[dict[str, Any]], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        body = self.read_json()
-        return [{"rule": r, "utterances": n, "example": body["examples"][r]} for r, n in body["counts"].items()]
+        record = self.read()
+        return [{"rule": r, "utterances": n, "example": record.examples[r]} for r, n in record.counts.items()]
 
     def caption(self) -> str:
-        body = self.read_json()
-        return f"{body['suspicious']:,} of {body['utterances']:,} utterances have suspicious labels"
+        record = self.read()
+        return f"{record.suspicious:,} of {record.utterances:,} utterances have suspicious labels"
 
     @property
     def findings(self) -> Path:

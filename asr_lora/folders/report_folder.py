@@ -1,17 +1,18 @@
-"""Folders of what was measured: a report, a comparison of reports, an analysis of weights."""
+"""Folders of measurements: the report of one system, a comparison of reports, an analysis of weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from asr_lora.folders.manifests import Folder
+from asr_lora.folders.measurements import AnalysisRecord, ComparisonRecord, ReportRecord
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 
-class ReportFolder(Folder[dict[str, Any]], Tabular):
+class ReportFolder(Folder[ReportRecord], Tabular):
     """Scores and hypotheses of one system on one split of a dataset."""
 
     kind = "report"
+    record = ReportRecord
     manifest_name = "report.json"
     remedy = "Make it with: asr-lora evaluate MODEL DATASET --out FOLDER"
     columns = (
@@ -38,11 +39,11 @@ class ReportFolder(Folder[dict[str, Any]], Tabular):
     def hypotheses(self) -> Path:
         return self.root / "hypotheses.jsonl"
 
-    def whole(self, _: dict[str, Any]) -> bool:
+    def whole(self, _: ReportRecord) -> bool:
         return self.hypotheses.is_file()
 
     def partial(self, rank: int) -> Path:
-        """What a process has transcribed so far, so that an interrupted evaluation goes on where it stopped."""
+        """Hypotheses of one process so far, from which an interrupted evaluation continues."""
         return self.root / f"hypotheses.partial-{rank}.jsonl"
 
     @property
@@ -50,10 +51,11 @@ class ReportFolder(Folder[dict[str, Any]], Tabular):
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
 
-class ComparisonFolder(Folder[dict[str, Any]], Tabular):
+class ComparisonFolder(Folder[ComparisonRecord], Tabular):
     """Scores of several systems on the same utterances, each held against the first."""
 
     kind = "comparison"
+    record = ComparisonRecord
     manifest_name = "comparison.json"
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
     columns = (
@@ -92,10 +94,11 @@ class ComparisonFolder(Folder[dict[str, Any]], Tabular):
         return self.root / "table.csv"
 
 
-class AnalysisFolder(Folder[dict[str, Any]], Tabular):
+class AnalysisFolder(Folder[AnalysisRecord], Tabular):
     """What training changed in the weights of some runs."""
 
     kind = "analysis"
+    record = AnalysisRecord
     manifest_name = "analysis.json"
     remedy = "Make it with: asr-lora analyze RUN --out FOLDER"
     columns = (
@@ -131,5 +134,5 @@ class AnalysisFolder(Folder[dict[str, Any]], Tabular):
     def matrices(self) -> Path:
         return self.root / "matrices.csv"
 
-    def whole(self, _: dict[str, Any]) -> bool:
+    def whole(self, _: AnalysisRecord) -> bool:
         return all(path.is_file() for path in (self.page, self.markdown, self.matrices))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from asr_lora.config import Context, Method
 from asr_lora.folders.atomic import read_jsonl
@@ -182,10 +181,78 @@ class RunFolder(Folder[RunRecord], Tabular):
         return self.weights(record.method).is_dir()
 
 
-class ExportFolder(Folder[dict[str, Any]], Tabular):
-    """A run in the format of another engine, and the proof that it hears the same there."""
+class ExportedFile(Record):
+    name: str  # within the folder
+    bytes: int
+    sha256: str
+
+
+class ParityData(Record):
+    """The utterances of a parity check."""
+
+    sha256: str  # of the split's file
+    split: str
+    seconds: float
+
+
+class ErrorRates(Record):
+    """Shares of 1."""
+
+    wer: float
+    cer: float
+
+
+class ParityRecord(Record):
+    """How far the transcripts of two engines differ on the same utterances; all rates are shares of 1."""
+
+    clips: int
+    normaliser: str
+    lead: str  # "cer" where most of the words are written without spaces between them, else "wer"
+    ours: ErrorRates
+    theirs: ErrorRates
+    drift: float  # theirs less ours, in the leading rate
+    tolerance: float
+    alike: int  # utterances whose words are the same in both transcripts
+    apart: float  # WER of their transcripts against ours
+    passed: bool
+
+
+class ExportRecord(ManifestRecord):
+    """What was exported from a run, for which engine, and how that engine's transcripts compare with ours."""
+
+    model: str  # name of the run, without its folder
+    weights_digest: str | None = None  # None: weights that no run describes, or a published export
+    base: str
+    strength: float | None = None  # share of the adapter's update; None: no adapter
+    language: str
+    language_token: str | None = None
+    task: Task = Task.TRANSCRIBE
+    context: Context = Context.FULL
+    format: str
+    dtype: str | None = None  # None: the adapter's own
+    quantise: str | None = None
+    files: list[ExportedFile]
+    dataset: ParityData
+    reference: str  # our engine, in words
+    engine: str  # the packages that run the format, with their versions
+    parity: ParityRecord
+
+    @property
+    def run_model(self) -> RunModel:
+        return RunModel(
+            name=self.base,
+            language=self.language,
+            language_token=self.language_token,
+            task=self.task,
+            context=self.context,
+        )
+
+
+class ExportFolder(Folder[ExportRecord], Tabular):
+    """A model in the format of another engine, and the parity check of that engine with ours."""
 
     kind = "export"
+    record = ExportRecord
     manifest_name = "export.json"
     remedy = "Make it with: asr-lora export RUN --format FORMAT --out FOLDER"
     columns = (
@@ -197,16 +264,14 @@ class ExportFolder(Folder[dict[str, Any]], Tabular):
 
     def entries(self) -> Iterable[object]:
         """Return what each of the two engines of the parity check scored."""
-        body = self.read_json()
-        found = body["parity"]
-        for engine, side in ((body["reference"], "ours"), (body["engine"], "theirs")):
-            yield {"engine": engine, "clips": found["clips"], "rates": found[side]}
+        record = self.read()
+        for engine, rates in ((record.reference, record.parity.ours), (record.engine, record.parity.theirs)):
+            yield {"engine": engine, "clips": record.parity.clips, "rates": rates}
 
     def caption(self) -> str:
-        body = self.read_json()
-        found = body["parity"]
-        drift = f"{found['lead'].upper()} differs by {100 * found['drift']:+.2f} points"
-        return f"{body['format']} for {body['engine']}; {drift} on {found['clips']} utterances"
+        record, found = self.read(), self.read().parity
+        drift = f"{found.lead.upper()} differs by {100 * found.drift:+.2f} points"
+        return f"{record.format} for {record.engine}; {drift} on {found.clips} utterances"
 
     def ggml(self, packing: str) -> Path:
         """The one file that whisper.cpp loads, named as its own models are."""
@@ -217,9 +282,9 @@ class ExportFolder(Folder[dict[str, Any]], Tabular):
         """What was exported, without the manifest."""
         return sorted(path for path in self.root.rglob("*") if path.is_file() and path != self.manifest)
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Name, size and SHA-256 of each file."""
-        return [{"name": str(path.relative_to(self.root)), **file_facts(path)} for path in self.files]
+    def listed(self) -> list[ExportedFile]:
+        """Return name, size and SHA-256 of each file."""
+        return [ExportedFile(name=str(path.relative_to(self.root)), **file_facts(path)) for path in self.files]
 
-    def whole(self, body: dict[str, Any]) -> bool:
-        return all((self.root / file["name"]).is_file() for file in body["files"])
+    def whole(self, record: ExportRecord) -> bool:
+        return all((self.root / file.name).is_file() for file in record.files)

@@ -2,10 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from asr_lora.folders.digests import has_bytes
-from asr_lora.folders.manifests import Folder
+from asr_lora.folders.manifests import Folder, ManifestRecord
 
 
 def downloads_folder() -> Path:
@@ -13,10 +12,23 @@ def downloads_folder() -> Path:
     return Path(os.environ.get("MDC_DOWNLOAD_PATH") or "~/.cache/asr_lora/downloads").expanduser()
 
 
-class DownloadFolder(Folder[dict[str, Any]]):
+class DownloadRecord(ManifestRecord):
+    """What was downloaded, from where, and on which terms."""
+
+    dataset: str  # id or slug on the platform
+    file: str
+    bytes: int
+    sha256: str
+    checked: bool = False  # whether the platform states this SHA-256
+    terms: dict[str, str] = {}
+    page: str = ""
+
+
+class DownloadFolder(Folder[DownloadRecord]):
     """A dataset's archive as a platform has sent it."""
 
     kind = "download"
+    record = DownloadRecord
     manifest_name = "download.json"
     remedy = "Remove the folder and run the same command again"
 
@@ -31,8 +43,8 @@ class DownloadFolder(Folder[dict[str, Any]]):
         """What has come of an archive so far, as `datacollective` names it."""
         return self.root / f"{name}.part"
 
-    def whole(self, body: dict[str, Any]) -> bool:
-        return has_bytes(self.archive(body["file"]), body["bytes"])
+    def whole(self, record: DownloadRecord) -> bool:
+        return has_bytes(self.archive(record.file), record.bytes)
 
 
 class ReleaseFolder:

@@ -9,6 +9,8 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
+ZERO_SHOT = "zero-shot"  # name of the base model in reports of `adapt`
+
 
 class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
     """Reports of one adapter at several strengths."""
@@ -137,4 +139,5 @@ class AdaptFolder(Folder[dict[str, Any]]):
         return self.root / "runs" / method
 
     def report(self, system: str) -> Path:
-        return self.root / "reports" / system
+        earlier = self.root / "reports" / "untouched"  # the folder of the zero-shot report in earlier versions
+        return earlier if system == ZERO_SHOT and earlier.is_dir() else self.root / "reports" / system

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.errors import AudioError, ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
+from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder, LabelReportRecord
 from asr_lora.labels.rules import (
     LEAKED,
     MODEL_RULES,
@@ -123,22 +123,21 @@ def report_new_splits(dataset: DatasetFolder, language: str) -> None:
         write_label_report(folder, report_labels(dataset, language))
 
 
-def write_label_report(folder: LabelReportFolder, label_report: LabelReport, **more: Any) -> None:
-    """Write findings.jsonl, then doctor.json with the counts and whatever `more` there is to say."""
+def write_label_report(folder: LabelReportFolder, label_report: LabelReport, **more: object) -> None:
+    """Write findings.jsonl, then doctor.json with the counts and `more` facts."""
     write_jsonl(folder.findings, [asdict(found) for found in label_report.findings])
-    folder.write(
-        {
-            "utterances": len(label_report.labels),
-            "suspicious": label_report.suspicious,
-            "leaked": label_report.leaked,
-            "counts": label_report.counts,
-            "examples": {rule: asdict(example) for rule, example in label_report.examples().items()},
-            "left_out": label_report.left_out,
-            "without": list(label_report.without),
-            **label_report.facts,
-            **more,
-        }
-    )
+    body = {
+        "utterances": len(label_report.labels),
+        "suspicious": label_report.suspicious,
+        "leaked": label_report.leaked,
+        "counts": label_report.counts,
+        "examples": {rule: asdict(example) for rule, example in label_report.examples().items()},
+        "left_out": label_report.left_out,
+        "without": list(label_report.without),
+        **label_report.facts,
+        **more,
+    }
+    folder.write(LabelReportRecord.model_validate(body))
 
 
 def require_rules(names: Iterable[str], option: str = "--without", known: Collection[str] = tuple(RULES)) -> None:

@@ -95,30 +95,22 @@ def _align(
     hypotheses: Sequence[str],
     process: Callable[..., jiwer.WordOutput | jiwer.CharacterOutput],
 ) -> list[Alignment]:
-    spoken = [place for place, text in enumerate(references) if text.strip()]  # jiwer refuses an empty reference
-    found: list[Alignment] = [
-        [Step(None, unit) for unit in _units(text, process)] for text in hypotheses
-    ]  # where nothing was said, all is added
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses")
-    if not spoken:
-        return found
-    out = process([references[place] for place in spoken], [hypotheses[place] for place in spoken])
-    for place, said, heard, chunks in zip(spoken, out.references, out.hypotheses, out.alignments, strict=True):
-        steps: Alignment = []
-        for chunk in chunks:
-            missing = said[chunk.ref_start_idx : chunk.ref_end_idx]
-            written = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
-            if chunk.type in ("equal", "substitute"):
-                steps += map(Step, missing, written)
-            else:
-                steps += [Step(unit, None) for unit in missing] + [Step(None, unit) for unit in written]
-        found[place] = steps
-    return found
+    if not references and not hypotheses:
+        return []  # jiwer reads an empty list as one empty text
+    out = process(list(references), list(hypotheses))
+    return [_steps(*one) for one in zip(out.references, out.hypotheses, out.alignments, strict=True)]
 
 
-def _units(text: str, process: Callable[..., object]) -> list[str]:
-    return text.split() if process is jiwer.process_words else list(text.strip())
+def _steps(said: Sequence[str], heard: Sequence[str], chunks: Sequence[jiwer.AlignmentChunk]) -> Alignment:
+    steps: Alignment = []
+    for chunk in chunks:
+        missing = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        written = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type in ("equal", "substitute"):
+            steps += map(Step, missing, written)
+        else:
+            steps += [Step(unit, None) for unit in missing] + [Step(None, unit) for unit in written]
+    return steps
 
 
 def count_errors(alignment: Alignment) -> Errors:

@@ -15,32 +15,13 @@ from asr_lora.config import Context
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
+from asr_lora.folders.measurements import CurvePoint, TrainingRecord
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import ForcedPrompt, Task, forced_prompt, spoken_language
 from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.whisper import Whisper, resolve_source
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")  # of Transformers, PEFT and CTranslate2
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a run cost and made, as a report states it."""
-
-    method: str
-    trainable_parameters: int
-    total_parameters: int
-    weights_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-    hours_of_speech: float
-    epochs: float
-    step: int
-    dev_wer: float | None
-    curve: list[dict[str, float]]  # dev at each evaluation: step, seconds since the run began, wer, cer
-    config: dict[str, object] | None  # as in config.yaml; None: the run is older than this record
-    data: dict[str, str]  # SHA-256 of splits and subset; empty: the run is older than this record
-    made_with: dict[str, object]  # libraries, commit, machine and time of the training
 
 
 @dataclass(frozen=True)
@@ -219,7 +200,7 @@ def _find(name: str) -> NamedModel:
     if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
         return _of_run(run, name)  # the weights within a run: the run records their language and context
     export = ExportFolder(folder)
-    model = RunModel.model_validate({"name": name, **export.read()}) if export.complete else None
+    model = export.read().run_model if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
         return NamedModel(name, adapter_base(folder), folder, export=model)
     return NamedModel(name, name, export=model)
@@ -234,7 +215,7 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
 
 
 def training_record(model: NamedModel) -> TrainingRecord | None:
-    """Read what is recorded of a model's training; None for a base model, or one that was trained elsewhere."""
+    """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
@@ -252,21 +233,21 @@ def training_record(model: NamedModel) -> TrainingRecord | None:
         curve=_curve(RunFolder(weights.parent), run),
         config=run.config.to_json(),
         data=run.data,
-        made_with=run.made_with.to_json(),
+        made_with=run.made_with,
     )
 
 
-def _curve(folder: RunFolder, run: RunRecord) -> list[dict[str, float]]:
+def _curve(folder: RunFolder, run: RunRecord) -> list[CurvePoint]:
     """Read the dev scores of each evaluation; without recorded times, steps are taken to have been equally long."""
     rows = read_jsonl(folder.metrics) if folder.metrics.is_file() else []
     pace = run.train_seconds / rows[-1]["step"] if rows else 0.0
     return [
-        {
-            "step": row["step"],
-            "seconds": round(row.get("seconds", pace * row["step"]), 1),
-            "wer": row["dev_wer"],
-            "cer": row["dev_cer"],
-        }
+        CurvePoint(
+            step=row["step"],
+            seconds=round(row.get("seconds", pace * row["step"]), 1),
+            wer=row["dev_wer"],
+            cer=row["dev_cer"],
+        )
         for row in rows
         if "dev_wer" in row and "dev_cer" in row
     ]

@@ -1,247 +1,238 @@
-"""What training changed in the weights -> one self-contained HTML page, the same in Markdown, a line a matrix as CSV.
-
-All of them are drawn from what analysis.json says.
-"""
+"""Show what training changed in the weights: one self-contained HTML page, Markdown tables, and CSV by matrix."""
 
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from asr_lora.pages.charts import curves, heat_map
+from asr_lora.folders.measurements import AnalysedRun, AnalysisRecord, MatrixRecord, RunPair
+from asr_lora.pages.charts import Figure, HeatMap, RankPlot
+from asr_lora.pages.tables import Cell, Number, Table, percent
 from asr_lora.pages.templating import environment
 
-HELD = (1, 4, 16, 64)  # ranks whose share of the energy is shown
-MAPS_SHOWN = 6  # pairs of runs that are drawn, and that sentences are about; the table has all
-CELLS_DRAWN = 32  # directions of each run in such a drawing
-RUN_COLUMNS = (
-    "Run",
-    "Method",
-    "Seed",
+RANKS = (1, 4, 16, 64)  # ranks whose share of the energy is shown
+PAIRS_DRAWN = 6  # pairs of runs with a chart and a sentence; the table has all
+DIRECTIONS_DRAWN = 32  # of each run in such a chart
+MEDIANS = (
     "Matrices",
     "Change, % of its matrix",
     "Effective rank",
     "Stable rank",
     "Amplification",
-    *(f"Held by rank {rank}, %" for rank in HELD),
+    *(f"Held by rank {rank}, %" for rank in RANKS),
 )
-PROJECTION_COLUMNS = ("Run", "Projection", *RUN_COLUMNS[3:])
-PAIR_COLUMNS = ("Runs", "Directions of", "Matrices", "How many", "Shared", "By chance")
 MATRIX_COLUMNS = (
-    "run",
-    "matrix",
-    "half",
-    "layer",
-    "projection",
-    "rows",
-    "columns",
-    "rank",
-    "frobenius",
-    "relative",
-    "moved",
-    "spectral",
-    "effective_rank",
-    "stable_rank",
-    "directions",
-    "amplification",
-    "base_along_change",
-    "base_along_own",
-    "base_along_random",
-    *(f"held_by_rank_{rank}" for rank in HELD),
-)
-MEASURES = ("change, % of its matrix", "effective rank of the change", "amplification of the base along the change")
+    "run", "matrix", "half", "layer", "projection", "rows", "columns", "rank", "frobenius", "relative", "moved",
+    "spectral", "effective_rank", "stable_rank", "directions", "amplification", "base_along_change", "base_along_own",
+    "base_along_random", *(f"held_by_rank_{rank}" for rank in RANKS),
+)  # fmt: skip
 ORDER = ("self_attn", "encoder_attn", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # of projections
 
 
-def render_analysis_page(body: dict[str, Any]) -> str:
-    """Render the page of an analysis."""
-    runs = body["runs"]
-    return environment().get_template("analysis.html.j2").render(
-        **_context(body),
-        runs=[(run, [(measure, _map(run, measure)) for measure in MEASURES]) for run in runs],
-        spectra=drawn_spectra(body),
-        maps=_pair_maps(body["pairs"]),
-        undrawn=max(0, len(body["pairs"]) - MAPS_SHOWN),
-        matrix_columns=MATRIX_COLUMNS,
-        matrices=[[_cell(value) for value in row] for run in runs for row in _matrix_rows(run)],
-    )  # fmt: skip
+@dataclass(frozen=True)
+class AnalysisView:
+    """Everything that page, Markdown and CSV show of an analysis."""
+
+    base: str
+    names: Sequence[str]
+    sentences: Sequence[str]
+    runs: Table
+    spectra: Sequence[Figure]
+    maps: Sequence[tuple[str, Sequence[Figure]]]  # by run: its measures by layer and projection
+    projections: Table
+    pairs: Table
+    pair_maps: Sequence[Figure]
+    undrawn: int  # pairs in the table that have no chart
+    matrices: Table
 
 
-def drawn_spectra(body: dict[str, Any]) -> list[tuple[str, str]]:
-    """Title and SVG of how singular values fall, and of what an update of fewer of them holds, a line a run."""
-    runs = body["runs"]
-    values = {run["name"]: _typical(run, _relative_values) for run in runs}
-    held = {run["name"]: [100 * share for share in _typical(run, _held)] for run in runs}
-    across = "singular value, by size"
-    return [
-        ("How fast singular values fall", curves(values, across, "over the largest, median matrix", logarithmic=True)),
-        ("Energy that an update of a rank holds", curves(held, "rank", "energy held, %, median matrix")),
+def analysis_view(record: AnalysisRecord) -> AnalysisView:
+    runs, pairs = record.runs, record.pairs
+    updates = [pair for pair in pairs if pair.of == "update"][:PAIRS_DRAWN]
+    run_rows = [[run.name, run.method or run.kind, Number(run.seed, "d"), *_medians(run.matrices)] for run in runs]
+    projection_rows = [
+        [run.name, projection, *_medians(matrices)]
+        for run in runs
+        for projection, matrices in _by_projection(run).items()
     ]
+    pair_columns = ("Runs", "Directions of", "Matrices", "Number of directions", "Shared", "By chance")
+    return AnalysisView(
+        base=record.base,
+        names=[run.name for run in runs],
+        sentences=[*map(_run_sentence, runs), *map(_pair_sentence, updates)],
+        runs=Table("Runs", ("Run", "Method", "Seed", *MEDIANS), run_rows),
+        spectra=spectrum_figures(record),
+        maps=[(run.name, [_map(run, measure) for measure in MEASURES]) for run in runs],
+        projections=Table("By projection", ("Run", "Projection", *MEDIANS), projection_rows),
+        pairs=Table("Directions that runs share", pair_columns, [row for pair in pairs for row in _pair_rows(pair)]),
+        pair_maps=[_pair_map(pair) for pair in pairs[:PAIRS_DRAWN]],
+        undrawn=max(0, len(pairs) - PAIRS_DRAWN),
+        matrices=Table("Every matrix", MATRIX_COLUMNS, [row for run in runs for row in _matrix_rows(run)]),
+    )
 
 
-def render_analysis_markdown(body: dict[str, Any]) -> str:
-    """Render what is said in words, and the tables of runs, projections and pairs, as Markdown."""
-    return environment(autoescape=False).get_template("analysis.md.j2").render(**_context(body))
+def render_analysis_page(view: AnalysisView) -> str:
+    return environment().get_template("analysis.html.j2").render(view=view)
 
 
-def matrices_csv(body: dict[str, Any]) -> str:
-    """Every matrix of every run, a line each, in the order of MATRIX_COLUMNS; empty where a number does not apply."""
+def render_analysis_markdown(view: AnalysisView) -> str:
+    """Render the sentences, and the tables of runs, projections and pairs."""
+    return environment(autoescape=False).get_template("analysis.md.j2").render(view=view)
+
+
+def matrices_csv(view: AnalysisView) -> str:
+    """Write every matrix of every run, a line each, with all figures; empty where a number does not apply."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(MATRIX_COLUMNS)
-    for run in body["runs"]:
-        table.writerows(["" if value is None else value for value in row] for row in _matrix_rows(run))
+    table.writerow(view.matrices.columns)
+    for row in view.matrices.rows:
+        values = [cell.value if isinstance(cell, Number) else cell for cell in row]
+        table.writerow(["" if value is None else value for value in values])
     return text.getvalue()
 
 
-def _context(body: dict[str, Any]) -> dict[str, Any]:
-    runs, updates = body["runs"], [pair for pair in body["pairs"] if pair["of"] == "update"]
-    return {
-        "base": body["base"],
-        "names": [run["name"] for run in runs],
-        "sentences": [*map(_run_sentence, runs), *map(_pair_sentence, updates[:MAPS_SHOWN])],
-        "run_columns": RUN_COLUMNS,
-        "run_rows": [
-            [run["name"], run["method"] or run["kind"], _or_dash(run["seed"]), *_middle(run["matrices"])]
-            for run in runs
-        ],
-        "projection_columns": PROJECTION_COLUMNS,
-        "projection_rows": [
-            [run["name"], projection, *_middle(matrices)]
-            for run in runs
-            for projection, matrices in _by_projection(run).items()
-        ],
-        "pair_columns": PAIR_COLUMNS,
-        "pair_rows": [row for pair in body["pairs"] for row in _pair_rows(pair)],
+def spectrum_figures(record: AnalysisRecord) -> list[Figure]:
+    """Chart how singular values fall, and how much of the energy an update of each rank holds, a line for each run."""
+    values = {run.name: _typical([_relative_values(matrix) for matrix in run.matrices]) for run in record.runs}
+    held = {
+        run.name: [100 * share for share in _typical([matrix.energy_held for matrix in run.matrices])]
+        for run in record.runs
     }
+    across, up = "singular value, by size", "over the largest, median matrix"
+    return [
+        Figure("How fast singular values fall", RankPlot(values, across, up, logarithmic=True)),
+        Figure("Energy that an update of each rank holds", RankPlot(held, "rank", "energy held, %, median matrix")),
+    ]
 
 
-# In words.
-
-
-def _run_sentence(run: Mapping[str, Any]) -> str:
-    matrices = run["matrices"]
-    most = max(matrices, key=lambda matrix: float(matrix["moved"]))
+def _run_sentence(run: AnalysedRun) -> str:
+    matrices = run.matrices
+    most = max(matrices, key=lambda matrix: matrix.moved)
     factor = _median([_amplification(matrix) for matrix in matrices])
     amplified = f" and is {factor:.3g} times what the base had along its directions" if factor is not None else ""
-    moved, rank = (statistics.median(matrix[key] for matrix in matrices) for key in ("moved", "effective_rank"))
-    words = [
-        f"{run['name']} changed {len(matrices)} matrices: the median change is {100 * moved:.2g} % of its matrix, has "
+    moved = statistics.median(matrix.moved for matrix in matrices)
+    rank = statistics.median(matrix.effective_rank for matrix in matrices)
+    sentences = [
+        f"{run.name} changed {len(matrices)} matrices: the median change is {100 * moved:.2g} % of its matrix, has "
         f"an effective rank of {rank:.3g}{amplified}.",
-        f"Most changed is {_spoken(most)} ({100 * most['moved']:.2g} %).",
+        f"Most changed is {_matrix_name(most)} ({100 * most.moved:.2g} %).",
     ]
-    if run["kind"] == "full":
-        shares = [f"rank {rank} would hold {100 * share:.0f} %" for rank, share in _held_by(matrices)]
-        words.append(f"Of the energy of the median change, the best update of {', of '.join(shares)}.")
-        words.append(
-            f"{100 * run['energy_outside']:.2g} % of the energy of all that changed lies beside these matrices, in "
+    if run.kind == "full":
+        shares = [f"rank {rank} would hold {100 * share:.0f} %" for rank, share in _held_by(matrices).items()]
+        sentences.append(f"Of the energy of the median change, the best update of {', of '.join(shares)}.")
+        sentences.append(
+            f"{100 * run.energy_outside:.2g} % of the energy of all that changed lies outside these matrices, in "
             "embeddings, convolutions, norms and biases."
         )
-    if run["unchanged"]:
-        words.append(f"{len(run['unchanged'])} matrices did not change.")
-    return " ".join(words)
+    if run.unchanged:
+        sentences.append(f"{len(run.unchanged)} matrices did not change.")
+    return " ".join(sentences)
 
 
-def _pair_sentence(pair: Mapping[str, Any]) -> str:
-    first, last = pair["shown"][0], pair["shown"][-1]
-    words = (
-        f"{pair['a']} and {pair['b']} share {first['phi']:.2f} of the first direction of the update "
-        f"(by chance {first['by_chance']:.2g})"
+def _pair_sentence(pair: RunPair) -> str:
+    first, last = pair.shown[0], pair.shown[-1]
+    shared = (
+        f"{pair.a} and {pair.b} share {first.phi:.2f} of the first direction of the update "
+        f"(by chance {first.by_chance:.2g})"
     )
     if last is first:
-        return f"{words}."
-    return f"{words}, {last['phi']:.2f} of the first {last['directions']} ({last['by_chance']:.2g})."
+        return f"{shared}."
+    return f"{shared}, {last.phi:.2f} of the first {last.directions} ({last.by_chance:.2g})."
 
 
-def _spoken(matrix: Mapping[str, Any]) -> str:
-    return f"{matrix['half']} layer {matrix['layer']} {matrix['projection']}" if matrix["half"] else matrix["matrix"]
+def _matrix_name(matrix: MatrixRecord) -> str:
+    return f"{matrix.half} layer {matrix.layer} {matrix.projection}" if matrix.half else matrix.matrix
 
 
-# In tables.
-
-
-def _middle(matrices: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Medians over matrices, in the order of RUN_COLUMNS from "Matrices" on."""
-    factor = _median([_amplification(matrix) for matrix in matrices])
-    held = dict(_held_by(matrices))
+def _medians(matrices: Sequence[MatrixRecord]) -> list[Cell]:
+    """Medians over matrices, in the order of MEDIANS."""
+    held = _held_by(matrices)
     return [
-        str(len(matrices)),
-        f"{100 * statistics.median(matrix['moved'] for matrix in matrices):.2f}",
-        f"{statistics.median(matrix['effective_rank'] for matrix in matrices):.1f}",
-        f"{statistics.median(matrix['stable_rank'] for matrix in matrices):.1f}",
-        _or_dash(factor, ".2f"),
-        *(_or_dash(100 * held[rank] if rank in held else None, ".0f") for rank in HELD),
+        Number(len(matrices), "d"),
+        percent(statistics.median(matrix.moved for matrix in matrices), ".2f"),
+        Number(statistics.median(matrix.effective_rank for matrix in matrices)),
+        Number(statistics.median(matrix.stable_rank for matrix in matrices)),
+        Number(_median([_amplification(matrix) for matrix in matrices]), ".2f"),
+        *(percent(held.get(rank), ".0f") for rank in RANKS),
     ]
 
 
-def _by_projection(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Matrices of each projection, the encoder's first."""
+def _by_projection(run: AnalysedRun) -> dict[str, list[MatrixRecord]]:
+    """Group the matrices by projection, the encoder's first."""
 
-    def order(matrix: Mapping[str, Any]) -> tuple[bool, list[int]]:
-        words = matrix["projection"].split(".")
-        return matrix["half"] != "encoder", [ORDER.index(word) if word in ORDER else len(ORDER) for word in words]
+    def order(matrix: MatrixRecord) -> tuple[bool, list[int]]:
+        words = matrix.projection.split(".")
+        return matrix.half != "encoder", [ORDER.index(word) if word in ORDER else len(ORDER) for word in words]
 
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for matrix in sorted(run["matrices"], key=order):
-        found.setdefault(f"{matrix['half']} {matrix['projection']}".strip(), []).append(matrix)
+    found: dict[str, list[MatrixRecord]] = {}
+    for matrix in sorted(run.matrices, key=order):
+        found.setdefault(f"{matrix.half} {matrix.projection}".strip(), []).append(matrix)
     return found
 
 
-def _pair_rows(pair: Mapping[str, Any]) -> list[list[str]]:
-    names, what = f"{pair['a']}, {pair['b']}", "A" if pair["of"] == "a" else pair["of"]
+def _pair_rows(pair: RunPair) -> list[list[Cell]]:
+    names, of = f"{pair.a}, {pair.b}", "A" if pair.of == "a" else pair.of
     return [
-        [names, what, str(pair["matrices"]), str(row["directions"]), f"{row['phi']:.3f}", f"{row['by_chance']:.3f}"]
-        for row in pair["shown"]
-    ]
+        [
+            names, of, Number(pair.matrices, "d"), Number(row.directions, "d"), Number(row.phi, ".3f"),
+            Number(row.by_chance, ".3f"),
+        ]
+        for row in pair.shown
+    ]  # fmt: skip
 
 
-def _matrix_rows(run: Mapping[str, Any]) -> list[list[Any]]:
-    """One line a matrix, in the order of MATRIX_COLUMNS; amplification along all directions that are kept."""
-    rows = []
-    for matrix in run["matrices"]:
-        found = matrix["amplification"][-1] if matrix["amplification"] else {}
+def _matrix_rows(run: AnalysedRun) -> list[list[Cell]]:
+    """One row for each matrix, in the order of MATRIX_COLUMNS; amplification along all directions that are kept."""
+    rows: list[list[Cell]] = []
+    for matrix in run.matrices:
+        found = matrix.amplification[-1] if matrix.amplification else None
+        along = (found.factor, found.base, found.base_own, found.base_random) if found else (None,) * 4
         rows.append(
             [
-                run["name"],
-                *(matrix[key] for key in ("matrix", "half", "layer", "projection")),
-                *matrix["shape"],
-                *(matrix[key] for key in MATRIX_COLUMNS[7:14]),
-                *(found.get(key) for key in ("directions", "factor", "base", "base_own", "base_random")),
-                *(_held_at(matrix, rank) for rank in HELD),
+                run.name,
+                matrix.matrix,
+                matrix.half,
+                Number(matrix.layer, "d"),
+                matrix.projection,
+                *(Number(value, "d") for value in (*matrix.shape, matrix.rank)),
+                *(
+                    Number(value, ".4g")
+                    for value in (
+                        matrix.frobenius, matrix.relative, matrix.moved, matrix.spectral, matrix.effective_rank,
+                        matrix.stable_rank,
+                    )
+                ),
+                Number(found.directions if found else None, "d"),
+                *(Number(value, ".4g") for value in along),
+                *(Number(_held_at(matrix, rank), ".4g") for rank in RANKS),
             ]
-        )
+        )  # fmt: skip
     return rows
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _or_dash(value: float | None, form: str = "") -> str:
-    return "–" if value is None else f"{value:{form}}"
-
-
-# Numbers.
-
-
-def _amplification(matrix: Mapping[str, Any]) -> float | None:
+def _amplification(matrix: MatrixRecord) -> float | None:
     """Along all directions that are kept."""
-    return matrix["amplification"][-1]["factor"] if matrix["amplification"] else None
+    return matrix.amplification[-1].factor if matrix.amplification else None
 
 
-def _held_at(matrix: Mapping[str, Any], rank: int) -> float | None:
-    """Share of the energy that the best update of a rank holds; all of it where there are fewer singular values."""
-    shares: list[float] = matrix["energy_held"]
+MEASURES: dict[str, Callable[[MatrixRecord], float | None]] = {
+    "Change, % of its matrix": lambda matrix: 100 * matrix.moved,
+    "Effective rank of the change": lambda matrix: matrix.effective_rank,
+    "Amplification of the base along the change": _amplification,
+}
+
+
+def _held_at(matrix: MatrixRecord, rank: int) -> float | None:
+    """Share of the energy in the best update of a rank; all of it where there are fewer singular values."""
+    shares = matrix.energy_held
     return shares[min(rank, len(shares)) - 1] if shares else None
 
 
-def _held_by(matrices: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Each rank of HELD and the share that it holds of the median matrix."""
-    shares = ((rank, _median([_held_at(matrix, rank) for matrix in matrices])) for rank in HELD)
-    return [(rank, share) for rank, share in shares if share is not None]
+def _held_by(matrices: Sequence[MatrixRecord]) -> dict[int, float]:
+    """Share of the energy that each rank of RANKS holds of the median matrix."""
+    shares = {rank: _median([_held_at(matrix, rank) for matrix in matrices]) for rank in RANKS}
+    return {rank: share for rank, share in shares.items() if share is not None}
 
 
 def _median(values: Sequence[float | None]) -> float | None:
@@ -249,50 +240,31 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _held(matrix: Mapping[str, Any]) -> list[float]:
-    shares: list[float] = matrix["energy_held"]
-    return shares
+def _relative_values(matrix: MatrixRecord) -> list[float]:
+    return [value / matrix.singular_values[0] for value in matrix.singular_values[: matrix.rank]]
 
 
-def _relative_values(matrix: Mapping[str, Any]) -> list[float]:
-    values = matrix["singular_values"]
-    return [value / values[0] for value in values[: matrix["rank"]]]
-
-
-def _typical(run: Mapping[str, Any], of: Any) -> list[float]:
+def _typical(lists: Sequence[Sequence[float]]) -> list[float]:
     """The median over matrices at each place, as far as half of the matrices reach."""
-    lists = [values for matrix in run["matrices"] if (values := of(matrix))]
-    reach = sorted(map(len, lists))[len(lists) // 2] if lists else 0
-    return [statistics.median(values[place] for values in lists if place < len(values)) for place in range(reach)]
+    known = [values for values in lists if values]
+    reach = sorted(map(len, known))[len(known) // 2] if known else 0
+    return [statistics.median(values[place] for values in known if place < len(values)) for place in range(reach)]
 
 
-# Drawn.
-
-
-def _map(run: Mapping[str, Any], measure: str) -> str:
-    """One of MEASURES, layers across, projections down."""
-
-    def value(matrix: Mapping[str, Any]) -> float | None:
-        if measure == MEASURES[0]:
-            return 100 * float(matrix["moved"])
-        return float(matrix["effective_rank"]) if measure == MEASURES[1] else _amplification(matrix)
-
+def _map(run: AnalysedRun, measure: str) -> Figure:
+    """One of MEASURES by layer (across) and projection (down)."""
     found = _by_projection(run)
-    layers = sorted({matrix["layer"] for matrix in run["matrices"]})
+    layers = sorted({matrix.layer for matrix in run.matrices})
     table = []
     for matrices in found.values():
-        values = {matrix["layer"]: value(matrix) for matrix in matrices}
+        values = {matrix.layer: MEASURES[measure](matrix) for matrix in matrices}
         table.append([values.get(layer) for layer in layers])
-    return heat_map(table, list(found), [str(layer) for layer in layers], across="layer", measure=measure)
+    return Figure(measure, HeatMap(table, list(found), [str(layer) for layer in layers], "layer", measure))
 
 
-def _pair_maps(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Title and SVG of the first pairs."""
-    drawn = []
-    for pair in pairs[:MAPS_SHOWN]:
-        table = [row[:CELLS_DRAWN] for row in pair["phi"][:CELLS_DRAWN]]
-        rows, columns = ([str(place) for place in range(1, size + 1)] for size in (len(table), len(table[0])))
-        what = "A" if pair["of"] == "a" else "the update"
-        title = f"{what[0].upper()}{what[1:]}: first i directions of {pair['a']} (down) and j of {pair['b']} (across)"
-        drawn.append((title, heat_map(table, rows, columns, across="j", measure="phi(i, j), mean over matrices")))
-    return drawn
+def _pair_map(pair: RunPair) -> Figure:
+    table = [row[:DIRECTIONS_DRAWN] for row in pair.phi[:DIRECTIONS_DRAWN]]
+    rows, columns = ([str(place) for place in range(1, size + 1)] for size in (len(table), len(table[0])))
+    of = "A" if pair.of == "a" else "The update"
+    title = f"{of}: first i directions of {pair.a} (down) and j of {pair.b} (across)"
+    return Figure(title, HeatMap(table, rows, columns, "j", "phi(i, j), mean over matrices"))

@@ -1,27 +1,28 @@
-"""What is suspicious about a dataset's labels -> one self-contained HTML page, some of it to listen to."""
+"""Show what is suspicious about the labels of a dataset: one self-contained HTML page, with audio where asked."""
 
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from asr_lora.labels.label_report import LabelReport
 from asr_lora.labels.model_scores import ModelScore, doubt
 from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
-from asr_lora.metrics.wer import align
-from asr_lora.pages.charts import histogram
+from asr_lora.metrics.wer import MarkedWord, align
+from asr_lora.pages.charts import Figure, Histogram
 from asr_lora.pages.templating import environment
 
 WORST_SHOWN = 40
 AUDIO_BYTES = 3_200_000  # of FLAC in a page, a third more as base64: 5 MB in all, charts and text included
-SPARE = frozenset({"left-out", "leaked-sentence", "leaked-speaker", "reread"})  # listening to it tells nothing
+SPARE = frozenset({"left-out", "leaked-sentence", "leaked-speaker", "reread"})  # listening does not help with these
 
 Sounds = dict[tuple[str, str], bytes]  # (split, id) -> FLAC
 
 
 def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tuple[str, str]]:
-    """(split, id) of the utterances most worth listening to: most rules first, then what the model doubts most.
+    """Return (split, id) of the utterances to listen to first: most rules, then the doubts of the model.
 
     Without a model, rules on sound come before those on text, as they stand in RULES.
     """
@@ -34,21 +35,63 @@ def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tupl
     return sorted(rules, key=lambda key: (-len(rules[key]), -doubts.get(key, 0.0), min(rules[key]), key))[:WORST_SHOWN]
 
 
-def render_label_page(
+@dataclass(frozen=True)
+class RuleRow:
+    """One rule that found something."""
+
+    rule: str
+    meaning: str
+    utterances: int
+    example: Finding
+
+
+@dataclass(frozen=True)
+class SuspiciousUtterance:
+    """An utterance whose label may be wrong."""
+
+    split: str
+    id: str
+    text: str
+    seconds: float
+    findings: Sequence[Finding]
+    words: Sequence[MarkedWord]  # the label aligned with the hypothesis of the model; empty: no model was asked
+    audio: str  # data URL; empty: no audio
+
+
+@dataclass(frozen=True)
+class LabelView:
+    """Everything that the page shows about the labels of a dataset."""
+
+    name: str  # of the dataset
+    utterances: int
+    hours: float
+    suspicious: int
+    rules: Sequence[RuleRow]
+    silent_rules: Sequence[str]  # those that found nothing
+    without: Sequence[str]  # those that were switched off
+    left_out: Mapping[str, int]  # utterances that `prepare` left out, by reason
+    facts: Mapping[str, Any]  # of the label report
+    asked: int  # utterances that a model scored
+    charts: Sequence[Figure]
+    worst: Sequence[SuspiciousUtterance]
+    transcripts: bool
+
+
+def label_view(
     name: str,
     label_report: LabelReport,
     thought: Sequence[ModelScore],
     *,
     transcripts: bool,
     sounds: Mapping[tuple[str, str], bytes],
-) -> str:
-    """Render the page.
+) -> LabelView:
+    """Make the view of what is suspicious about the labels of a dataset.
 
     Args:
         name: of the dataset.
         label_report: what the rules found.
-        thought: what a model thinks of the labels; empty: none was asked.
-        transcripts: whether texts are shown; without, neither is what a rule saw of one.
+        thought: model scores of the labels; empty: no model was asked.
+        transcripts: whether texts, and what a rule states of them, are shown.
         sounds: FLAC of some utterances.
     """
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -57,57 +100,56 @@ def render_label_page(
     examples = label_report.examples()
     labels = {(label.split, label.id): label for label in label_report.labels}
     opinions = {(opinion.split, opinion.id): opinion for opinion in thought}
-    return environment().get_template("doctor.html.j2").render(
+    active = [rule for rule in RULES if rule not in label_report.without and (thought or rule not in MODEL_RULES)]
+    return LabelView(
         name=name,
         utterances=len(label_report.labels),
         hours=sum(label.sound.seconds for label in label_report.labels if label.sound) / 3600,
         suspicious=label_report.suspicious,
-        rules=[(rule, RULES[rule], count, examples[rule]) for rule, count in label_report.counts.items()],
-        silent_rules=[
-            rule
-            for rule in RULES
-            if rule not in {*label_report.counts, *label_report.without} and (thought or rule not in MODEL_RULES)
-        ],
+        rules=[RuleRow(rule, RULES[rule], total, examples[rule]) for rule, total in label_report.counts.items()],
+        silent_rules=[rule for rule in active if rule not in label_report.counts],
         without=label_report.without,
         left_out=label_report.left_out,
         facts=label_report.facts,
         asked=len(thought),
         charts=_charts(label_report.labels),
         worst=[
-            _shown(key, labels[key], found[key], opinions.get(key), sounds.get(key))
+            _suspicious(labels[key], found[key], opinions.get(key), sounds.get(key))
             for key in worst(label_report, thought)
         ],
         transcripts=transcripts,
-    )  # fmt: skip
+    )
 
 
-def _shown(
-    key: tuple[str, str], label: Label, findings: list[Finding], opinion: ModelScore | None, flac: bytes | None
-) -> dict[str, Any]:
-    return {
-        "split": key[0],
-        "id": key[1],
-        "text": label.text,
-        "seconds": label.sound.seconds if label.sound else 0.0,
-        "findings": findings,
-        "opinion": opinion,
-        "words": align(basic(label.text), basic(opinion.hypothesis)) if opinion else [],
-        "audio": f"data:audio/flac;base64,{base64.b64encode(flac).decode()}" if flac else "",
-    }
+def render_label_page(view: LabelView) -> str:
+    return environment().get_template("doctor.html.j2").render(view=view)
 
 
-def _charts(labels: Sequence[Label]) -> list[tuple[str, str]]:
-    """Title and SVG of what there is to draw."""
-    heard = [(label, label.sound) for label in labels if label.sound and label.sound.seconds]
-    if not heard:
+def _suspicious(
+    label: Label, findings: list[Finding], opinion: ModelScore | None, flac: bytes | None
+) -> SuspiciousUtterance:
+    return SuspiciousUtterance(
+        split=label.split,
+        id=label.id,
+        text=label.text,
+        seconds=label.sound.seconds if label.sound else 0.0,
+        findings=findings,
+        words=align(basic(label.text), basic(opinion.hypothesis)) if opinion else [],
+        audio=f"data:audio/flac;base64,{base64.b64encode(flac).decode()}" if flac else "",
+    )
+
+
+def _charts(labels: Sequence[Label]) -> list[Figure]:
+    measured = [(label, label.sound) for label in labels if label.sound and label.sound.seconds]
+    if not measured:
         return []
-    pace = [label.letters / sound.seconds for label, sound in heard]
-    speakers = Counter(label.speaker for label in labels if label.speaker)
-    charts = [
-        ("Length", histogram([sound.seconds for _, sound in heard], "seconds", "utterances")),
-        ("Pace", histogram(pace, "letters a second", "utterances")),
-        ("Loudness", histogram([sound.loudness_db for _, sound in heard], "dB of full scale", "utterances")),
-    ]
-    if speakers:
-        charts.append(("Speakers", histogram(list(speakers.values()), "utterances of a speaker", "speakers")))
+    values = {
+        "Length": ("seconds", [sound.seconds for _, sound in measured]),
+        "Pace": ("letters a second", [label.letters / sound.seconds for label, sound in measured]),
+        "Loudness": ("dB of full scale", [sound.loudness_db for _, sound in measured]),
+    }
+    charts = [Figure(title, Histogram(data, measure, "utterances")) for title, (measure, data) in values.items()]
+    if speakers := Counter(label.speaker for label in labels if label.speaker):
+        plot = Histogram(list(speakers.values()), "utterances of a speaker", "speakers")
+        charts.append(Figure("Speakers", plot))
     return charts

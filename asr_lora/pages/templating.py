@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,15 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 @cache
 def environment(autoescape: bool = True) -> Environment:
     """Return the templates of this folder; `autoescape` is for HTML, Markdown goes without."""
-    found = Environment(
+    return Environment(
         loader=PackageLoader("asr_lora.pages", "templates"),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["minus"] = lambda text: re.sub(r"(?<![\w-])-(?=\d)", "−", text)
-    return found
 
 
 @cache

@@ -1,13 +1,13 @@
-"""What every request passes: meant for this server, from whom, with which key; and headers that every answer has."""
+"""Check every request before it is handled (its host, origin and API key), and list the headers of every answer."""
 
 import hmac
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from asr_lora.serving.api_errors import Refusal
+from asr_lora.serving.api_errors import ApiError
 
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 HEADERS = {
@@ -24,62 +24,62 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Door:
-    """Who may come in."""
+class AccessPolicy:
+    """Which requests this server handles."""
 
-    host: str  # that is listened on
-    key: str | None = None  # None: nobody is asked for one
+    host: str  # address that the server listens on
+    key: str | None = None  # None: clients need no key
 
-    def admit(self, headers: Any, path: str) -> None:
-        """Let a request pass.
+    def check(self, headers: Mapping[str, str], path: str) -> None:
+        """Let a request pass or refuse it.
 
         On loopback, where no key may be needed, a page of another site could still reach this server through the
-        browser: by a name of its own that it lets point here, or by a plain form. Both say so in their headers.
+        user's browser: by a host name of its own that resolves to this machine (DNS rebinding), or by a plain form
+        (cross-site request forgery). The headers of such requests show both.
 
         Args:
             headers: of the request, by lower-case name.
-            path: of it.
+            path: of the request.
 
         Raises:
-            Refusal: it is meant for another host, comes from another site, or has no or another key.
+            ApiError: the request names another host, comes from another site, or has a missing or wrong key.
         """
-        host = (_parts(f"//{headers.get('host', '')}").hostname or "").lower()
+        host = (_split(f"//{headers.get('host', '')}").hostname or "").lower()
         if is_loopback(self.host) and host not in LOOPBACK_NAMES | {self.host.strip("[]").lower()}:
-            raise Refusal(421, "wrong_host", "this server answers on this machine only: use http://localhost")
-        if not _own_page(headers):
-            raise Refusal(403, "wrong_origin", "this server answers no pages of other sites")
+            raise ApiError(421, "wrong_host", "this server answers on this machine only: use http://localhost")
+        if not _from_own_page(headers):
+            raise ApiError(403, "wrong_origin", "this server answers no pages of other sites")
         if self.key is not None and (path.startswith("/v1/") or path == "/metrics"):
-            self._require_key(headers.get("authorization", ""))
+            self._require_key(headers.get("authorization", ""), self.key)
 
-    def _require_key(self, given: str) -> None:
-        assert self.key is not None
-        kind, _, key = given.partition(" ")
-        same = hmac.compare_digest(_digest(key.strip()), _digest(self.key))
-        if kind.lower() != "bearer" or not same:
-            raise Refusal(
+    def _require_key(self, authorization: str, expected: str) -> None:
+        scheme, _, key = authorization.partition(" ")
+        same = hmac.compare_digest(_digest(key.strip()), _digest(expected))
+        if scheme.lower() != "bearer" or not same:
+            raise ApiError(
                 401, "invalid_api_key", "the API key is missing or wrong: send Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can reach a server that listens on this host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def _own_page(headers: Any) -> bool:
+def _from_own_page(headers: Mapping[str, str]) -> bool:
     """Whether a request comes from this server's own page, or from no page at all."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none") or headers.get("sec-fetch-mode") == "navigate"
     origin = headers.get("origin")
-    return origin is None or _parts(origin).netloc.lower() == headers.get("host", "").lower()
+    return origin is None or _split(origin).netloc.lower() == headers.get("host", "").lower()
 
 
-def _parts(url: str) -> SplitResult:
+def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
@@ -87,5 +87,5 @@ def _parts(url: str) -> SplitResult:
 
 
 def _digest(key: str) -> bytes:
-    """Of one length, whatever the key's, so that comparing takes one time."""
+    """A digest of fixed length, so that a comparison takes the same time for every key."""
     return sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,48 +1,48 @@
-"""The server's addresses: OpenAI's API for transcriptions, health, metrics, and one page."""
+"""The server's routes: OpenAI's transcription API, health, metrics, and one web page."""
 
 import asyncio
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asr_lora.serving.access import HEADERS, Door
-from asr_lora.serving.answers import answer, delta, done, failed, full_text
-from asr_lora.serving.api_errors import Refusal
-from asr_lora.serving.request_job import Piece, Watch, Work
-from asr_lora.serving.request_options import Wish, read_wish
-from asr_lora.serving.uploads import Gone, audio_of, receive_form
+from asr_lora.serving.access import HEADERS, AccessPolicy
+from asr_lora.serving.answers import answer, delta_event, done_event, error_event, full_text
+from asr_lora.serving.api_errors import ApiError
+from asr_lora.serving.request_job import ClientWatch, RequestRunner
+from asr_lora.serving.request_options import RequestOptions, read_options
+from asr_lora.serving.uploads import ClientDisconnected, audio_path, receive_form
 from asr_lora.serving.web_page import load_page
-from asr_lora.transcription.segments import Segment
+from asr_lora.transcription.segments import Segment, TranscriptPart
 
-LINGER_SECONDS = 2.0  # that the rest of a refused request is read and thrown away
-BROKEN = Refusal(500, "server_error", "something went wrong on the server, whose log says what")
+LINGER_SECONDS = 2.0  # how long the rest of a refused request is read and thrown away
+SERVER_ERROR = ApiError(500, "server_error", "the request failed because of an error on the server; see its log")
 
 
-def make_app(work: Work, door: Door) -> FastAPI:
+def make_app(runner: RequestRunner, access: AccessPolicy) -> FastAPI:
     """Build the server around a loaded model."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Entrance, work=work, door=door)
+    app.add_middleware(RequestMiddleware, runner=runner, access=access)
     app.add_exception_handler(HTTPException, _no_such_address)
-    _add_transcriptions(app, work)
-    _add_state(app, work)
-    for path, (kind, body) in load_page(work.models, key=door.key is not None).items():
+    _add_transcriptions(app, runner)
+    _add_monitoring(app, runner)
+    for path, (kind, body) in load_page(runner.model, key=access.key is not None).items():
         app.add_api_route(path, _constant(body, kind), methods=["GET"])
     return app
 
 
-def _add_transcriptions(app: FastAPI, work: Work) -> None:
+def _add_transcriptions(app: FastAPI, runner: RequestRunner) -> None:
     created = int(time.time())
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models() -> JSONResponse:
         rows = [
             {
                 "id": name,
@@ -50,53 +50,55 @@ def _add_transcriptions(app: FastAPI, work: Work) -> None:
                 "created": created,
                 "owned_by": "asr_lora",
                 "language": selection.prompt.language if selection else None,
-                "adapter": name != work.models.base,
+                "adapter": name != runner.model.name,
             }
-            for name, selection in work.models.selections.items()
+            for name, selection in runner.model.selections.items()
         ]
-        return {"object": "list", "data": rows}
+        return JSONResponse({"object": "list", "data": rows})
 
     @app.post("/v1/audio/transcriptions")
     async def transcriptions(request: Request) -> Response:
-        work.line.require_room()
+        runner.queue.require_room()
         async with AsyncExitStack() as stack:
-            form = await stack.enter_async_context(receive_form(request, work.limits, work.spool))
-            wish = read_wish(form, work.models.selections)
-            work.models.require_possible(wish)
-            watch = Watch(request.receive, work.limits.timeout)
+            form = await stack.enter_async_context(receive_form(request, runner.limits, runner.spool))
+            options = read_options(form, runner.model.selections)
+            runner.model.check(options)
+            watch = ClientWatch(request.receive, runner.limits.timeout)
             stack.callback(watch.close)
-            pieces = await stack.enter_async_context(aclosing(work.pieces(audio_of(form), wish, watch)))
-            if wish.stream:
-                first = await anext(pieces)  # what cannot be heard is said before an answer begins
-                return Streamed(_events(work, wish, first, pieces), stack.pop_all())
-            found = [piece async for piece in pieces]
-            segments = [segment for piece in found for segment in piece.segments]
-            body, kind = answer(wish, segments, found[-1].done, work.models.whisper.text_tokens)
+            parts = await stack.enter_async_context(aclosing(runner.transcribe(audio_path(form), options, watch)))
+            if options.stream:
+                first = await anext(parts)  # audio that cannot be decoded is an HTTP error, before the answer begins
+                return EventStream(_events(runner, options, first, parts), stack.pop_all())
+            found = [part async for part in parts]
+            segments = [segment for part in found for segment in part.segments]
+            body, kind = answer(options, segments, found[-1].seconds, runner.model.whisper.text_tokens)
             return Response(body, media_type=kind)
 
 
-async def _events(work: Work, wish: Wish, first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[str]:
-    """Server-sent events: text as it is heard, and all of it at the end."""
+async def _events(
+    runner: RequestRunner, options: RequestOptions, first: TranscriptPart, rest: AsyncIterator[TranscriptPart]
+) -> AsyncIterator[str]:
+    """Server-sent events: the text of each window as it is ready, and the whole transcript at the end."""
     segments: list[Segment] = []
-    piece = first
+    part = first
     try:
         while True:
-            text = full_text(piece.segments)
+            text = full_text(part.segments)
             if text:
-                yield delta(f" {text}" if segments else text)
-            segments += piece.segments
+                yield delta_event(f" {text}" if segments else text)
+            segments += part.segments
             following = await anext(rest, None)
             if following is None:
                 break
-            piece = following
-        yield done(wish, segments, piece.done, work.models.whisper.text_tokens)
-    except Refusal as refusal:
-        work.metrics.errors.labels(refusal.code).inc()
-        yield failed(refusal.body())
+            part = following
+        yield done_event(options, segments, part.seconds, runner.model.whisper.text_tokens)
+    except ApiError as error:
+        runner.metrics.errors.labels(error.code).inc()
+        yield error_event(error.body())
 
 
-class Streamed(Response):
-    """An answer that is sent as it is made; what it was made of is let go afterwards, whatever happens."""
+class EventStream(Response):
+    """An answer that is sent event by event; its resources are released afterwards, also after an error."""
 
     def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack) -> None:
         super().__init__(media_type="text/event-stream")
@@ -112,7 +114,7 @@ class Streamed(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _add_state(app: FastAPI, work: Work) -> None:
+def _add_monitoring(app: FastAPI, runner: RequestRunner) -> None:
     @app.get("/health/live")
     async def live() -> dict[str, bool]:
         return {"live": True}
@@ -120,14 +122,14 @@ def _add_state(app: FastAPI, work: Work) -> None:
     @app.get("/health")
     @app.get("/health/ready")
     async def ready() -> JSONResponse:
-        return JSONResponse({"live": True, "ready": not work.stopping}, 503 if work.stopping else 200)
+        return JSONResponse({"live": True, "ready": not runner.stopping}, 503 if runner.stopping else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(work.metrics.text(), media_type=work.metrics.type)
+        return Response(runner.metrics.text(), media_type=runner.metrics.content_type)
 
 
-def _constant(body: bytes, kind: str) -> Any:
+def _constant(body: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
     async def page() -> Response:
         return Response(body, media_type=kind)
 
@@ -136,63 +138,64 @@ def _constant(body: bytes, kind: str) -> Any:
 
 async def _no_such_address(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _refusing(Refusal(error.status_code, "no_such_address", "this server has no such address or method"))
+    return _error_answer(ApiError(error.status_code, "no_such_address", "this server has no such address or method"))
 
 
-def _refusing(refusal: Refusal) -> JSONResponse:
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+def _error_answer(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
-class Entrance:
-    """Around all addresses: the door, headers, counts, and an answer for whatever goes wrong."""
+class RequestMiddleware:
+    """Around all routes: check access, add headers, count requests and errors, and answer every exception."""
 
-    def __init__(self, app: Any, *, work: Work, door: Door) -> None:
+    def __init__(self, app: ASGIApp, *, runner: RequestRunner, access: AccessPolicy) -> None:
         self.app = app
-        self.work = work
-        self.door = door
+        self.runner = runner
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = ended = False
+        answer_begun = request_ended = False
 
-        async def receiving() -> Any:
-            nonlocal ended
+        async def receive_message() -> Message:
+            nonlocal request_ended
             message = await receive()
-            ended = not message.get("more_body")
+            request_ended = not message.get("more_body")
             return message
 
-        async def sending(message: Any) -> None:
-            nonlocal begun
+        async def send_message(message: Any) -> None:
+            nonlocal answer_begun
             if message["type"] == "http.response.start":
-                begun = True
+                answer_begun = True
                 message["headers"] = [*message["headers"], *_headers()]
                 route = getattr(scope.get("route"), "path", "none")
-                self.work.metrics.requests.labels(route, str(message["status"])).inc()
+                self.runner.metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
 
-        refusal = None
+        failure = None
         try:
-            self.door.admit({key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]},
-                            scope["path"])  # fmt: skip
-            await self.app(scope, receiving, sending)
-        except Refusal as error:
-            refusal = error
-        except Gone:
-            self.work.metrics.errors.labels("client_gone").inc()
-        except Exception:  # noqa: BLE001 (nothing may reach the client)
+            headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+            self.access.check(headers, scope["path"])
+            await self.app(scope, receive_message, send_message)
+        except ApiError as error:
+            failure = error
+        except ClientDisconnected:
+            self.runner.metrics.errors.labels("client_gone").inc()
+        except Exception:  # noqa: BLE001 (the client must see no traceback)
             traceback.print_exc(file=sys.stderr)
-            refusal = BROKEN
-        if refusal is not None:
-            self.work.metrics.errors.labels(refusal.code).inc()
-            if not begun:
-                # Closing on what is still being sent would take the answer away before it is read.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LINGER_SECONDS):
-                        while not ended:
-                            await receiving()
-                await _refusing(refusal)(scope, receive, sending)
+            failure = SERVER_ERROR
+        if failure is None:
+            return
+        self.runner.metrics.errors.labels(failure.code).inc()
+        if not answer_begun:
+            # Closing while the client still sends would reset the connection before the client reads the answer.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while not request_ended:
+                        await receive_message()
+            await _error_answer(failure)(scope, receive, send_message)
 
 
 def _headers() -> list[tuple[bytes, bytes]]:

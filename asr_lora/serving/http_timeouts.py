@@ -1,24 +1,24 @@
-"""HTTP that does not wait for ever: uvicorn itself gives a client any time for the head of a request."""
+"""Close idle HTTP connections; uvicorn alone waits for ever for the header of a request."""
 
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0  # after which a connection without a request is closed
+HEADER_SECONDS = 10.0  # a connection that sends no complete request header for this long is closed
 
 
-class ImpatientProtocol(H11Protocol):
-    """Closes connections on which no request is made or finished between two looks."""
+class TimeoutProtocol(H11Protocol):
+    """Check every `HEADER_SECONDS` that a connection has begun or finished a request since the last check."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SECONDS, self._look, self.cycle)
+        self.loop.call_later(HEADER_SECONDS, self._check, self.cycle)
 
-    def _look(self, before: Any) -> None:
+    def _check(self, last_cycle: Any) -> None:
         if self.transport.is_closing():
             return
         idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.cycle is before:
+        if idle and self.cycle is last_cycle:
             self.transport.close()
             return
-        self.loop.call_later(HEAD_SECONDS, self._look, self.cycle if idle else None)
+        self.loop.call_later(HEADER_SECONDS, self._check, self.cycle if idle else None)

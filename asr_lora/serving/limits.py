@@ -1,4 +1,4 @@
-"""What a server lets itself be asked at once: bytes on disk, requests that wait, and who works."""
+"""Bound what the server does at once: bytes of uploads, requests that wait, and requests that are transcribed."""
 
 import asyncio
 import time
@@ -6,74 +6,71 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from asr_lora.serving.api_errors import Refusal, busy
+from asr_lora.serving.api_errors import server_busy
 
-UPLOADS_AT_ONCE = 8  # of the largest size: so much is on disk at most
-STALL_SECONDS = 10.0  # without a byte, after which an upload is given up
-SLOWEST = 8_000  # bytes a second that an upload must make, after its first seconds; speech in Opus takes half
-LONGEST_RETRY = 60.0  # seconds that a client is asked to wait at most
+LONGEST_RETRY = 60.0  # seconds, the most that Retry-After asks a client to wait
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take, and how many there may be."""
+    """Limits of one request, and how many requests the server accepts."""
 
     upload_bytes: int = 200 * 2**20
-    seconds: float = 7200.0  # of audio
-    concurrency: int = 8  # requests at work: they take turns at the model, and share its batches
-    queue: int = 16  # requests that wait beyond these
+    seconds: float = 7200.0  # longest audio in one upload
+    concurrency: int = 8  # requests transcribed at once: they take turns at the model and share its batches
+    queue: int = 16  # requests that may wait besides these
     timeout: float = 600.0  # seconds from the end of the upload to the answer
 
 
 class Spool:
-    """Bytes of uploads that are here at once, in memory or on disk."""
+    """Count the bytes of all uploads that are held at once, in memory or on disk."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.taken = 0
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
 
-    def take(self, count: int) -> None:
-        """Take room for bytes.
+    def reserve(self, count: int) -> None:
+        """Reserve room for bytes.
 
         Raises:
-            Refusal: there is none left.
+            ApiError: there is not enough room left.
         """
-        if self.taken + count > self.most:
-            raise busy("other uploads have taken all the room there is: try again", 5)
-        self.taken += count
+        if self.used + count > self.max_bytes:
+            raise server_busy("other uploads have taken all the room there is: try again", 5)
+        self.used += count
 
 
-class Line:
-    """Who works, and who waits: first come, first served."""
+class RequestQueue:
+    """Requests that are transcribed and requests that wait: first come, first served."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.free = asyncio.Semaphore(limits.concurrency)
+        self.slots = asyncio.Semaphore(limits.concurrency)
         self.waiting = 0
         self.working = 0
-        self.usual = 1.0  # seconds that a request works, of late
+        self.average_seconds = 1.0  # moving average of the time that a request takes
 
     def require_room(self) -> None:
-        """Refuse who would wait behind a full line, best before anything is sent.
+        """Refuse a request that would wait behind a full queue, best before its upload.
 
         Raises:
-            Refusal: the line is full.
+            ApiError: the queue is full.
         """
-        if self.free.locked() and self.waiting >= self.limits.queue:
-            seconds = self.usual * (self.waiting + 1) / self.limits.concurrency
-            raise busy(f"{self.waiting} requests are waiting already: try again", min(seconds, LONGEST_RETRY))
+        if self.slots.locked() and self.waiting >= self.limits.queue:
+            seconds = self.average_seconds * (self.waiting + 1) / self.limits.concurrency
+            raise server_busy(f"{self.waiting} requests are waiting already: try again", min(seconds, LONGEST_RETRY))
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and work.
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it within the context.
 
         Raises:
-            Refusal: the line is full.
+            ApiError: the queue is full.
         """
         self.require_room()
         self.waiting += 1
         try:
-            await self.free.acquire()
+            await self.slots.acquire()
         finally:
             self.waiting -= 1
         self.working += 1
@@ -81,14 +78,6 @@ class Line:
         try:
             yield
         finally:
-            self.usual += 0.2 * (time.monotonic() - begun - self.usual)
+            self.average_seconds += 0.2 * (time.monotonic() - begun - self.average_seconds)
             self.working -= 1
-            self.free.release()
-
-
-def late(seconds: float) -> Refusal:
-    """A request that took too long; a client's own second try would take as long."""
-    return Refusal(
-        503, "timeout", f"this took longer than {seconds:g} s: send less audio at once",
-        headers={"x-should-retry": "false"},
-    )  # fmt: skip
+            self.slots.release()

@@ -1,111 +1,105 @@
-"""Requests at work: each waits in line, is decoded and heard, and is stopped when nobody wants it any longer."""
+"""Run transcription requests: each waits in the queue, is transcribed, and is cancelled when its client leaves."""
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from asr_lora.errors import AudioError
-from asr_lora.serving.api_errors import unheard
-from asr_lora.serving.limits import UPLOADS_AT_ONCE, Limits, Line, Spool, late
-from asr_lora.serving.models import Models
-from asr_lora.serving.prometheus import Metrics
-from asr_lora.serving.request_options import Wish
-from asr_lora.serving.shared_batches import Caller, Sharing
-from asr_lora.serving.uploads import Gone, wait_until_gone
-from asr_lora.transcription.segments import Segment
+from asr_lora.serving.api_errors import timed_out, undecodable
+from asr_lora.serving.limits import Limits, RequestQueue, Spool
+from asr_lora.serving.prometheus import ServerMetrics
+from asr_lora.serving.request_options import RequestOptions
+from asr_lora.serving.served_model import ServedModel
+from asr_lora.serving.shared_batches import BatchRequest, BatchScheduler
+from asr_lora.serving.uploads import ClientDisconnected, wait_for_disconnect
+from asr_lora.transcription.segments import Segment, TranscriptPart
 
+UPLOADS_AT_ONCE = 8  # of the largest size: the most that all uploads may take on disk
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What is new of a request."""
+class RequestRunner:
+    """What all requests share: the model, the queue, the room for uploads, and the metrics."""
 
-    done: float  # seconds of its audio that are decoded
-    segments: Sequence[Segment] = ()
-
-
-class Work:
-    """What all requests share."""
-
-    def __init__(self, models: Models, limits: Limits) -> None:
-        self.models = models
+    def __init__(self, model: ServedModel, limits: Limits) -> None:
+        self.model = model
         self.limits = limits
-        self.line = Line(limits)
+        self.queue = RequestQueue(limits)
         self.spool = Spool(UPLOADS_AT_ONCE * limits.upload_bytes)
-        self.sharing = Sharing(models)
-        self.metrics = Metrics()
+        self.batches = BatchScheduler(model)
+        self.metrics = ServerMetrics()
         self.stopping = False
-        self.metrics.waiting.set_function(lambda: self.line.waiting)
-        self.metrics.working.set_function(lambda: self.line.working)
-        self.metrics.spooled.set_function(lambda: self.spool.taken)
+        self.metrics.waiting.set_function(lambda: self.queue.waiting)
+        self.metrics.working.set_function(lambda: self.queue.working)
+        self.metrics.spooled.set_function(lambda: self.spool.used)
 
-    async def pieces(self, source: Path, wish: Wish, watch: "Watch") -> AsyncGenerator[Piece]:
-        """Transcribe a file, when it is its turn, as far as the client waits for it.
+    async def transcribe(
+        self, source: Path, options: RequestOptions, watch: "ClientWatch"
+    ) -> AsyncGenerator[TranscriptPart]:
+        """Wait for a slot, and transcribe a file as long as the client is connected.
 
         Raises:
-            Refusal: the line is full, the audio cannot be used, or this takes too long.
-            Gone: the client went away.
+            ApiError: the queue is full, the audio cannot be decoded, or the request takes too long.
+            ClientDisconnected: the client closed the connection.
         """
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
-            await watch.unless_gone(stack.enter_async_context(self.line.turn()))
-            caller = Caller(self.models.options(wish), self.models.selection(wish), threading.Event())
-            steps = self.models.windows(source, caller.gone, one=wish.stream)
-            hand = ThreadPoolExecutor(1, thread_name_prefix="decoding")
-            stack.callback(hand.shutdown, wait=False)
+            await watch.result(stack.enter_async_context(self.queue.slot()))
+            request = BatchRequest(self.model.decoding_options(options), self.model.select(options), threading.Event())
+            steps = self.model.windows(source, request.cancelled, single=options.stream)
+            decoder = ThreadPoolExecutor(1, thread_name_prefix="decoding")
+            stack.callback(decoder.shutdown, wait=False)
             begun, seconds = time.monotonic(), 0.0
             try:
-                while step := await watch.unless_gone(loop.run_in_executor(hand, next, steps, None)):
+                while step := await watch.result(loop.run_in_executor(decoder, next, steps, None)):
                     seconds, windows = step
                     segments: list[Segment] = []
                     if windows:
-                        segments = await watch.unless_gone(asyncio.wrap_future(self.sharing.hear(caller, windows)))
-                    yield Piece(seconds, segments)
+                        segments = await watch.result(asyncio.wrap_future(self.batches.submit(request, windows)))
+                    yield TranscriptPart(seconds, segments)
             except AudioError as error:
-                raise unheard(error) from error
+                raise undecodable(error) from error
             finally:
-                caller.gone.set()  # what is under way ends at its next token or block
-                await asyncio.shield(loop.run_in_executor(hand, steps.close))  # before its file is let go
-            self._count(wish, seconds, time.monotonic() - begun, watch)
+                request.cancelled.set()  # the model stops at its next token, the decoder at its next block
+                await asyncio.shield(loop.run_in_executor(decoder, steps.close))  # before the upload is deleted
+            self._count(options.model, seconds, time.monotonic() - begun, watch)
 
-    def _count(self, wish: Wish, seconds: float, worked: float, watch: "Watch") -> None:
-        self.metrics.audio.labels(wish.model).inc(seconds)
-        self.metrics.speed.labels(wish.model).observe(seconds / max(worked, 1e-6))
-        self.metrics.latency.labels(wish.model).observe(time.monotonic() - watch.begun)
+    def _count(self, model: str, seconds: float, worked: float, watch: "ClientWatch") -> None:
+        self.metrics.audio.labels(model).inc(seconds)
+        self.metrics.speed.labels(model).observe(seconds / max(worked, 1e-6))
+        self.metrics.latency.labels(model).observe(time.monotonic() - watch.begun)
 
 
-class Watch:
-    """Waits for what a client wants, until it goes away or its time is over."""
+class ClientWatch:
+    """Wait for results on behalf of a client, until it leaves or its time is over."""
 
-    def __init__(self, receive: Callable[[], Any], seconds: float) -> None:
-        self.gone = asyncio.ensure_future(wait_until_gone(receive))
-        self.seconds = seconds
+    def __init__(self, receive: Callable[[], Any], limit_seconds: float) -> None:
+        self.disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
+        self.limit_seconds = limit_seconds
         self.begun = time.monotonic()
 
-    async def unless_gone(self, wanted: "Coroutine[Any, Any, Result] | asyncio.Future[Result]") -> Result:
-        """What is wanted, when it is there.
+    async def result(self, wanted: "Coroutine[Any, Any, Result] | asyncio.Future[Result]") -> Result:
+        """Wait for a result and return it.
 
         Raises:
-            Refusal: it takes too long.
-            Gone: the client went away.
+            ApiError: the request takes too long.
+            ClientDisconnected: the client closed the connection.
         """
         task = asyncio.ensure_future(wanted)
-        left = self.begun + self.seconds - time.monotonic()
+        left = self.begun + self.limit_seconds - time.monotonic()
         try:
-            await asyncio.wait({task, self.gone}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, self.disconnected}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not task.done():
                 task.cancel()
         if task.done() and not task.cancelled():
             return task.result()
-        raise Gone if self.gone.done() else late(self.seconds)
+        raise ClientDisconnected if self.disconnected.done() else timed_out(self.limit_seconds)
 
     def close(self) -> None:
-        self.gone.cancel()
+        self.disconnected.cancel()

@@ -1,15 +1,15 @@
-"""What a form asks for, by the names of OpenAI's API."""
+"""Read the form of a transcription request, whose fields are those of OpenAI's API."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import FormData
 
-from asr_lora.serving.api_errors import Refusal, invalid
+from asr_lora.serving.api_errors import ApiError, invalid_field
 
-FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+RESPONSE_FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 GRANULARITIES = ("word", "segment")
-STREAMED = ("json", "text", "verbose_json")
+STREAMED_FORMATS = ("json", "text", "verbose_json")
 FIELDS = {
     "file", "model", "language", "prompt", "response_format", "temperature", "stream", "timestamp_granularities[]",
     "timestamp_granularities", "chunking_strategy",
@@ -17,59 +17,58 @@ FIELDS = {
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is asked of one file."""
+class RequestOptions:
+    """What a client asks for."""
 
     model: str
-    language: str | None = None  # name or code; None: the model's own, or as heard
-    prompt: str = ""  # text that the decoder takes for what was said before
+    language: str | None = None  # name or code; None: the model's own language, or the one detected
+    prompt: str = ""  # the decoder takes it for the text before the recording
     format: str = "json"
-    temperature: float = 0.0  # 0: what cannot be trusted is tried again at higher ones
-    words: bool = False  # whether their times are asked for
-    segments: bool = True  # whether theirs are
+    temperature: float = 0.0  # 0: greedy, and doubtful windows are tried again at higher temperatures
+    words: bool = False  # whether the client asks for times of words
+    segments: bool = True  # whether the client asks for times of segments
     stream: bool = False
 
     @property
-    def timed(self) -> bool:
-        """Whether the times of words are needed."""
+    def needs_word_times(self) -> bool:
         return self.words or self.format in ("srt", "vtt") or (self.stream and self.format == "verbose_json")
 
 
-def read_wish(form: FormData, models: Collection[str]) -> Wish:
+def read_options(form: FormData, models: Collection[str]) -> RequestOptions:
     """Read the fields of a form.
 
     Raises:
-        Refusal: a field is missing, unknown, or says what cannot be done.
+        ApiError: a field is missing, unknown, or has a value that this server cannot use.
     """
     for name in form:
         if name not in FIELDS:
-            raise Refusal(400, "unknown_parameter", f"this server knows no field {name[:60]!r}", param=name[:60])
+            raise ApiError(400, "unknown_parameter", f"this server has no field {name[:60]!r}", param=name[:60])
     model = _text(form, "model")
     if not model:
-        raise invalid("model", f"name a model: {', '.join(models)}")
+        raise invalid_field("model", f"name a model: {', '.join(models)}")
     if model not in models:
-        raise Refusal(404, "model_not_found", f"no model {model[:60]!r}; there are {', '.join(models)}", param="model")
+        raise ApiError(404, "model_not_found", f"no model {model[:60]!r}; there are {', '.join(models)}", param="model")
     given = [*form.getlist("timestamp_granularities[]"), *form.getlist("timestamp_granularities")]
     for granularity in given:
         if granularity not in GRANULARITIES:
-            raise invalid("timestamp_granularities[]", "timestamp_granularities[] are word and segment")
-    wish = Wish(
+            raise invalid_field("timestamp_granularities[]", "timestamp_granularities[] must be word or segment")
+    options = RequestOptions(
         model, _text(form, "language") or None, _text(form, "prompt"), _text(form, "response_format") or "json",
         _temperature(form), "word" in given, "segment" in given or not given, _flag(form, "stream"),
     )  # fmt: skip
-    if wish.format not in FORMATS:
-        raise invalid("response_format", f"response_format is one of {', '.join(FORMATS)}")
-    if given and wish.format != "verbose_json":
-        raise invalid("timestamp_granularities[]", "timestamp_granularities[] need response_format verbose_json")
-    if wish.stream and wish.format not in STREAMED:
-        raise invalid("stream", f"what is streamed is one of {', '.join(STREAMED)}, not {wish.format}")
-    return wish
+    if options.format not in RESPONSE_FORMATS:
+        raise invalid_field("response_format", f"response_format must be one of {', '.join(RESPONSE_FORMATS)}")
+    if given and options.format != "verbose_json":
+        raise invalid_field("timestamp_granularities[]", "timestamp_granularities[] need response_format verbose_json")
+    if options.stream and options.format not in STREAMED_FORMATS:
+        raise invalid_field("stream", f"only {', '.join(STREAMED_FORMATS)} can be streamed, not {options.format}")
+    return options
 
 
 def _text(form: FormData, name: str) -> str:
     values = form.getlist(name)
     if len(values) > 1 or not all(isinstance(value, str) for value in values):
-        raise invalid(name, f"{name} is one text")
+        raise invalid_field(name, f"{name} must be given once, as text")
     return str(values[0]).strip() if values else ""
 
 
@@ -80,12 +79,12 @@ def _temperature(form: FormData) -> float:
     except ValueError:
         temperature = -1.0
     if not 0 <= temperature <= 1:
-        raise invalid("temperature", "temperature is a number from 0 to 1")
+        raise invalid_field("temperature", "temperature must be a number from 0 to 1")
     return temperature
 
 
 def _flag(form: FormData, name: str) -> bool:
     given = _text(form, name).lower() or "false"
     if given not in ("true", "false", "1", "0"):
-        raise invalid(name, f"{name} is true or false")
+        raise invalid_field(name, f"{name} must be true or false")
     return given in ("true", "1")

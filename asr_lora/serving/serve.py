@@ -1,4 +1,4 @@
-"""The job: a loaded model behind OpenAI's API and one page, until it is told to stop."""
+"""The job `serve`: answer OpenAI's transcription API and one web page until a signal arrives."""
 
 import logging
 import os
@@ -11,16 +11,16 @@ import uvicorn
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import ConfigError
-from asr_lora.serving.access import Door, is_loopback
+from asr_lora.serving.access import AccessPolicy, is_loopback
 from asr_lora.serving.app import make_app
-from asr_lora.serving.http_timeouts import ImpatientProtocol
+from asr_lora.serving.http_timeouts import TimeoutProtocol
 from asr_lora.serving.limits import Limits
-from asr_lora.serving.models import load_models
-from asr_lora.serving.request_job import Work
+from asr_lora.serving.request_job import RequestRunner
+from asr_lora.serving.served_model import load_served_model
 from asr_lora.system.progress import say
 
-GRACE_SECONDS = 30  # that what is under way has to end in, after a signal
-CONNECTIONS = 2000
+GRACE_SECONDS = 30  # after a signal, running requests have this long to finish
+MAX_CONNECTIONS = 2000
 
 
 def serve(
@@ -39,58 +39,58 @@ def serve(
     vad: bool = True,
     engine: str = "torch",
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; what is under way then has 30 s to end.
+    """Serve until SIGTERM or SIGINT arrives; running requests then have 30 s to finish.
 
     Args:
-        model: the base, or a model of any kind where there are no adapters; that of the first adapter when not given.
-        adapters: names, and the runs or adapters on that base that they stand for.
-        host: address to listen on; what others can reach needs a key.
-        port: 0 takes any that is free.
-        key_variable: environment variable with the key that clients must send.
-        no_key: whether others may come without one.
+        model: the base model of the adapters, or a model alone; the base of the first adapter when not given.
+        adapters: names, and the runs or adapters on the base model that they stand for.
+        host: address to listen on; an address that other machines can reach needs a key.
+        port: 0 takes any free port.
+        key_variable: environment variable with the API key that clients must send.
+        no_key: let clients on other machines in without a key.
         limits: of requests.
-        language: what a model without adapters, or the untouched base, is told; as heard when not given.
+        language: of a model alone, or of the base model; detected in each recording when not given or recorded.
         engine: "torch", or "ctranslate2".
 
     Raises:
-        ConfigError: nothing to serve, no key where one is needed, or an address that cannot be listened on.
-        DataError: model or adapters are not there, or do not fit.
+        ConfigError: neither model nor adapter is given, a key is missing, or the address cannot be used.
+        DataError: the model or an adapter is not there, or does not fit.
     """
-    door = Door(host, read_key(host, key_variable, no_key=no_key))
+    access = AccessPolicy(host, read_key(host, key_variable, no_key=no_key))
     with listen_on(host, port) as listener:
-        models = load_models(
+        served = load_served_model(
             model, adapters or {}, language=language, language_token=language_token, context=context,
-            precision=precision, most_seconds=limits.seconds, vad=vad, engine=engine_named(engine),
+            precision=precision, max_seconds=limits.seconds, vad=vad, engine=engine_named(engine),
         )  # fmt: skip
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # hostile clients could fill the log
-        listener.listen()  # who comes now waits for the little that is left to do
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # broken requests could fill the log
+        listener.listen()  # a client that connects now is answered as soon as the server has started
         where = f"[{host}]" if ":" in host else host
-        say(f"{', '.join(models.selections)} at http://{where}:{listener.getsockname()[1]}")
-        Server(Work(models, limits), door).run(sockets=[listener])
+        say(f"{', '.join(served.selections)} at http://{where}:{listener.getsockname()[1]}")
+        Server(RequestRunner(served, limits), access).run(sockets=[listener])
 
 
 def read_key(host: str, variable: str, *, no_key: bool) -> str | None:
-    """The key that clients must send, from the environment alone; None: nobody is asked.
+    """Read the API key that clients must send from the environment; None: clients need no key.
 
     Raises:
-        ConfigError: there is none, and others can reach the host.
+        ConfigError: no key is set although other machines can reach the host, or a key is set and `no_key` too.
     """
     key = os.environ.get(variable, "").strip() or None
     if no_key and key:
         raise ConfigError(f"--no-api-key, but {variable} is set: unset it, or leave out --no-api-key")
     if key is None and not no_key and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} lets others in, so set a key: export {variable}=$(openssl rand -hex 32); "
-            "or say --no-api-key"
+            f"other machines can reach --host {host}, so set a key: export {variable}=$(openssl rand -hex 32); "
+            "or give --no-api-key"
         )
     return key
 
 
 def listen_on(host: str, port: int) -> socket.socket:
-    """Take an address before anything is loaded.
+    """Reserve an address before the model is loaded.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -99,37 +99,37 @@ def listen_on(host: str, port: int) -> socket.socket:
         listener.bind((host.strip("[]"), port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}): give another --port") from error
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): give another --port") from error
     return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which is told to stop by signals or `should_exit`."""
+    """uvicorn with this application; a signal or `should_exit` stops it."""
 
-    def __init__(self, work: Work, door: Door) -> None:
-        self.work = work
+    def __init__(self, runner: RequestRunner, access: AccessPolicy) -> None:
+        self.runner = runner
         super().__init__(
             uvicorn.Config(
-                make_app(work, door),
-                http=ImpatientProtocol,
+                make_app(runner, access),
+                http=TimeoutProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
-                log_level="error",  # warnings are of broken requests; how many are connected is among the metrics
+                log_level="error",  # uvicorn's warnings are about broken requests
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=CONNECTIONS,
+                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        work.metrics.connections.set_function(lambda: len(self.server_state.connections))
+        runner.metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal; it is no failure."""
+        """Serve until a signal arrives, and return normally."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # uvicorn raises its signal once more when all is done
+            signal.signal(number, lambda *_: None)  # uvicorn raises the signal again at its end
         super().run(sockets=sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.work.stopping = True
+        self.runner.stopping = True
         await super().shutdown(sockets=sockets)

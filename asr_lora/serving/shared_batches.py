@@ -1,4 +1,4 @@
-"""The one model, and all who want windows heard: those of several requests share a batch."""
+"""Run the one model in a thread, and let requests that wait share its batches."""
 
 import threading
 from collections import deque
@@ -12,104 +12,104 @@ from asr_lora.audio.features import context_seconds
 from asr_lora.config import Context
 from asr_lora.decoding.decoding_options import DecodingOptions, Processor
 from asr_lora.model.find_model import AdapterSelection
-from asr_lora.serving.models import Models, Stopped
+from asr_lora.serving.served_model import Cancelled, ServedModel
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import Said, listen
+from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
 from asr_lora.transcription.segments import Segment
 
 
 @dataclass(eq=False)
-class Caller:
-    """A request, and the windows that it wants heard now."""
+class BatchRequest:
+    """A request, and its windows that are to be transcribed now."""
 
     options: DecodingOptions
-    selection: AdapterSelection | None  # None: until its language is heard
-    gone: threading.Event  # set when nobody wants the rest
+    selection: AdapterSelection | None  # None: until its language has been detected
+    cancelled: threading.Event
     windows: Sequence[Window] = ()
     answer: "Future[list[Segment]]" = field(default_factory=Future)
 
     def seconds(self, context: Context) -> float:
-        """That the encoder sees."""
+        """Seconds of input that the encoder gets."""
         return sum(context_seconds(window.seconds, context) for window in self.windows)
 
 
-class Sharing:
-    """Callers wait while a batch is heard; then the first is heard, with all others that may share its batch."""
+class BatchScheduler:
+    """Requests wait while a batch runs; then the first one runs, with all others that may share its batch."""
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
+    def __init__(self, model: ServedModel) -> None:
+        self.transcriber = model.transcriber
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self.waiting: deque[Caller] = deque()
+        self.waiting: deque[BatchRequest] = deque()
 
-    def hear(self, caller: Caller, windows: Sequence[Window]) -> "Future[list[Segment]]":
-        """Have windows heard; the answer fails with `Stopped` when the caller has gone."""
-        caller.windows, caller.answer = windows, Future()
-        caller.answer.set_running_or_notify_cancel()  # who gives up says so by `gone` alone
-        self.waiting.append(caller)
-        self.thread.submit(lambda: self._hear(self._take()))
-        return caller.answer
+    def submit(self, request: BatchRequest, windows: Sequence[Window]) -> "Future[list[Segment]]":
+        """Transcribe windows; the answer fails with `Cancelled` when the request is cancelled."""
+        request.windows, request.answer = windows, Future()
+        request.answer.set_running_or_notify_cancel()  # a request is cancelled by its event alone
+        self.waiting.append(request)
+        self.thread.submit(lambda: self._run(self._next_batch()))
+        return request.answer
 
-    def _take(self) -> list[Caller]:
-        """Whoever is heard next; empty where a batch before has taken all."""
-        batch: list[Caller] = []
-        later: list[Caller] = []
-        room = self.models.engine.batch_seconds
+    def _next_batch(self) -> list[BatchRequest]:
+        """Take the requests that run next; none where an earlier batch has taken them all."""
+        batch: list[BatchRequest] = []
+        later: list[BatchRequest] = []
+        room = self.transcriber.engine.batch_seconds
         for _ in range(len(self.waiting)):
-            caller = self.waiting.popleft()
-            seconds = caller.seconds(self._context(caller))
-            if not batch or (seconds <= room and self._may_share(batch[0], caller)):
+            request = self.waiting.popleft()
+            seconds = request.seconds(self._context(request))
+            if not batch or (seconds <= room and self._may_share(batch[0], request)):
                 room -= seconds
-                batch.append(caller)
+                batch.append(request)
             else:
-                later.append(caller)
+                later.append(request)
         self.waiting.extendleft(reversed(later))
         return batch
 
-    def _may_share(self, first: Caller, other: Caller) -> bool:
-        """Whether two are heard alike; not where all is drawn by chance, which depends on who shares the batch."""
-        drawn = first.options.temperature > 0
-        return not drawn and first.options == other.options and self._context(first) is self._context(other)
+    def _may_share(self, first: BatchRequest, other: BatchRequest) -> bool:
+        """Whether two requests have the same options; samples also depend on the rest of the batch, so never those."""
+        sampled = first.options.temperature > 0
+        return not sampled and first.options == other.options and self._context(first) is self._context(other)
 
-    def _context(self, caller: Caller) -> Context:
-        return caller.selection.context if caller.selection else self.models.whisper.context
+    def _context(self, request: BatchRequest) -> Context:
+        return request.selection.context if request.selection else self.transcriber.context
 
-    def _hear(self, batch: Sequence[Caller]) -> None:
-        """Hear windows. Who goes away meanwhile ends the batch at its next token, and the others begin again."""
-        gone = [caller for caller in batch if caller.gone.is_set()]
-        for caller in gone:
-            caller.answer.set_exception(Stopped())
-        batch = [caller for caller in batch if caller not in gone]
+    def _run(self, batch: Sequence[BatchRequest]) -> None:
+        """Transcribe a batch. A request that is cancelled ends it at the next token, and the others begin again."""
+        cancelled = [request for request in batch if request.cancelled.is_set()]
+        for request in cancelled:
+            request.answer.set_exception(Cancelled())
+        batch = [request for request in batch if request not in cancelled]
         if not batch:
             return
 
-        def look(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if any(caller.gone.is_set() for caller in batch):
-                raise Stopped
+        def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if any(request.cancelled.is_set() for request in batch):
+                raise Cancelled
             return scores
 
         try:
-            found = self._segments(batch, look)
-        except Stopped:
-            self._hear(batch)
-        except Exception as error:  # noqa: BLE001 (the answer has it)
+            found = self._segments(batch, check)
+        except Cancelled:
+            self._run(batch)
+        except Exception as error:  # noqa: BLE001 (the answer holds it)
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return
-            for caller in batch:  # so that an error of one is no other's
-                self._hear([caller])
+            for request in batch:  # each alone, so that one request's error does not fail the others
+                self._run([request])
         else:
-            for caller, segments in zip(batch, found, strict=True):
-                caller.answer.set_result(segments)
+            for request, segments in zip(batch, found, strict=True):
+                request.answer.set_result(segments)
 
-    def _segments(self, batch: Sequence[Caller], look: Processor) -> list[list[Segment]]:
-        said: list[tuple[int, Said]] = []
-        for number, caller in enumerate(batch):
-            caller.selection = caller.selection or self.models.detected_selection(caller.windows[0])
-            said += [(number, Said(window, caller.selection)) for window in caller.windows]
+    def _segments(self, batch: Sequence[BatchRequest], check: Processor) -> list[list[Segment]]:
+        windows: list[tuple[int, SelectedWindow]] = []
+        for number, request in enumerate(batch):
+            request.selection = request.selection or self.transcriber.detect(request.windows[0])
+            windows += [(number, SelectedWindow(window, request.selection)) for window in request.windows]
         found: list[list[Segment]] = [[] for _ in batch]
-        options, engine = batch[0].options, self.models.engine
-        if engine.takes_processors:  # otherwise who goes away is noticed at the end of the batch
-            options = replace(options, processors=(look,))
-        for number, segments in listen(engine, said, options):
+        options, engine = batch[0].options, self.transcriber.engine
+        if engine.takes_processors:  # otherwise a cancellation is noticed at the end of the batch
+            options = replace(options, processors=(check,))
+        for number, segments in transcribe_stream(engine, windows, options):
             found[number] += segments
         return found

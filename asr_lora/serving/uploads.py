@@ -1,4 +1,4 @@
-"""A form as it arrives: counted byte by byte, on disk without a name, and gone when the request is."""
+"""Receive uploads: bytes are counted as they arrive, and the file has no name on disk and is deleted at the end."""
 
 import asyncio
 import time
@@ -12,100 +12,104 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from asr_lora.serving.api_errors import Refusal, invalid
-from asr_lora.serving.limits import SLOWEST, STALL_SECONDS, Limits, Spool
+from asr_lora.serving.api_errors import ApiError, invalid_field
+from asr_lora.serving.limits import Limits, Spool
 
-FIELDS = 32  # of a form, besides its file
-FIELD_BYTES = 64 * 1024
-OVERHEAD = 1024 * 1024  # bytes of a request beside its file
-
-
-class Gone(Exception):
-    """The client went away."""
+MAX_FIELDS = 32  # of a form, besides its file
+MAX_FIELD_BYTES = 64 * 1024
+OVERHEAD = 1024 * 1024  # bytes that a request may have besides its file
+STALL_SECONDS = 10.0  # an upload that sends no byte for this long is ended
+SLOWEST = 8_000  # bytes per second that an upload must reach after `STALL_SECONDS`; speech in Opus needs half of it
 
 
-class Intake:
-    """An ASGI `receive` that gives up on bodies that are too large, too slow, or too many at once."""
+class ClientDisconnected(Exception):
+    """The client closed the connection."""
+
+
+class UploadReceiver:
+    """An ASGI `receive` that ends uploads that are too large or too slow, or that exceed the room for all uploads."""
 
     def __init__(self, request: Request, limits: Limits, spool: Spool) -> None:
         self.request = request
-        self.most = limits.upload_bytes + OVERHEAD
+        self.max_bytes = limits.upload_bytes + OVERHEAD
         self.spool = spool
-        self.taken = 0
+        self.received = 0
         self.begun = time.monotonic()
 
-    def require_small(self) -> None:
-        """Refuse what says itself that it is too large.
+    def check_content_length(self) -> None:
+        """Refuse an upload whose header already says that it is too large.
 
         Raises:
-            Refusal: it does.
+            ApiError: Content-Length is larger than the limit.
         """
-        said = self.request.headers.get("content-length", "")
-        if said.isascii() and said.isdigit() and int(said[:20]) > self.most:
+        length = self.request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > self.max_bytes:
             raise self._too_large()
 
     async def __call__(self) -> Any:
-        patience = min(STALL_SECONDS, self.begun + STALL_SECONDS + self.taken / SLOWEST - time.monotonic())
+        patience = min(STALL_SECONDS, self.begun + STALL_SECONDS + self.received / SLOWEST - time.monotonic())
         try:
             message = await asyncio.wait_for(self.request.receive(), patience)
         except TimeoutError:
-            raise Refusal(408, "upload_too_slow", "the upload is too slow, or stopped", param="file") from None
+            raise ApiError(408, "upload_too_slow", "the upload is too slow, or has stopped", param="file") from None
         if message["type"] == "http.disconnect":
-            raise Gone
-        arrived = len(message.get("body", b""))
-        if self.taken + arrived > self.most:
+            raise ClientDisconnected
+        count = len(message.get("body", b""))
+        if self.received + count > self.max_bytes:
             raise self._too_large()
-        self.spool.take(arrived)
-        self.taken += arrived
+        self.spool.reserve(count)
+        self.received += count
         return message
 
-    def _too_large(self) -> Refusal:
-        most = (self.most - OVERHEAD) / 2**20
-        return Refusal(413, "file_too_large", f"the file is larger than {most:g} MB, which this server takes at most")
+    def _too_large(self) -> ApiError:
+        megabytes = (self.max_bytes - OVERHEAD) / 2**20
+        return ApiError(413, "file_too_large", f"the file is larger than the {megabytes:g} MB that this server accepts")
 
 
 @asynccontextmanager
 async def receive_form(request: Request, limits: Limits, spool: Spool) -> AsyncIterator[FormData]:
-    """Receive a multipart form with one file, which has no name on disk and is gone at the end, whatever happens.
+    """Receive a multipart form with one file. The file has no name on disk and is deleted when the context ends.
 
     Raises:
-        Refusal: it is too large, too slow or no such form.
-        Gone: the client went away.
+        ApiError: the upload is too large, too slow or not a multipart form.
+        ClientDisconnected: the client closed the connection.
     """
-    intake = Intake(request, limits, spool)
+    receiver = UploadReceiver(request, limits, spool)
     try:
-        intake.require_small()
+        receiver.check_content_length()
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise Refusal(415, "invalid_content_type", "send multipart/form-data, with the audio as `file`")
+            raise ApiError(415, "invalid_content_type", "send multipart/form-data, with the audio as `file`")
         try:
-            form = await Request(request.scope, intake).form(max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+            form = await Request(request.scope, receiver).form(
+                max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+            )
         except (HTTPException, FormParserError, UnicodeError) as error:
-            raise Refusal(400, "invalid_form", "the form cannot be read: send one file and short fields") from error
+            raise ApiError(400, "invalid_form", "the form cannot be read: send one file and short fields") from error
         try:
             yield form
         finally:
             await form.close()
     finally:
-        spool.taken -= intake.taken
+        spool.used -= receiver.received
 
 
-def audio_of(form: FormData) -> Path:
-    """The file of a form, as a path that the system gives what is open; its name plays no part.
+def audio_path(form: FormData) -> Path:
+    """The uploaded file, as the path that the system gives to an open file; the name that the client sent is not used.
 
     Raises:
-        Refusal: there is none.
+        ApiError: the form has no file.
     """
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
-        raise invalid("file", "send the audio as `file`")
+        raise invalid_field("file", "send the audio as `file`")
     spooled: Any = upload.file
-    spooled.rollover()  # small ones are in memory until now
+    spooled.rollover()  # small files are in memory until now
     spooled.flush()
     spooled.seek(0)
     return Path(f"/dev/fd/{spooled.fileno()}")
 
 
-async def wait_until_gone(receive: Callable[[], Any]) -> None:
-    """Return when the client has gone away."""
+async def wait_for_disconnect(receive: Callable[[], Any]) -> None:
+    """Return when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.digests import sha256_file
-from asr_lora.folders.source_folder import DownloadFolder
+from asr_lora.folders.source_folder import DownloadFolder, DownloadRecord
 from asr_lora.system.locks import alone
 from asr_lora.system.progress import say
 
@@ -63,8 +63,8 @@ def fetch(dataset: str, folder: Path) -> Path:
             f"{SCHEME}{dataset}: write the id or slug that ends the address of the dataset's page, {SITE}"
         )
     home = DownloadFolder(folder / dataset)
-    if home.complete and home.whole(body := home.read()):
-        return home.archive(body["file"])
+    if home.complete and home.whole(record := home.read()):
+        return home.archive(record.file)
     client = _client()
     page = f"{SITE}/datasets/{dataset}"
     with _in_one_sentence(dataset, page):
@@ -78,8 +78,12 @@ def fetch(dataset: str, folder: Path) -> Path:
                 _download(client, dataset, home, name)
         digest = _checked(home, name, details.checksum, dataset)
         archive = home.archive(name)
-        facts = {"dataset": dataset, "file": name, "bytes": archive.stat().st_size, "sha256": digest}
-        home.write({**facts, "checked": digest == _sha256_of(details.checksum), "terms": _terms(details), "page": page})
+        home.write(
+            DownloadRecord(
+                dataset=dataset, file=name, bytes=archive.stat().st_size, sha256=digest,
+                checked=digest == _sha256_of(details.checksum), terms=_terms(details), page=page,
+            )
+        )  # fmt: skip
     return archive
 
 

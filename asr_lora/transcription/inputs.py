@@ -1,4 +1,4 @@
-"""What a user names as INPUT (files, folders, patterns, standard input) -> files and names of their transcripts."""
+"""Find the files that a user names as INPUT (files, folders, patterns, standard input), and name their transcripts."""
 
 import glob
 import shutil
@@ -20,8 +20,8 @@ class Input:
     """One file to transcribe."""
 
     file: Path
-    name: Path  # of its outputs without their ending, below the folder where they go
-    route: str | None = None  # that its name asks for, as in talk.wav:cs
+    name: Path  # path of its outputs below the output folder, without their ending
+    route: str | None = None  # name of the adapter that the user chose for it, as in talk.wav:cs
 
     @property
     def stdin(self) -> bool:
@@ -29,24 +29,24 @@ class Input:
 
 
 def find_inputs(named: Sequence[str | Path], *, written: bool, routes: Collection[str] = ()) -> list[Input]:
-    """Return the files named, those that patterns match, and under each folder all that has an ending of audio, sorted.
+    """Find the files that are named, that match a pattern, or that lie in a folder and have an audio ending, sorted.
 
-    What is in a folder keeps its place there, so that recordings of one name in two of its folders do not meet.
+    A file in a folder keeps its relative path, so that two recordings of one name in two sub-folders do not collide.
 
     Args:
-        written: whether transcripts will be, so that no two may have one name.
-        routes: names that may follow a colon.
+        written: whether transcripts are written, so that no two may have the same name.
+        routes: names of adapters that may follow a colon.
 
     Raises:
-        ConfigError: nothing is named or found, or two files would have one transcript.
+        ConfigError: no file is named or found, or two files would have the same transcript.
     """
     found: list[Input] = []
     for place in named:
         path, _, route = str(place).rpartition(":")
         if path and route in routes and not Path(place).exists():
-            found += [replace(entry, route=route) for entry in _of_one(path)]
+            found += [replace(entry, route=route) for entry in _expand(path)]
         else:
-            found += _of_one(str(place))
+            found += _expand(str(place))
     if not found:
         raise ConfigError("name at least one audio file or folder")
     by_name: dict[Path, Input] = {}
@@ -59,7 +59,7 @@ def find_inputs(named: Sequence[str | Path], *, written: bool, routes: Collectio
     return list(unique.values())
 
 
-def _of_one(place: str) -> list[Input]:
+def _expand(place: str) -> list[Input]:
     path = Path(place)
     if place == STDIN:
         return [Input(path, Path("stdin"))]
@@ -78,8 +78,8 @@ def _of_one(place: str) -> list[Input]:
 
 
 @contextmanager
-def opened(entry: Input) -> Iterator[Path]:
-    """The file itself; standard input is first written to one that is gone afterwards, since most formats need to seek.
+def open_input(entry: Input) -> Iterator[Path]:
+    """Give the path of a file; standard input is copied to a temporary file first, since most formats need to seek.
 
     Raises:
         AudioError: standard input is empty.

@@ -1,4 +1,4 @@
-"""Audio of any length -> windows of at most 28 s, cut where nobody speaks; memory stays bounded."""
+"""Cut audio of any length into windows of at most 28 s, at pauses; memory use is independent of the length."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import librosa
 import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK
-from asr_lora.audio.vad import CHUNK, Ear, load_detector
+from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
 
-WINDOW_SECONDS = 28.0  # longest window: under 30 s by a silent tail
-SHORTEST_SECONDS = 8.0  # a window is not cut before this, where there is no pause
+WINDOW_SECONDS = 28.0  # longest window: below 30 s, so that silence follows the speech
+SHORTEST_SECONDS = 8.0  # where there is no pause, a window is not cut before this
 FRAME = 400  # samples over which loudness is measured, 25 ms
 HOP = 160  # samples, 10 ms
 
-BEGINS, ENDS = 0.5, 0.35  # chance of speech with which it begins, and under which it may end, as silero's own
-PAUSE = 10  # chunks without speech that end it, 0.3 s
-CLICK = 3  # speech of fewer chunks, 0.1 s, is none
-MARGIN = int(0.2 * SAMPLE_RATE)  # kept on both sides of speech
-LULL = int(2.0 * SAMPLE_RATE)  # a pause this long is not decoded
+SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # P(speech) at which speech begins, and below which it may end, as in silero
+PAUSE = 10  # chunks below `SPEECH_ENDS` that end speech, 0.3 s
+SHORTEST_SPEECH = 3  # chunks, 0.1 s: anything shorter is a click
+MARGIN = int(0.2 * SAMPLE_RATE)  # samples kept on both sides of speech
+LONG_PAUSE = int(2.0 * SAMPLE_RATE)  # samples; a pause as long as this ends the window
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of audio."""
+    """A part of a recording that is transcribed at once."""
 
     start: float  # seconds from the beginning of the file
     waveform: np.ndarray  # (samples,) float32, 16 kHz
@@ -42,8 +42,8 @@ class Window:
         return bool(np.abs(self.waveform).max(initial=0.0) < SILENCE_PEAK)
 
 
-class Samples:
-    """What is kept of a stream: numbered from its beginning, forgotten as it is done with."""
+class SampleBuffer:
+    """The samples of a stream that are still needed, numbered from the beginning of the stream."""
 
     def __init__(self) -> None:
         self.start = 0
@@ -56,8 +56,8 @@ class Samples:
     def add(self, block: np.ndarray) -> None:
         self.kept = np.concatenate([self.kept, block])
 
-    def forget(self, before: int) -> None:
-        """Let go of what lies before a sample; copied, so that the memory is free."""
+    def drop(self, before: int) -> None:
+        """Drop all samples before a position; the rest is copied, so that the memory is freed."""
         before = min(before, self.end)
         if before > self.start:
             self.kept, self.start = self.kept[before - self.start :].copy(), before
@@ -68,111 +68,111 @@ class Samples:
 
 
 def windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WINDOW_SECONDS) -> Iterator[Window]:
-    """Cut all of a stream into windows at its quietest moments; what fits in one is not cut.
+    """Cut a whole stream into windows at its quietest moments.
 
     Args:
         blocks: samples, each of shape (samples,), float32, 16 kHz.
-        window_seconds: longest window.
+        window_seconds: longest window; a stream that fits is one window.
     """
-    most, samples = int(window_seconds * SAMPLE_RATE), Samples()
+    longest, samples = int(window_seconds * SAMPLE_RATE), SampleBuffer()
+    earliest = int(min(SHORTEST_SECONDS, window_seconds / 2) * SAMPLE_RATE)
     for block in blocks:
         samples.add(block)
-        while len(samples.kept) > most:
-            cut = samples.start + quietest(
-                samples.kept[:most], int(min(SHORTEST_SECONDS, window_seconds / 2) * SAMPLE_RATE)
-            )
+        while len(samples.kept) > longest:
+            cut = samples.start + quietest_sample(samples.kept[:longest], earliest)
             yield samples.window(samples.start, cut)
-            samples.forget(cut)
+            samples.drop(cut)
     if len(samples.kept):
         yield samples.window(samples.start, samples.end)
 
 
 def speech_windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WINDOW_SECONDS) -> Iterator[Window]:
-    """Cut the speech of a stream into windows, at pauses; what is no speech, such as music or noise, is left out.
+    """Cut the speech of a stream into windows at pauses, and leave out everything else, such as music or noise.
 
-    A window holds as many stretches of speech as fit, with the pauses between them, unless one is longer than two
-    seconds. Speech without a pause is cut where it is quietest. Windows never overlap.
+    A window holds as many spans of speech as fit, with the pauses between them, unless a pause is longer than two
+    seconds. Speech without a pause is cut where speech is least probable. Windows never overlap.
 
     Args:
         blocks: samples, each of shape (samples,), float32, 16 kHz.
         window_seconds: longest window, its margins included.
 
     Raises:
-        ConfigError: the detector's package is missing.
+        ConfigError: the package of the voice activity detector is missing.
     """
-    most, samples = int(window_seconds * SAMPLE_RATE), Samples()
-    ear, spans = Ear(load_detector()), Spans(most - 2 * MARGIN)
-    free = 0  # no window may begin before this
+    longest, samples = int(window_seconds * SAMPLE_RATE), SampleBuffer()
+    detector, spans = SpeechDetector(load_silero()), SpeechSpans(longest - 2 * MARGIN)
+    free = 0  # no window may begin before this sample
     start, end = None, 0  # of the window that is being filled: its first sample, and the end of its speech
     for block in chain(blocks, [None]):
         if block is not None:
             samples.add(block)
-        chances = ear.chances(block) if block is not None else ear.finish()
-        for begun, ended in spans.hear(chances, last=block is None):
-            if start is not None and (ended + MARGIN - start > most or begun - end > LULL):
-                free = min(end + MARGIN, (end + begun) // 2)
+        probabilities = detector.probabilities(block) if block is not None else detector.finish()
+        for span_start, span_end in spans.add(probabilities, last=block is None):
+            if start is not None and (span_end + MARGIN - start > longest or span_start - end > LONG_PAUSE):
+                free = min(end + MARGIN, (end + span_start) // 2)
                 yield samples.window(start, free)
                 start = None
-            start, end = max(free, begun - MARGIN) if start is None else start, min(ended, samples.end)
-        if start is not None and (block is None or (spans.begun is None and spans.heard - end > LULL)):
+            start, end = max(free, span_start - MARGIN) if start is None else start, min(span_end, samples.end)
+        if start is not None and (block is None or (spans.start is None and spans.seen - end > LONG_PAUSE)):
             free = min(end + MARGIN, samples.end)
             yield samples.window(start, free)
             start = None
-        samples.forget(start if start is not None else max(free, spans.earliest - MARGIN))
+        samples.drop(start if start is not None else max(free, spans.earliest - MARGIN))
 
 
-class Spans:
-    """Chances of speech -> stretches of speech (start, end) in samples, as they end; none is longer than `longest`."""
+class SpeechSpans:
+    """Turn probabilities of speech into spans (start, end) in samples, none longer than `longest`."""
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self.heard = 0  # samples that chances are known of
-        self.begun: int | None = None  # where the stretch that has not ended began
-        self.chances: list[float] = []  # since then
+        self.seen = 0  # samples whose probabilities are known
+        self.start: int | None = None  # of the span that has not ended
+        self.probabilities: list[float] = []  # since then
 
     @property
     def earliest(self) -> int:
-        """Where the next stretch may begin, at the earliest."""
-        return self.heard if self.begun is None else self.begun
+        """The first sample at which the next span may begin."""
+        return self.seen if self.start is None else self.start
 
-    def hear(self, chances: np.ndarray, *, last: bool = False) -> list[tuple[int, int]]:
-        """Return the stretches that these chances end, each of `CHUNK` samples; the last ones end all."""
+    def add(self, probabilities: np.ndarray, *, last: bool = False) -> list[tuple[int, int]]:
+        """Return the spans that end within these chunks of `CHUNK` samples; `last` also ends an open one."""
         ended = []
-        for chance in chances.tolist():
-            if self.begun is None and chance >= BEGINS:
-                self.begun = self.heard
-            self.heard += CHUNK
-            if self.begun is not None:
-                self.chances.append(chance)
-                if max(self.chances[-PAUSE:]) < ENDS:
-                    ended += self._close(len(self.chances) - PAUSE)
-                elif (len(self.chances) + 1) * CHUNK > self.longest:
+        for probability in probabilities.tolist():
+            if self.start is None and probability >= SPEECH_BEGINS:
+                self.start = self.seen
+            self.seen += CHUNK
+            if self.start is not None:
+                self.probabilities.append(probability)
+                if max(self.probabilities[-PAUSE:]) < SPEECH_ENDS:
+                    ended += self._close(len(self.probabilities) - PAUSE)
+                elif (len(self.probabilities) + 1) * CHUNK > self.longest:
                     ended += self._cut()
-        if last and self.begun is not None:
-            quiet = next((n for n, chance in enumerate(reversed(self.chances)) if chance >= ENDS), 0)
-            ended += self._close(len(self.chances) - quiet)
+        if last and self.start is not None:
+            chunks = enumerate(reversed(self.probabilities))
+            quiet = next((count for count, probability in chunks if probability >= SPEECH_ENDS), 0)
+            ended += self._close(len(self.probabilities) - quiet)
         return ended
 
     def _close(self, chunks: int) -> list[tuple[int, int]]:
-        assert self.begun is not None
-        found = [(self.begun, self.begun + chunks * CHUNK)] if chunks >= CLICK else []
-        self.begun, self.chances = None, []
+        assert self.start is not None
+        found = [(self.start, self.start + chunks * CHUNK)] if chunks >= SHORTEST_SPEECH else []
+        self.start, self.probabilities = None, []
         return found
 
     def _cut(self) -> list[tuple[int, int]]:
-        """End a stretch that is too long where speech is least likely in its last two thirds; the next begins there."""
-        assert self.begun is not None
-        first = len(self.chances) // 3
-        place = first + int(np.argmin(self.chances[first:]))
-        found = (self.begun, self.begun + place * CHUNK)
-        self.begun, self.chances = found[1], self.chances[place:]
+        """End a span that is too long where speech is least probable in its last two thirds; the next begins there."""
+        assert self.start is not None
+        first = len(self.probabilities) // 3
+        place = first + int(np.argmin(self.probabilities[first:]))
+        found = (self.start, self.start + place * CHUNK)
+        self.start, self.probabilities = found[1], self.probabilities[place:]
         return [found]
 
 
-def quietest(waveform: np.ndarray, earliest: int) -> int:
-    """Return the sample in the middle of the longest pause after `earliest`, or of the quietest moment.
+def quietest_sample(waveform: np.ndarray, earliest: int) -> int:
+    """Return the sample in the middle of the longest pause after `earliest`, or else at the quietest moment.
 
-    A pause is what lies 25 dB below the loudest; of pauses alike in length the later wins, which makes long windows.
+    A pause is 25 dB below the loudest frame; of pauses of equal length the later is chosen, for longer windows.
     """
     loudness = librosa.feature.rms(y=waveform, frame_length=FRAME, hop_length=HOP)[0]  # (frames,)
     first = earliest // HOP

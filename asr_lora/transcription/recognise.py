@@ -1,4 +1,4 @@
-"""Transcribe windows to segments: batched by length, each window by the adapter that is selected for it."""
+"""Transcribe windows: batch them by length, decode each with its own adapter, and make segments of the hypotheses."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,118 +14,125 @@ from asr_lora.decoding.fallback import recognise_windows
 from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
-from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.segments import Segment, Word
 
-BATCHES_AT_ONCE = 2  # windows are gathered for so many batches, and sorted by length: more keeps the reader waiting
+BATCHES_AT_ONCE = 2  # windows of so many batches are gathered and sorted by length: with more, the user waits longer
 Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True)
-class Said:
-    """A window, and the adapter that transcribes it."""
+class SelectedWindow:
+    """A window, and the adapter selection that transcribes it."""
 
     window: Window
     selection: AdapterSelection
 
 
-def listen(
-    engine: Engine, windows: Iterable[tuple[Tag, Said | None]], options: DecodingOptions
+def transcribe_stream(
+    engine: Engine, windows: Iterable[tuple[Tag, SelectedWindow | None]], options: DecodingOptions
 ) -> Iterator[tuple[Tag, list[Segment]]]:
-    """Transcribe windows, perhaps of many files, a few batches at a time; they come out in the order they went in.
+    """Transcribe windows, perhaps of many files, a few batches at a time, and yield them in their order.
 
     Args:
-        windows: each with whatever the caller wants back with it; what has no window passes through.
+        windows: each with a tag that is yielded with its segments; a tag without a window is passed on.
     """
     limit = BATCHES_AT_ONCE * engine.batch_seconds
-    group: list[tuple[Tag, Said | None]] = []
+    group: list[tuple[Tag, SelectedWindow | None]] = []
     gathered = 0.0
-    for tag, said in windows:
-        group.append((tag, said))
-        gathered += context_seconds(said.window.seconds, said.selection.context) if said else 0.0
+    for tag, selected in windows:
+        group.append((tag, selected))
+        gathered += context_seconds(selected.window.seconds, selected.selection.context) if selected else 0.0
         if gathered >= limit:
-            yield from _group(engine, group, options)
+            yield from _transcribe_group(engine, group, options)
             group, gathered = [], 0.0
-    yield from _group(engine, group, options)
+    yield from _transcribe_group(engine, group, options)
 
 
-def _group(
-    engine: Engine, group: Sequence[tuple[Tag, Said | None]], options: DecodingOptions
+def _transcribe_group(
+    engine: Engine, group: Sequence[tuple[Tag, SelectedWindow | None]], options: DecodingOptions
 ) -> Iterator[tuple[Tag, list[Segment]]]:
     found: dict[int, list[Segment]] = {}
+    loud = {place: one for place, (_, one) in enumerate(group) if one is not None and not one.window.silent}
     for context in Context:
-        loud = [n for n, (_, said) in enumerate(group) if said and said.selection.context is context]
-        loud = [n for n in loud if not group[n][1].window.silent]  # type: ignore[union-attr]
-        some = [said for n in loud if (said := group[n][1])]
-        seconds = [said.window.seconds for said in some]
+        places = [place for place, one in loud.items() if one.selection.context is context]
+        seconds = [loud[place].window.seconds for place in places]
         cost = [context_seconds(length, context) for length in seconds]
-        for batch in batches_by_length(seconds, cost, batch_seconds=engine.batch_seconds):
-            heard = transcribe_windows(engine, [some[place] for place in batch], options)
-            found |= {loud[place]: segments for place, segments in zip(batch, heard, strict=True)}
-    for number, (tag, _) in enumerate(group):
-        yield tag, found.get(number, [])
+        for rows in batches_by_length(seconds, cost, batch_seconds=engine.batch_seconds):
+            batch = [places[row] for row in rows]
+            segments = transcribe_windows(engine, [loud[place] for place in batch], options)
+            found |= dict(zip(batch, segments, strict=True))
+    for place, (tag, _) in enumerate(group):
+        yield tag, found.get(place, [])
 
 
-def transcribe_windows(engine: Engine, said: Sequence[Said], options: DecodingOptions) -> list[list[Segment]]:
-    """Transcribe windows of at most 30 s, of one context, in one batch; silence gives no segment."""
-    encoded = encode_windows(engine, said)
-    heard = decode_windows(engine, encoded, [one.selection.prompt for one in said], options)
-    return segments_of(engine, encoded, said, heard, words=options.word_times)
+def transcribe_windows(
+    engine: Engine, windows: Sequence[SelectedWindow], options: DecodingOptions
+) -> list[list[Segment]]:
+    """Transcribe windows of at most 30 s, all of one context, in one batch; a silent window gives no segment."""
+    encoded = encode_windows(engine, windows)
+    hypotheses = decode_windows(engine, encoded, windows, options)
+    return make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
 
 
-def encode_windows(engine: Engine, said: Sequence[Said]) -> EncodedWindows:
+def encode_windows(engine: Engine, windows: Sequence[SelectedWindow]) -> EncodedWindows:
     """Run the encoder on windows of one context, each with its adapter."""
-    frames = context_frames(max(one.window.seconds for one in said), said[0].selection.context)
-    return engine.encode([one.window.waveform for one in said], frames, [one.selection.adapter for one in said])
+    frames = context_frames(max(one.window.seconds for one in windows), windows[0].selection.context)
+    return engine.encode([one.window.waveform for one in windows], frames, [one.selection.adapter for one in windows])
 
 
 def decode_windows(
-    engine: Engine, encoded: EncodedWindows, prompts: Sequence[ForcedPrompt], options: DecodingOptions
+    engine: Engine, encoded: EncodedWindows, windows: Sequence[SelectedWindow], options: DecodingOptions
 ) -> list[Hypothesis]:
-    """What the decoder makes of windows, with timestamps where they are wanted, after what was said before."""
-    before = _said_before(engine.whisper, options.previous)
-    given = [[*before, *engine.whisper.tokens_of(prompt, timestamps=options.timestamps)] for prompt in prompts]
-    limit = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(given[0]))
-    return recognise_windows(engine, encoded, given, replace(options, max_new_tokens=limit))
+    """Decode encoded windows, each with the prompt of its selection."""
+    whisper = engine.whisper
+    previous = _previous_prompt(whisper, options.previous)
+    prompts = [[*previous, *whisper.tokens_of(one.selection.prompt, timestamps=options.timestamps)] for one in windows]
+    max_new_tokens = min(options.max_new_tokens, MAX_TARGET_TOKENS - len(prompts[0]))
+    return recognise_windows(engine, encoded, prompts, replace(options, max_new_tokens=max_new_tokens))
 
 
-def _said_before(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
+def _previous_prompt(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
     if not tokens:
         return []
     most = MAX_TARGET_TOKENS // 2 - 1
     return [whisper.no_speech_token - 1, *tokens[-most:]]  # <|startofprev|>
 
 
-def segments_of(
-    engine: Engine, encoded: EncodedWindows, said: Sequence[Said], heard: Sequence[Hypothesis], *, words: bool
+def make_segments(
+    engine: Engine,
+    encoded: EncodedWindows,
+    windows: Sequence[SelectedWindow],
+    hypotheses: Sequence[Hypothesis],
+    *,
+    word_times: bool,
 ) -> list[list[Segment]]:
-    """What was heard in windows as segments, in seconds of their file, with the times of words where wanted."""
-    stretches = [_stretches(engine.whisper, h, one.window) for h, one in zip(heard, said, strict=True)]
+    """Cut the hypotheses of windows into segments, with times in seconds of their file."""
+    cut = [_cut(engine.whisper, hypothesis, one.window) for hypothesis, one in zip(hypotheses, windows, strict=True)]
     edges: list[np.ndarray] = []
-    if words:
-        tokens = [[token for stretch in found for token in stretch.tokens] for found in stretches]
-        prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in said]
-        seconds = [one.window.seconds for one in said]
+    if word_times:
+        tokens = [[token for piece in pieces for token in piece.tokens] for pieces in cut]
+        prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in windows]
+        seconds = [one.window.seconds for one in windows]
         edges = engine.token_times(encoded, prompts, tokens, seconds)
     found = []
-    for place, one in enumerate(said):
+    for row, (one, pieces) in enumerate(zip(windows, cut, strict=True)):
         done = 0
         segments: list[Segment] = []
-        for stretch in stretches[place]:
-            count = len(stretch.tokens)
-            times = one.window.start + edges[place][done : done + count + 1] if words else None
-            segments += _segment(engine.whisper, heard[place], one, stretch, times)
+        for piece in pieces:
+            count = len(piece.tokens)
+            times = one.window.start + edges[row][done : done + count + 1] if word_times else None
+            segments += _segment(engine.whisper, hypotheses[row], one, piece, times)
             done += count
         found.append(segments)
     return found
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _TimedTokens:
     """Text tokens between two timestamps."""
 
     start: float  # seconds within the window
@@ -133,40 +140,40 @@ class _Stretch:
     tokens: list[int]
 
 
-def _stretches(whisper: Whisper, heard: Hypothesis, window: Window) -> list[_Stretch]:
-    """Cut what was written at its timestamps; where there are none, it is one stretch."""
-    found: list[_Stretch] = []
+def _cut(whisper: Whisper, hypothesis: Hypothesis, window: Window) -> list[_TimedTokens]:
+    """Cut a hypothesis at its timestamp tokens; without timestamps it is one piece."""
+    found: list[_TimedTokens] = []
     start, text = 0.0, []
-    for token in heard.tokens:
+    for token in hypothesis.tokens:
         if token < whisper.end_token:
             text.append(token)
         elif token >= whisper.first_timestamp:
             now = min((token - whisper.first_timestamp) * STEP_SECONDS, window.seconds)
             if text:
-                found.append(_Stretch(start, max(start, now), text))
+                found.append(_TimedTokens(start, max(start, now), text))
                 text = []
             start = now
     if text:
-        found.append(_Stretch(start, window.seconds, text))
+        found.append(_TimedTokens(start, window.seconds, text))
     return found
 
 
 def _segment(
-    whisper: Whisper, heard: Hypothesis, said: Said, stretch: _Stretch, times: np.ndarray | None
+    whisper: Whisper, hypothesis: Hypothesis, one: SelectedWindow, piece: _TimedTokens, times: np.ndarray | None
 ) -> Iterator[Segment]:
-    """A stretch as a segment; where nothing but blanks was written, none."""
-    text = plain_text(whisper, stretch.tokens)
+    """Make a segment of a piece; a piece of blanks alone gives none."""
+    text = plain_text(whisper, piece.tokens)
     if not text:
         return
+    language, adapter = one.selection.prompt.language, one.selection.adapter
     words: list[Word] = []
     if times is not None:
         place = 0
-        for word, count in split_words(whisper, stretch.tokens, said.selection.prompt.language):
+        for word, count in split_words(whisper, piece.tokens, language):
             words.append(Word(float(times[place]), float(times[place + count]), word))
             place += count
-    zero, selection = said.window.start, said.selection
-    adapter = None if selection.adapter == BASE else selection.adapter
     yield Segment(
-        zero + stretch.start, zero + stretch.end, text, words=tuple(words), language=selection.prompt.language,
-        adapter=adapter, log_probability=heard.log_probability, no_speech=heard.no_speech,
+        one.window.start + piece.start, one.window.start + piece.end, text, words=tuple(words), language=language,
+        adapter=None if adapter == BASE else adapter, log_probability=hypothesis.log_probability,
+        no_speech=hypothesis.no_speech,
     )  # fmt: skip

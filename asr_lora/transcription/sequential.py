@@ -1,7 +1,7 @@
-"""Whisper's own way through a long file: windows of 30 s, each begun where the last one's timestamps end.
+"""Transcribe a long file sequentially, as openai/whisper does (transcribe.py).
 
-Each window is told what was said before it. As openai/whisper, transcribe.py; slower than windows cut in pauses, and an
-error may carry on from one window to the next.
+Each window of 30 s begins where the last window's timestamps end, and its prompt holds the text before it. This is
+slower than windows that are cut at pauses, and an error may carry over from one window to the next.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,28 +17,28 @@ from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.word_times import STEP_SECONDS
 from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
-from asr_lora.transcription.longform import Samples, Window
-from asr_lora.transcription.recognise import Said, decode_windows, encode_windows, segments_of
-from asr_lora.transcription.segments import Segment
+from asr_lora.transcription.longform import SampleBuffer, Window
+from asr_lora.transcription.recognise import SelectedWindow, decode_windows, encode_windows, make_segments
+from asr_lora.transcription.segments import TranscriptPart
 
-FORGETS = 0.5  # temperature above which a text is not told to the next window
+MAX_PROMPT_TEMPERATURE = 0.5  # text that was sampled at a higher temperature is not in the next window's prompt
 
 
 def transcribe_in_sequence(
-    engine: Engine, blocks: Iterable[np.ndarray], options: DecodingOptions, choose: Callable[[Window], AdapterSelection]
-) -> Iterator[tuple[float, list[Segment]]]:
-    """Transcribe a stream window by window.
+    engine: Engine,
+    blocks: Iterable[np.ndarray],
+    options: DecodingOptions,
+    select: Callable[[Window], AdapterSelection],
+) -> Iterator[TranscriptPart]:
+    """Transcribe a stream, and yield the segments of one window after another.
 
     Args:
         blocks: samples, each of shape (samples,), float32, 16 kHz.
-        choose: who transcribes them, given the first window that is not silent.
-
-    Yields:
-        Seconds of the stream that are done, and the segments of a window.
+        select: returns the adapter selection for the stream, given its first window that is not silent.
     """
     full = int(FULL_SECONDS * SAMPLE_RATE)
-    before, selection = tuple(options.previous), None
-    stream, samples, more = iter(blocks), Samples(), True
+    previous, selection = tuple(options.previous), None
+    stream, samples, more = iter(blocks), SampleBuffer(), True
     while True:
         while more and len(samples.kept) < full:
             block = next(stream, None)
@@ -48,35 +48,35 @@ def transcribe_in_sequence(
         if not len(samples.kept):
             return
         window = samples.window(samples.start, min(samples.start + full, samples.end))
-        segments: list[Segment] = []
-        if window.silent:
-            after = window.seconds
-        else:
-            selection = selection or choose(window)
-            said = [Said(window, selection)]
-            encoded = encode_windows(engine, said)
-            (heard,) = decode_windows(
-                engine, encoded, [selection.prompt], replace(options, timestamps=True, previous=before)
-            )
-            heard, after = _until_cut(engine.whisper, heard, window, last=not more and len(samples.kept) <= full)
-            (segments,) = segments_of(engine, encoded, said, [heard], words=options.word_times)
-            text = tuple(token for token in heard.tokens if token < engine.whisper.end_token)
-            before = (*before, *text)[-MAX_TARGET_TOKENS:] if heard.temperature <= FORGETS else tuple(options.previous)
-        samples.forget(samples.start + max(1, round(after * SAMPLE_RATE)))
-        yield samples.start / SAMPLE_RATE, segments
+        part = TranscriptPart(window.end)
+        if not window.silent:
+            selection = selection or select(window)
+            batch = [SelectedWindow(window, selection)]
+            encoded = encode_windows(engine, batch)
+            (whole,) = decode_windows(engine, encoded, batch, replace(options, timestamps=True, previous=previous))
+            last = not more and len(samples.kept) <= full
+            hypothesis, seconds = _complete_part(engine.whisper, whole, window, last=last)
+            (segments,) = make_segments(engine, encoded, batch, [hypothesis], word_times=options.word_times)
+            part = TranscriptPart(window.start + seconds, segments)
+            text = tuple(token for token in hypothesis.tokens if token < engine.whisper.end_token)
+            keep = hypothesis.temperature <= MAX_PROMPT_TEMPERATURE
+            previous = (*previous, *text)[-MAX_TARGET_TOKENS:] if keep else tuple(options.previous)
+        samples.drop(max(samples.start + 1, round(part.seconds * SAMPLE_RATE)))
+        yield part
 
 
-def _until_cut(whisper: Whisper, heard: Hypothesis, window: Window, *, last: bool) -> tuple[Hypothesis, float]:
-    """What of a window is heard to its end, and the seconds after which the next window begins.
+def _complete_part(whisper: Whisper, hypothesis: Hypothesis, window: Window, *, last: bool) -> tuple[Hypothesis, float]:
+    """Cut a hypothesis after its last complete segment, and return how many seconds of the window that covers.
 
-    What follows the last pair of timestamps was cut off by the window's end, so it is heard again in the next.
+    The end of the window cuts through the text after the last pair of timestamps, so the next window transcribes it
+    again.
     """
-    stamps = [token >= whisper.first_timestamp for token in heard.tokens]
+    stamps = [token >= whisper.first_timestamp for token in hypothesis.tokens]
     pairs = [place for place in range(1, len(stamps)) if stamps[place - 1] and stamps[place]]
     if last or not pairs or (stamps[-1] and not stamps[-2]):
-        return heard, window.seconds
+        return hypothesis, window.seconds
     cut = pairs[-1]
-    after = (heard.tokens[cut - 1] - whisper.first_timestamp) * STEP_SECONDS
-    if after <= 0:
-        return heard, window.seconds
-    return replace(heard, tokens=heard.tokens[:cut]), min(after, window.seconds)
+    seconds = (hypothesis.tokens[cut - 1] - whisper.first_timestamp) * STEP_SECONDS
+    if seconds <= 0:
+        return hypothesis, window.seconds
+    return replace(hypothesis, tokens=hypothesis.tokens[:cut]), min(seconds, window.seconds)

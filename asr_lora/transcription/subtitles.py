@@ -1,4 +1,4 @@
-"""Segments -> cues that can be read: lines of bounded length, durations within limits, no two on the screen at once."""
+"""Make readable subtitle cues of segments: short lines, durations within limits, and never two cues at once."""
 
 import re
 import unicodedata
@@ -10,15 +10,15 @@ from asr_lora.transcription.segments import Segment, Word
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What a cue may be; the defaults are those of common subtitling guides."""
+class SubtitleRules:
+    """Limits of a cue; the defaults are those of common subtitling guides."""
 
-    line_length: int = 42  # characters; those of Chinese, Japanese and Korean are as wide as two
-    lines: int = 2
-    shortest: float = 1.0  # seconds; less only where the next cue leaves no more
+    line_length: int = 42  # characters; a Chinese, Japanese or Korean character counts as two
+    lines: int = 2  # in a cue
+    shortest: float = 1.0  # seconds; a cue is shorter only where the next one begins sooner
     longest: float = 7.0  # seconds
     gap: float = 0.08  # seconds between two cues
-    pace: float = 17.0  # characters a second that can be read: a faster cue stays longer, where there is room
+    pace: float = 17.0  # characters per second that people can read: a faster cue stays longer, where there is time
 
     def __post_init__(self) -> None:
         if self.line_length < 8 or self.lines < 1:
@@ -27,7 +27,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cue:
-    """What stands on the screen, and when."""
+    """Lines of text that are on the screen together, with their times."""
 
     start: float  # seconds
     end: float  # seconds
@@ -43,29 +43,29 @@ CLAUSE = re.compile(r"""[,;:،、，；：–—][)\]"'”’»]*$""")
 MILLISECOND = 0.001
 
 
-def cues(segments: Iterable[Segment], rules: Rules = Rules()) -> Iterator[Cue]:
-    """Cut segments into cues, each as soon as the next is known.
+def make_cues(segments: Iterable[Segment], rules: SubtitleRules = SubtitleRules()) -> Iterator[Cue]:
+    """Cut segments into cues, and yield each as soon as the next is known.
 
-    A segment that is too long for a cue is cut after a sentence, else a clause, else in its longest pause, at the times
-    of its words or, where nobody asked for these, in proportion to its letters. Cues that are too short for their place
-    are joined with the next where both fit. Starts and ends are whole milliseconds.
+    A segment that is too long for a cue is cut after a sentence, else after a clause, else in its longest pause. Cuts
+    are at the times of its words or, where these are unknown, in proportion to its letters. A cue that would be too
+    short is joined with the next where both fit. Starts and ends are whole milliseconds.
     """
-    before: list[Word] | None = None
-    free = 0.0  # when the screen is free
+    pending: list[Word] | None = None
+    free = 0.0  # when the previous cue has left the screen
     for piece in _pieces(segments, rules):
-        if before is not None:
-            if _rushed(before, piece, rules) and _fits([*before, *piece], rules):
-                before = [*before, *piece]
+        if pending is not None:
+            if _too_short(pending, piece, rules) and _fits([*pending, *piece], rules):
+                pending = [*pending, *piece]
                 continue
-            cue = _cue(before, piece[0].start, free, rules)
+            cue = _cue(pending, piece[0].start, free, rules)
             yield cue
             free = cue.end + rules.gap
-        before = piece
-    if before is not None:
-        yield _cue(before, None, free, rules)
+        pending = piece
+    if pending is not None:
+        yield _cue(pending, None, free, rules)
 
 
-def _pieces(segments: Iterable[Segment], rules: Rules) -> Iterator[list[Word]]:
+def _pieces(segments: Iterable[Segment], rules: SubtitleRules) -> Iterator[list[Word]]:
     for segment in segments:
         rest = _units(segment, rules)
         while rest:
@@ -74,12 +74,12 @@ def _pieces(segments: Iterable[Segment], rules: Rules) -> Iterator[list[Word]]:
             rest = rest[count:]
 
 
-def _units(segment: Segment, rules: Rules) -> list[Word]:
-    """What may not be cut: words with their times, a blank before them where there is one; a long one in parts."""
-    words = segment.words or _spread(segment)
+def _units(segment: Segment, rules: SubtitleRules) -> list[Word]:
+    """The words of a segment, which are not cut, with the blanks before them; a word longer than a line, in parts."""
+    words = segment.words or _timed_words(segment)
     units = []
     for word in words:
-        blank, text = " " if word.text[:1].isspace() else "", plain(word.text)
+        blank, text = " " if word.text[:1].isspace() else "", single_line(word.text)
         parts = _parts(text, rules.line_length)
         share = (word.end - word.start) / max(1, len(parts))
         for number, part in enumerate(parts):
@@ -88,9 +88,9 @@ def _units(segment: Segment, rules: Rules) -> list[Word]:
     return units
 
 
-def _spread(segment: Segment) -> list[Word]:
-    """The words of a segment, its time shared out by their letters."""
-    texts = [f" {text}" for text in plain(segment.text).split(" ") if text]
+def _timed_words(segment: Segment) -> list[Word]:
+    """The words of a segment without times of words, timed in proportion to their letters."""
+    texts = [f" {text}" for text in single_line(segment.text).split(" ") if text]
     rate = (segment.end - segment.start) / max(1, sum(map(len, texts)))
     words, letters = [], 0
     for text in texts:
@@ -100,30 +100,30 @@ def _spread(segment: Segment) -> list[Word]:
     return words
 
 
-def _parts(text: str, most: int) -> list[str]:
-    """Cut a text without blanks where a line may end: an address when it is wider than one, Chinese before any sign.
+def _parts(text: str, line_length: int) -> list[str]:
+    """Cut a text without blanks where a line may end: at a line's length, and in Chinese or Japanese before any letter.
 
-    Punctuation stays with what it follows, and marks with what they stand on.
+    Punctuation stays with the character before it, and combining marks with their base character.
     """
-    parts, part, taken = [], "", 0
-    for sign in text:
-        wide = width(sign)
-        free = part and unicodedata.east_asian_width(part[-1]) in "WF" and sign.isalnum()
-        if part and wide and (free or taken + wide > most):
+    parts, part, columns = [], "", 0
+    for character in text:
+        width = display_width(character)
+        free = part and unicodedata.east_asian_width(part[-1]) in "WF" and character.isalnum()
+        if part and width and (free or columns + width > line_length):
             parts.append(part)
-            part, taken = "", 0
-        part, taken = part + sign, taken + wide
+            part, columns = "", 0
+        part, columns = part + character, columns + width
     return [*parts, part] if part else parts
 
 
-def _first_piece(units: Sequence[Word], rules: Rules) -> int:
-    """How many units the first cue takes: the most that fit, or fewer where that ends a sentence, clause or breath."""
+def _first_piece(units: Sequence[Word], rules: SubtitleRules) -> int:
+    """How many units the first cue takes: as many as fit, or fewer where that ends a sentence, a clause or a pause."""
     most = 1
     while most < len(units) and _fits(units[: most + 1], rules):
         most += 1
     if most == len(units):
         return most
-    least = (most + 1) // 2  # a cue is not cut to less than half of what fits
+    least = (most + 1) // 2  # a cue takes at least half of the units that fit
     for ends in (SENTENCE, CLAUSE):
         for count in range(most, least - 1, -1):
             if ends.search(units[count - 1].text):
@@ -133,18 +133,18 @@ def _first_piece(units: Sequence[Word], rules: Rules) -> int:
     return most if longest < 0.2 else least + pauses.index(longest)
 
 
-def _fits(units: Sequence[Word], rules: Rules) -> bool:
+def _fits(units: Sequence[Word], rules: SubtitleRules) -> bool:
     return units[-1].end - units[0].start <= rules.longest and len(_wrap(units, rules.line_length)) <= rules.lines
 
 
-def _rushed(units: Sequence[Word], following: Sequence[Word], rules: Rules) -> bool:
+def _too_short(units: Sequence[Word], following: Sequence[Word], rules: SubtitleRules) -> bool:
     return following[0].start - rules.gap - units[0].start < rules.shortest
 
 
-def _cue(units: Sequence[Word], following: float | None, free: float, rules: Rules) -> Cue:
-    lines = balanced(units, rules)
+def _cue(units: Sequence[Word], following: float | None, free: float, rules: SubtitleRules) -> Cue:
+    lines = _balanced_lines(units, rules)
     start = max(units[0].start, free)
-    wanted = max(rules.shortest, sum(map(width, lines)) / rules.pace)
+    wanted = max(rules.shortest, sum(map(display_width, lines)) / rules.pace)
     end = min(max(units[-1].end, start + wanted), start + rules.longest)
     if following is not None:
         end = min(end, following - rules.gap)
@@ -152,40 +152,40 @@ def _cue(units: Sequence[Word], following: float | None, free: float, rules: Rul
     return Cue(start, max(round(end, 3), round(start + MILLISECOND, 3)), lines)
 
 
-def balanced(units: Sequence[Word], rules: Rules) -> tuple[str, ...]:
-    """Lines of about equal width, as few as can be."""
+def _balanced_lines(units: Sequence[Word], rules: SubtitleRules) -> tuple[str, ...]:
+    """Lines of about equal width, as few as possible."""
     fewest = _wrap(units, rules.line_length)
     low, high = 1, rules.line_length
     while low < high:
         middle = (low + high) // 2
         lines = _wrap(units, middle)
-        if len(lines) <= len(fewest) and max(map(width, lines), default=0) <= middle:
+        if len(lines) <= len(fewest) and max(map(display_width, lines), default=0) <= middle:
             high = middle
         else:
             low = middle + 1
     return tuple(_wrap(units, high))
 
 
-def _wrap(units: Sequence[Word], most: int) -> list[str]:
-    """Fill lines one after another; a unit wider than a line has one of its own."""
+def _wrap(units: Sequence[Word], line_length: int) -> list[str]:
+    """Fill lines one after another; a unit wider than a line gets a line of its own."""
     lines: list[str] = []
     for unit in units:
-        if lines and width(lines[-1] + unit.text) <= most:
+        if lines and display_width(lines[-1] + unit.text) <= line_length:
             lines[-1] += unit.text
         else:
             lines.append(unit.text.strip())
     return lines
 
 
-def width(text: str) -> int:
-    """Columns that a text takes: none for marks and joiners, two for what is as wide as it is high."""
+def display_width(text: str) -> int:
+    """Columns that a text takes: 0 for combining marks and joiners, 2 for full-width characters, 1 for all others."""
     return sum(
-        0 if unicodedata.combining(sign) or unicodedata.category(sign) in ("Mn", "Me", "Cf") else
-        2 if unicodedata.east_asian_width(sign) in "WF" else 1
-        for sign in text
+        0 if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf") else
+        2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
     )  # fmt: skip
 
 
-def plain(text: str) -> str:
-    """A text on one line, without control characters, which end cues or files in some formats."""
-    return " ".join("".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in text).split())
+def single_line(text: str) -> str:
+    """A text on one line, without control characters, which would end cues or files in some formats."""
+    return " ".join("".join(" " if unicodedata.category(char) == "Cc" else char for char in text).split())

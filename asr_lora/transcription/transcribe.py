@@ -1,30 +1,34 @@
-"""The job: files of any length -> text, subtitles or JSON."""
+"""The job `transcribe`: files of any length to text, subtitles or JSON."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Never
 
 from tqdm import tqdm
 
 from asr_lora.audio.ffmpeg import media_seconds
 from asr_lora.config import Context, Precision
-from asr_lora.decoding.loading import engine_named
+from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
+from asr_lora.decoding.hotwords import hotword_boost
+from asr_lora.decoding.loading import EngineName, engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import Task
 from asr_lora.transcription.inputs import Input, find_inputs
-from asr_lora.transcription.segments import Segment
-from asr_lora.transcription.subtitles import Rules
-from asr_lora.transcription.transcriber import Heard, open_transcriber
-from asr_lora.transcription.writers import FORMATS, TIMED
+from asr_lora.transcription.recordings import transcribe_recordings
+from asr_lora.transcription.routes import make_routes
+from asr_lora.transcription.segments import Segment, TranscriptPart
+from asr_lora.transcription.subtitles import SubtitleRules
+from asr_lora.transcription.transcriber import open_transcriber
+from asr_lora.transcription.writers import FORMATS, SUBTITLE_FORMATS
 
 
 @dataclass(frozen=True)
 class Transcript(Tabular):
-    """What became of one file."""
+    """The result for one file."""
 
     columns = (
         Column("start", "From, s", ".2f"),
@@ -40,7 +44,7 @@ class Transcript(Tabular):
     segments: tuple[Segment, ...] = ()
     written: tuple[Path, ...] = ()
     error: str | None = None
-    kept: bool = False  # it was written before, and nothing was done
+    kept: bool = False  # all outputs existed already, and the file was not transcribed
 
     def entries(self) -> Iterable[object]:
         return self.segments
@@ -68,69 +72,90 @@ def transcribe(
     words: bool | None = None,
     sequential: bool = False,
     fallback: bool = True,
+    hotwords: Path | None = None,
     terms: Path | None = None,
     engine: str = "torch",
-    rules: Rules = Rules(),  # noqa: B008 (frozen)
+    rules: SubtitleRules = SubtitleRules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
     echo: Callable[[str], None] | None = None,
 ) -> Iterator[Transcript]:
-    """Transcribe audio files, and those in folders, one after another, each as its transcript is asked for.
+    """Transcribe audio files one after another, each when the iterator reaches it.
 
-    A file that cannot be read comes back with its `error`, and what was heard before it; the others are transcribed all
-    the same. Each output is written whole or not at all.
+    A file that cannot be decoded is returned with its `error` and the segments before it; the other files are
+    transcribed all the same. Each output is written whole or not at all.
 
     Args:
         inputs: files, folders, patterns, or "-" for standard input.
-        language: name or code; the run's when not given, and "auto" is what Whisper hears in each file.
-        formats: of "txt", "srt", "vtt", "tsv" and "json".
-        out: folder for the outputs, one file a format; None writes nothing.
-        language_token: of a related language, where Whisper has none for the language; the run's when not given.
+        formats: of "txt", "srt", "vtt", "tsv" and "json"; they are written to the folder `out`, if one is given.
+        language: name or code; "auto" detects it in each file; None takes the run's, and so for `language_token`.
         adapters: names, and the runs or adapters on the base `model` that they stand for.
-        route: which of these transcribes a file: "language", "folder", or a name; see `asr_lora.transcription.routes`.
-        vad: whether only speech is transcribed, as silero finds it; otherwise all is, cut at quiet moments.
-        timestamps: whether segments follow Whisper's own timestamps; otherwise one is what lies between two cuts.
-        words: whether the times of words are found; for subtitles alone when not given.
-        sequential: Whisper's own way through a file, without `vad`: 30 s at a time, each told what came before.
-        fallback: whether doubtful windows are tried again at higher temperatures.
-        terms: file of names and terms, one a line, that are made likelier.
+        route: which adapter transcribes a file: "language", "folder", or a name; see `asr_lora.transcription.routes`.
+        vad: transcribe only speech, as silero detects it; otherwise everything, cut at quiet moments.
+        timestamps: cut segments at Whisper's timestamps; otherwise a segment is a whole window.
+        words: find the times of words; None finds them for subtitles alone.
+        sequential: transcribe as openai/whisper does, 30 s at a time after the text before, without `vad`.
+        fallback: decode doubtful windows again at higher temperatures.
+        hotwords: file of names and terms, one per line, that are made more probable; `terms` is its old name.
         engine: "torch", or "ctranslate2", for which the model is converted once and kept in the cache.
-        rules: of subtitles.
-        keep_existing: whether files whose outputs are all there are left as they are.
-        echo: is given the first format piece by piece, as it is ready.
+        keep_existing: skip files whose outputs all exist.
+        echo: receives the first format piece by piece, as soon as each is ready.
 
     Raises:
-        ConfigError: an unknown format or language, or two inputs that would write one file.
-        DataError: the model cannot be used.
+        ConfigError: an option is unknown or contradicts another, or two inputs would write the same file.
+        DataError: the model cannot be used, or the hotwords cannot be read.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
+    hotwords = hotwords or terms
+    _require_compatible(formats, adapters, language or language_token, route, hotwords, engine_named(engine))
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
-    made = _Outputs(formats, out, rules, echo)
-    done = {entry for entry in found if keep_existing and made.there(entry)}
-    fresh = [entry for entry in found if entry not in done]
-    kept = [Transcript(entry.file, written=made.paths(entry), kept=True) for entry in found if entry in done]
+    outputs = _Outputs(formats, out, rules, echo)
+    fresh = [entry for entry in found if not (keep_existing and outputs.exist(entry))]
+    kept = [Transcript(entry.file, written=outputs.paths(entry), kept=True) for entry in found if entry not in fresh]
     if not fresh:
         return iter(kept)
+    routes = make_routes(tuple(adapters or ()), route, fresh)
     transcriber = open_transcriber(
-        model, language=language, language_token=language_token, task=task, context=context, precision=precision,
-        adapters=adapters, route=route, beams=beams, vad=vad, timestamps=timestamps, words=words,
-        subtitles=bool(TIMED & set(formats)), sequential=sequential, fallback=fallback, terms=terms,
-        engine=engine_named(engine),
+        model, adapters, language=language, language_token=language_token, task=task, context=context,
+        precision=precision, vad=vad, engine=engine_named(engine),
     )  # fmt: skip
-    transcriber.routes.check(fresh)
-    return _each(made, fresh, kept, transcriber.heard(fresh))
+    if words is None:
+        words = bool(SUBTITLE_FORMATS & set(formats)) and transcriber.has_word_times
+    options = DecodingOptions(
+        beams, timestamps=timestamps, word_times=words, fallback=FALLBACK_TEMPERATURES if fallback else (),
+        processors=[hotword_boost(transcriber.engine.whisper, hotwords)] if hotwords else (),
+    )  # fmt: skip
+    parts = transcribe_recordings(transcriber, fresh, routes, options, sequential=sequential)
+    return _transcripts(outputs, fresh, kept, parts)
+
+
+def _require_compatible(
+    formats: Sequence[str],
+    adapters: Mapping[str, str] | None,
+    language: str | None,
+    route: str | None,
+    hotwords: Path | None,
+    engine: EngineName,
+) -> None:
+    """Refuse options that contradict each other, before anything is loaded."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"--format: {', '.join(unknown)} is not one of {', '.join(FORMATS)}")
+    if adapters and language:
+        raise ConfigError("each adapter knows its language: leave out --language and --language-token")
+    if route and not adapters:
+        raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
+    if hotwords and engine is EngineName.CTRANSLATE2:
+        raise ConfigError("--hotwords changes scores of tokens, which CTranslate2 does not allow: take --engine torch")
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where transcripts go."""
+    """Where transcripts are written, and in which formats."""
 
     formats: Sequence[str]
     out: Path | None
-    rules: Rules
+    rules: SubtitleRules
     echo: Callable[[str], None] | None
 
     def paths(self, entry: Input) -> tuple[Path, ...]:
@@ -139,51 +164,56 @@ class _Outputs:
         place = self.out / entry.name
         return tuple(place.with_name(f"{place.name}.{name}") for name in self.formats)
 
-    def there(self, entry: Input) -> bool:
+    def exist(self, entry: Input) -> bool:
         return bool(self.paths(entry)) and all(path.is_file() for path in self.paths(entry))
 
-    def write(self, entry: Input, segments: Sequence[Segment]) -> tuple[Path, ...]:
-        for name, path in zip(self.formats, self.paths(entry), strict=False):
-            write_text(path, "".join(FORMATS[name](segments, self.rules)))
-        return self.paths(entry)
-
-    def say(self, segments: Iterable[Segment]) -> None:
-        """Give the first format to whoever listens, as segments come."""
+    def render_first(self, segments: Iterable[Segment]) -> str:
+        """Render the first format as segments arrive, and give each piece to `echo`."""
+        pieces = []
         for piece in FORMATS[self.formats[0]](segments, self.rules):
+            pieces.append(piece)
             if self.echo is not None:
                 with tqdm.external_write_mode():
                     self.echo(piece)
+        return "".join(pieces)
+
+    def write(self, entry: Input, first: str, segments: Sequence[Segment]) -> tuple[Path, ...]:
+        """Write the first format, which is rendered already, and render and write the others."""
+        for name, path in zip(self.formats, self.paths(entry), strict=False):
+            text = first if name == self.formats[0] else "".join(FORMATS[name](segments, self.rules))
+            write_text(path, text)
+        return self.paths(entry)
 
 
-def _each(
-    made: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], heard: Iterable[Heard]
+def _transcripts(
+    outputs: _Outputs, entries: Sequence[Input], kept: Iterable[Transcript], parts: Iterable[TranscriptPart]
 ) -> Iterator[Transcript]:
     yield from kept
     seconds = [None if entry.stdin else media_seconds(entry.file) for entry in entries]
     known = [length for length in seconds if length is not None]
-    total = sum(known) if len(known) == len(seconds) else None
-    with tqdm(total=total and round(total), desc="transcribe", unit=" s", disable=None) as bar:
-        for number, news in groupby(heard, key=lambda piece: piece.number):
-            file = _File(before=round(bar.n))
-            made.say(file.segments(news, bar))
+    total = round(sum(known)) if len(known) == len(seconds) else None
+    with tqdm(total=total, desc="transcribe", unit=" s", disable=None) as bar:
+        for number, own in groupby(parts, key=lambda part: part.file):
+            file = _FileProgress(before=round(bar.n))
+            first = outputs.render_first(file.segments(own, bar))
+            entry, segments = entries[number], tuple(file.kept)
             if file.error:
-                yield Transcript(entries[number].file, tuple(file.kept), error=str(file.error))
+                yield Transcript(entry.file, segments, error=str(file.error))
             else:
-                written = made.write(entries[number], file.kept)
-                yield Transcript(entries[number].file, tuple(file.kept), written)
+                yield Transcript(entry.file, segments, outputs.write(entry, first, segments))
 
 
 @dataclass
-class _File:
-    """What has come of a file so far."""
+class _FileProgress:
+    """The segments of one file so far."""
 
-    before: int  # seconds that the progress bar had shown
+    before: int  # seconds that the progress bar showed when the file began
     kept: list[Segment] = field(default_factory=list)
     error: AudioError | None = None
 
-    def segments(self, news: Iterable[Heard], bar: Any) -> Iterator[Segment]:
-        for piece in news:
-            bar.update(self.before + round(piece.done) - bar.n)
-            self.kept += piece.segments
-            self.error = piece.error
-            yield from piece.segments
+    def segments(self, parts: Iterable[TranscriptPart], bar: "tqdm[Never]") -> Iterator[Segment]:
+        for part in parts:
+            bar.update(self.before + round(part.seconds) - bar.n)
+            self.kept += part.segments
+            self.error = part.error
+            yield from part.segments

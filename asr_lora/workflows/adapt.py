@@ -1,7 +1,7 @@
-"""All of the jobs for one language, with settings chosen from the hours of speech and the machine.
+"""Run all jobs for one language, with settings chosen from the hours of speech and the machine.
 
-With `promotion.py` and `sweep.py` the only module that calls jobs: it writes the configs that it chose and prints each
-stage as the command that would repeat it by hand. A stage that is complete is not run again.
+The chosen configs are written to disk, and each stage is printed as the command that repeats it. A stage that is
+complete is not run again.
 """
 
 import inspect
@@ -33,7 +33,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.tabular import Tabular
-from asr_lora.folders.workflow_folder import AdaptFolder
+from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
@@ -42,20 +42,23 @@ from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
 from asr_lora.transcription.transcribe import Transcript, transcribe
 
-BATCH_SECONDS = 40.0  # about eight Common Voice clips, the batch of the published recipe
+BATCH_SECONDS = 40.0  # about eight Common Voice utterances, the batch of the published recipe
 MOST_STEPS = 5000  # of the published large-v2 experiment on all of Dutch
-CPU_MICRO_BATCH_SECONDS = 20.0  # of that in memory at once: a CPU is as fast, and 6 GB suffice
-LITTLE_HOURS = (0.2, 2.0)  # of speech: where speeds were measured to help (reports/ablation-cs-1h)
-CPU_HOURS = 1.5  # beyond this much speech, a machine without GPU trains on the 1 h subset
+CPU_MICRO_BATCH_SECONDS = 20.0  # per micro-batch: on a CPU as fast as whole batches, within 6 GB
+LITTLE_HOURS = (0.2, 2.0)  # of speech, between which speed perturbation was measured to help (reports/ablation-cs-1h)
+CPU_HOURS = 1.5  # with more speech than this, a machine without a GPU trains on the 1 h subset
 DEV_UTTERANCES = 128  # decoded at each dev evaluation
 EVALUATIONS = 5  # during a run
-OPTIONS = {"splits_from": "--from", "deltas": "--delta", "id_lists": "--ids"}  # of prepare, called unlike its arguments
-UNTOUCHED = "untouched"  # name of the base in reports
+OPTIONS = {
+    "splits_from": "--from",
+    "deltas": "--delta",
+    "id_lists": "--ids",
+}  # options of prepare whose names differ from its arguments
 
 
 @dataclass(frozen=True)
 class AdaptationPlan:
-    """What was chosen, and why."""
+    """The chosen settings, and the reasons for them."""
 
     model: str
     prompt: ForcedPrompt
@@ -68,7 +71,7 @@ class AdaptationPlan:
 
 @dataclass(frozen=True)
 class Adaptation(Tabular):
-    """What `adapt` made."""
+    """The folder, the verdict and a sample transcript of an adaptation."""
 
     folder: AdaptFolder
     verdict: str
@@ -101,26 +104,26 @@ def adapt(
     transcripts: bool = True,
     **asked: Any,
 ) -> Adaptation:
-    """Prepare, score the untouched model, train LoRA, score it, compare, and transcribe a held-out clip.
+    """Prepare, score the base model, train LoRA, score it, compare, and transcribe a held-out utterance.
 
     Args:
-        source: one or several, as for `prepare`.
+        source: one or several sources, as for `prepare`.
         language: name or code, such as "Dutch" or "nl".
-        out: folder for everything that is made; what is complete in it is reused.
-        language_token: of a related language, where Whisper has none for the language.
-        model: any Whisper; openai/whisper-large-v2 with a GPU and openai/whisper-base without, when not given.
-        subset: of train, such as "1h"; chosen from hours and machine when not given.
-        epochs: how often the speech is heard; chosen from its hours when not given.
-        baselines: "full" adds full fine-tuning of the same base on the same utterances.
-        transcripts: whether the comparison page may show references and hypotheses.
-        asked: further arguments of `prepare`, such as locale, subsets and drop.
+        out: folder for all results; complete stages in it are reused.
+        language_token: a related language whose token is borrowed, if Whisper has none for the language.
+        model: any Whisper; default openai/whisper-large-v2 with a GPU, openai/whisper-base without.
+        subset: a subset of train, such as "1h"; default: chosen from the hours of speech and the machine.
+        epochs: passes over the speech; default: chosen from its hours.
+        baselines: "full" adds full fine-tuning of the same base on the same utterances; "zero-shot" is always included.
+        transcripts: whether the comparison page shows references and hypotheses.
+        asked: other arguments of `prepare`, such as locale, subsets and drop.
 
     Raises:
-        ConfigError, DataError, Interrupted: as the stages do; the same command goes on where it stopped.
+        ConfigError, DataError, Interrupted: a stage raises it; the same command continues where it stopped.
     """
-    unknown = set(baselines) - {UNTOUCHED, Method.FULL}
+    unknown = set(baselines) - {ZERO_SHOT, "untouched", Method.FULL}  # "untouched": its name in earlier versions
     if unknown:
-        raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {UNTOUCHED}, {Method.FULL}")
+        raise ConfigError(f"--baselines: {', '.join(sorted(unknown))} is not one of {ZERO_SHOT}, {Method.FULL}")
     methods = [Method.LORA, *([Method.FULL] if Method.FULL in baselines else [])]
     prompt = forced_prompt(language, language_token)
     folder = AdaptFolder(out)
@@ -136,8 +139,8 @@ def adapt(
     for method, config in configs.items():
         write_text(folder.config(method), config.to_yaml())
 
-    systems = {UNTOUCHED: plan.model}
-    _evaluate(stages, plan, folder, plan.model, UNTOUCHED)
+    systems = {ZERO_SHOT: plan.model}
+    _evaluate(stages, plan, folder, plan.model, ZERO_SHOT)
     for method in methods:
         stages.begin("train", folder.config(method), "--resume")
         train(configs[method], resume=True)
@@ -148,25 +151,25 @@ def adapt(
     words = [] if transcripts else ["--without-transcripts"]
     stages.begin("compare", *reports, *words, "--out", folder.comparison)
     comparison = compare(reports, out=folder.comparison, transcripts=transcripts)
-    clip, reference = _held_out_clip(dataset.root, folder)
+    clip, reference = _held_out_utterance(dataset.root, folder)
     run = str(folder.run(Method.LORA))
     stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
     (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
-    body = comparison.read()
+    compared = comparison.read()
     folder.write(
         {
-            "fingerprint": fingerprint(dataset.read().fingerprint, body["fingerprint"]),
+            "fingerprint": fingerprint(dataset.read().fingerprint, compared.fingerprint),
             "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
             "commands": stages.commands,
-            "verdict": body["verdict"],
+            "verdict": compared.verdict,
         }
     )
     table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")
-    return Adaptation(folder, body["verdict"], table, sample, reference)
+    return Adaptation(folder, compared.verdict, table, sample, reference)
 
 
 def prepare_options(asked: Mapping[str, Any]) -> list[str]:
-    """Arguments of `prepare` as the options of its command; those that are as usual are left out."""
+    """Return arguments of `prepare` as the options of its command, without those that have their default."""
     usual = inspect.signature(prepare).parameters
     words: list[str] = []
     for name, value in asked.items():
@@ -192,7 +195,7 @@ def plan_adaptation(
     subset: str | None,
     epochs: float | None = None,
 ) -> AdaptationPlan:
-    """Choose model, subset and steps from the hours of speech and this machine, where they are not given."""
+    """Choose model, subset and steps from the hours of speech and the machine, unless they are given."""
     manifest = dataset.read()
     gpu = default_device().type == "cuda"
     reasons = []
@@ -210,11 +213,11 @@ def plan_adaptation(
     heard = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in lengths)
     steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
     reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs:g} epochs")
-    reasons.append("context true_length: the encoder sees each batch's longest clip, not 30 s")
+    reasons.append("context true_length: the encoder sees as much as the longest utterance of a batch, not 30 s")
     speeds: tuple[float, ...] = (1.0,)
     if LITTLE_HOURS[0] <= hours <= LITTLE_HOURS[1]:
         speeds = (0.9, 1.0, 1.1)
-        reasons.append("little speech: each utterance is heard at 0.9, 1.0 or 1.1 of its speed")
+        reasons.append("little speech: each utterance is played at 0.9, 1.0 or 1.1 of its speed")
     width = model_width(name)
     return AdaptationPlan(name, prompt, subset, width, steps, speeds, tuple(reasons))
 
@@ -250,7 +253,7 @@ def _evaluate(stages: Stages, plan: AdaptationPlan, folder: AdaptFolder, model: 
     )  # fmt: skip
 
 
-def _held_out_clip(dataset: Path, folder: AdaptFolder) -> tuple[Path, str]:
+def _held_out_utterance(dataset: Path, folder: AdaptFolder) -> tuple[Path, str]:
     """Write the test utterance of median length as a file; return it and its reference."""
     test = read_split(dataset, "test")
     index = sorted(range(len(test)), key=lambda i: (test.seconds[i], test.ids[i]))[len(test) // 2]

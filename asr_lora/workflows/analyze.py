@@ -18,6 +18,7 @@ from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
+from asr_lora.folders.measurements import AnalysisRecord
 from asr_lora.folders.report_folder import AnalysisFolder
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
@@ -38,7 +39,12 @@ from asr_lora.model.spectra import (
 )
 from asr_lora.model.targets import target_names
 from asr_lora.model.whisper import load_whisper
-from asr_lora.pages.analysis_page import matrices_csv, render_analysis_markdown, render_analysis_page
+from asr_lora.pages.analysis_page import (
+    analysis_view,
+    matrices_csv,
+    render_analysis_markdown,
+    render_analysis_page,
+)
 
 ANY_PROMPT = ForcedPrompt("en")  # weights are read, nothing is spoken; English is what every Whisper knows
 FIGURES = 6  # significant, of what is written
@@ -78,12 +84,13 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    body = {"fingerprint": stamp, **_measure_all(tuned)}
+    record = AnalysisRecord.model_validate({"fingerprint": stamp, **_measure_all(tuned)})
+    view = analysis_view(record)
     folder.manifest.unlink(missing_ok=True)
-    write_text(folder.page, render_analysis_page(body))
-    write_text(folder.markdown, render_analysis_markdown(body))
-    write_text(folder.matrices, matrices_csv(body))
-    folder.write(body)
+    write_text(folder.page, render_analysis_page(view))
+    write_text(folder.markdown, render_analysis_markdown(view))
+    write_text(folder.matrices, matrices_csv(view))
+    folder.write(record)
     return folder
 
 

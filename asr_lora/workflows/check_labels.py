@@ -16,7 +16,7 @@ from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFo
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, report_labels, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, judged
-from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, render_label_page, worst
+from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -60,7 +60,7 @@ def check_labels(
     data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
     label_report = report_labels(place, manifest.language, without=without)
     thought: list[ModelScore] = []
-    more: dict[str, Any] = {"dataset_digest": place.splits_digest()}
+    more = {"dataset_digest": place.splits_digest()}
     folder = place.label_report
     folder.manifest.unlink(missing_ok=True)
     if model:
@@ -69,9 +69,8 @@ def check_labels(
         label_report = _with_opinions(label_report, thought, without)
         more["model"] = model
     sounds = _sounds(data, worst(label_report, thought)) if audio else {}
-    write_text(
-        folder.page, render_label_page(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
-    )
+    view = label_view(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
+    write_text(folder.page, render_label_page(view))
     write_label_report(folder, label_report, **more)
     return folder
 

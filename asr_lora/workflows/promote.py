@@ -11,11 +11,11 @@ from typing import Any
 
 from asr_lora.config import Precision
 from asr_lora.errors import ConfigError, Refused
-from asr_lora.evaluation.compare import read_comparison
-from asr_lora.evaluation.comparison import Comparison, Pair
+from asr_lora.evaluation.comparison import Comparison, Pair, read_comparison
 from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint, sha256_file
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
@@ -76,23 +76,23 @@ def sweep_strengths(
 
 def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str, Any]:
     systems, lead = comparison.systems, comparison.lead
-    best = min(range(len(systems)), key=lambda place: systems[place]["scores"][lead])  # the first of equals
-    chosen = systems[best]["system"]["name"]
-    against = {pair.b: pair for pair in comparison.pairs if pair.a == systems[0]["system"]["name"]}
+    best = min(range(len(systems)), key=lambda place: systems[place].scores.rate(lead))  # the first of equals
+    chosen = systems[best].system.name
+    against = {pair.b: pair for pair in comparison.pairs if pair.a == systems[0].system.name}
     rows = [
         {
             "strength": strength,
-            "model": system["system"]["name"],
-            **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
-            "difference": asdict(against[system["system"]["name"]].leading) if place else None,
-            "fingerprint": system["fingerprint"],
+            "model": system.system.name,
+            **_rates(system),
+            "difference": asdict(against[system.system.name].leading) if place else None,
+            "fingerprint": system.fingerprint,
         }
         for place, (strength, system) in enumerate(zip(STRENGTHS, systems, strict=True))
     ]
     return {
-        "fingerprint": fingerprint([system["fingerprint"] for system in systems]),
+        "fingerprint": fingerprint([system.fingerprint for system in systems]),
         "model": model,
-        "dataset": {**systems[0]["dataset"], "folder": str(dataset)},
+        "dataset": {**systems[0].dataset.to_json(), "folder": str(dataset)},
         "strengths": sorted(rows, key=lambda row: row["strength"]),
         "chosen": chosen,
         "verdict": _choice(chosen, against.get(chosen), lead),
@@ -125,7 +125,7 @@ def promote(
 
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
-        over: the model before, by any name; the run's untouched base when not given.
+        over: the model before, by any name; the run's base model when not given.
         guards: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
         tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
         force: promote in spite of refusals, and record them.
@@ -213,7 +213,7 @@ def _measured(
         "guard": trial.guard,
         "language": trial.prompt.language,
         "language_token": trial.prompt.token,
-        "utterances": comparison.systems[0]["dataset"]["utterances"],
+        "utterances": comparison.systems[0].dataset.utterances,
         "before": sides[0],
         "after": sides[1],
         "difference": asdict(pair.leading),
@@ -223,13 +223,18 @@ def _measured(
     }
 
 
-def _side(system: dict[str, Any], report: Path, folder: PromotionFolder) -> dict[str, Any]:
+def _rates(system: ReportRecord) -> dict[str, Any]:
+    scores = system.scores
+    return {"wer": scores.wer, "wer_interval": scores.wer_interval, "cer": scores.cer}
+
+
+def _side(system: ReportRecord, report: Path, folder: PromotionFolder) -> dict[str, Any]:
     return {
-        "model": system["system"]["model"],
-        "context": system["system"]["context"],
-        **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+        "model": system.system.model,
+        "context": system.system.context,
+        **_rates(system),
         "report": str(report.relative_to(folder.root)),
-        "fingerprint": system["fingerprint"],
+        "fingerprint": system.fingerprint,
         "hypotheses_sha256": sha256_file(ReportFolder(report).hypotheses),
     }
 

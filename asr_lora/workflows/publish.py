@@ -1,4 +1,4 @@
-"""A run -> a model that others can use: exported with proof, described by a card, in a folder or on the hub."""
+"""Publish a run as a model with a card, in a folder or on the hub."""
 
 import json
 import re
@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
@@ -19,8 +18,9 @@ from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.folders.run_folder import CARD, ExportFolder, RunFolder
+from asr_lora.folders.run_folder import CARD, ExportFolder, ExportRecord, RunFolder
 from asr_lora.model.find_model import NamedModel, find_model
+from asr_lora.system.progress import say
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PUBLISHED = ("kind", "schema_version", "fingerprint", "model", "base", "strength", "language", "language_token",
@@ -33,7 +33,7 @@ class Published:
 
     place: str  # the commit's address, or the folder
     files: list[str]
-    measured: bool  # whether a report of the model is in its card
+    measured: bool  # whether the card has a report of the model
 
 
 def push(
@@ -47,27 +47,28 @@ def push(
     licence: str | None = None,
     data_licence: str | None = None,
 ) -> Published:
-    """Publish a run: the files of an export, its proof, and a card written from what is recorded.
+    """Publish a run: the files of an export, its parity check, and a card written from its records.
 
-    Nothing else of the run is published: files are those that the export lists, unchanged since, and they name neither
-    folders of this machine nor speakers.
+    Only files that the export lists and that are unchanged since are published, and only if they name neither folders
+    of this machine nor speakers.
 
     Args:
         run: a run folder, perhaps with a strength.
         to: `owner/name` on the hub, or a folder: one that exists, or whose name begins with a dot, ~ or a slash.
-        exported: folder made by `export` of this run; the adapter, or the whole model after full fine-tuning, is
-            exported when not given.
-        private: of a repository on the hub.
-        reports: made by `evaluate`, for the card's table.
-        dataset: the run's own, where it has moved.
-        licence: of the model; that of openai/whisper on the hub (apache-2.0) where it is the base, else "unknown".
-        data_licence: of the speech, as the card states it.
+        exported: folder made by `export` of this run; default: the adapter, or the whole model after full fine-tuning,
+            is exported now.
+        private: whether a new repository on the hub is private.
+        reports: folders made by `evaluate`, for the table of the card.
+        dataset: the run's own dataset, if it has moved.
+        licence: licence of the model; default apache-2.0 if the base is openai/whisper on the hub, else "unknown".
+        data_licence: licence of the speech, for the card.
 
     Raises:
-        Refused: as `export`.
-        ConfigError: no token, `to` is neither or holds something else, or no report given is of the run.
-        DataError: run, export, reports or dataset cannot be used; something in the files must not be published.
-        AsrLoraError: the hub refuses.
+        Refused: the export is made now and does not pass its parity check.
+        ConfigError: HF_TOKEN is not set; `to` is neither a repository nor a folder, or holds something else; or none
+            of the reports is of the run.
+        DataError: run, export, reports or dataset cannot be used, or a file must not be published.
+        AsrLoraError: the hub refuses the upload.
     """
     repository = _repository(to)
     if repository:
@@ -81,17 +82,20 @@ def push(
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
     home = export_dataset(place, dataset)
     body = DatasetFolder(home).read()
-    read = [ReportFolder(folder).read() for folder in reports]
+    read = [ReportFolder(folder).read().to_json() for folder in reports]
     folder = _exported(place, exported, home)
     facts = folder.read()
     if read and not any(own_report(place.run, facts, report) for report in read):
         raise ConfigError(
             f"none of the reports is of {run}: make one with asr-lora evaluate {run} DATASET --out FOLDER"
         )
+    for path, report in zip(reports, read, strict=True):
+        if not report["system"].get("weights_digest") and own_report(place.run, facts, report):
+            say(f"note: {path} records no digest of its weights; its training time, step and dev WER match {run}")
     card = write_card(
-        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts["base"]), data_licence)
+        CardSubject(place.run, facts, body, read, repository, licence or _licence(facts.base), data_licence)
     )
-    files: dict[str, Path | bytes] = {file["name"]: folder.root / file["name"] for file in facts["files"]}
+    files: dict[str, Path | bytes] = {file.name: folder.root / file.name for file in facts.files}
     files |= {CARD: card.encode(), folder.manifest_name: _proof(facts)}
     speakers = {speaker for split in body.splits for speaker in read_split(home, split).speakers}
     own = (folder.root, home, Path(run), *reports, Path.home(), Path.cwd(), Path(tempfile.gettempdir()))
@@ -101,7 +105,7 @@ def push(
 
 
 def _repository(to: str) -> str | None:
-    """The hub id that `to` is; None where it is a folder."""
+    """Return `to` if it is a hub id; None if it is a folder."""
     if Path(to).expanduser().is_dir() or to.startswith((".", "~", "/")):
         return None
     if not REPOSITORY.fullmatch(to):
@@ -110,7 +114,7 @@ def _repository(to: str) -> str | None:
 
 
 def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> ExportFolder:
-    """The export that is given, checked; or one that is made now."""
+    """Return the given export after checking it, or one that is made now."""
     assert place.run is not None
     assert place.weights is not None
     if exported is None:
@@ -118,13 +122,13 @@ def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> Export
         return export(place, format=kind, out=RunFolder(place.weights.parent).export(kind), dataset=dataset)
     folder = ExportFolder(exported)
     facts = folder.read()
-    if (facts["weights_digest"], facts["strength"]) != (place.run.weights_digest, place.strength):
+    if (facts.weights_digest, facts.strength) != (place.run.weights_digest, place.strength):
         raise ConfigError(
             f"{exported} is no export of {place.name}: make one with asr-lora export {place.name} --out FOLDER"
         )
-    for file in facts["files"]:
-        path = folder.root / file["name"]
-        if not path.is_file() or sha256_file(path) != file["sha256"]:
+    for file in facts.files:
+        path = folder.root / file.name
+        if not path.is_file() or sha256_file(path) != file.sha256:
             raise DataError(f"{path} is not what was proven (its SHA-256 differs). {folder.remedy}")
     return folder
 
@@ -133,9 +137,10 @@ def _licence(base: str) -> str:
     return "apache-2.0" if base.startswith("openai/whisper") else "unknown"
 
 
-def _proof(facts: dict[str, Any]) -> bytes:
-    """export.json as it is published: without what it says of the machine."""
-    kept = {key: facts[key] for key in PUBLISHED}
+def _proof(facts: ExportRecord) -> bytes:
+    """Return export.json as it is published: without the machine and its folders."""
+    body = facts.to_json()
+    kept = {key: body[key] for key in PUBLISHED}
     return (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -1,7 +1,7 @@
-"""Train, evaluate and compare, many times: what changes in WER when one setting changes.
+"""Train, evaluate and compare many variants of one config.
 
-Every variant is a run like any other, written as a config that `train` takes. What is finished is not run again, and a
-variant that fails leaves the others alone.
+Every variant is a run with a config of its own, which `train` takes. Finished runs are not run again, and a variant
+that fails does not stop the others.
 """
 
 import copy
@@ -23,8 +23,8 @@ from asr_lora.config import (
     read_settings,
 )
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Interrupted, ran_out_of_memory
-from asr_lora.evaluation.compare import read_comparison
-from asr_lora.evaluation.comparison import Comparison, comparison_facts
+from asr_lora.evaluation.comparison import Comparison, read_comparison
+from asr_lora.evaluation.comparison_view import comparison_view
 from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
@@ -34,20 +34,20 @@ from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
-from asr_lora.pages.tables import numbers_csv
+from asr_lora.pages.tables import latex_csv
 from asr_lora.system.progress import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
 
-SPLITS = ("dev", "test")  # dev chooses, and is scored before test is read
+SPLITS = ("dev", "test")  # dev selects the variant, and is scored before test is read
 
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """A variant with all of its settings."""
+    """A variant with its complete config."""
 
     variant: Variant
-    config: RunConfig  # of an untouched model the base's, which is not trained
+    config: RunConfig  # the base's config, if nothing is trained
 
     @property
     def slug(self) -> str:
@@ -55,27 +55,27 @@ class PlannedVariant:
 
     @property
     def rows(self) -> list[tuple[str, str, Context | None]]:
-        """Folder, name and context of what is scored; None: the model's own context."""
+        """Return folder, name and context of each report; a context of None is the model's own."""
         name = self.variant.name
         return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
 def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
-    """Train and score every variant of a sweep, and hold each against the first in pairs.
+    """Train and score every variant of a sweep, and compare each with the first.
 
-    All are scored on the dataset of the base config. Test is read if it is asked for, after dev, and chooses nothing.
+    All are scored on the dataset of the base config. Test is read only on request, after dev, and selects nothing.
 
     Args:
-        path: YAML as in configs/sweeps.
-        out: folder for configs, runs, reports and tables; what is finished in it is reused.
-        overrides: `section.key=value`, laid over the base for every variant.
-        split: "dev", or "test" for both.
+        path: YAML file such as those in configs/sweeps.
+        out: folder for configs, runs, reports and tables; finished runs and reports in it are reused.
+        overrides: `section.key=value` settings that replace those of the base in every variant.
+        split: "dev", or "test" for dev and then test.
 
     Raises:
-        ConfigError: the sweep or a variant is wrong, and nothing was started; `out` holds something else.
+        ConfigError: the sweep or a variant is invalid, and nothing was started; or `out` holds something else.
         DataError: the dataset cannot be used.
-        Incomplete: variants failed; the message names each, the tables hold the others.
-        Interrupted: stopped by a signal, everything saved.
+        Incomplete: variants failed; the message names each, and the tables show the others.
+        Interrupted: a signal stopped it, and everything is saved.
     """
     if split not in SPLITS:
         raise ConfigError(f"--split {split}: a sweep is scored on dev, or on dev and then test")
@@ -112,11 +112,11 @@ def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = N
 
 
 def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
-    """Write the table and the page of a sweep that nobody has run: its rows, and no figure. Nothing is trained.
+    """Write the table and the page of a sweep that has not been run: its rows without results. Nothing is trained.
 
     Raises:
-        ConfigError: the sweep or a variant is wrong; `out` holds something else, or what was run.
-        DataError: a budget was given and the model is not there.
+        ConfigError: the sweep or a variant is invalid; `out` holds something else, or runs of this sweep.
+        DataError: a budget is given, and the model whose shapes it needs is not found.
     """
     folder = SweepFolder(out)
     planned, _ = plan_sweep(path, folder, overrides)
@@ -135,23 +135,23 @@ def _command(path: Path, split: str, folder: SweepFolder, overrides: Sequence[st
 
 
 def _described(plan: PlannedVariant) -> list[tuple[str, str, str, str]]:
-    """Name, base, method and speech of what a variant scores."""
-    config, untouched = plan.config, plan.variant.zero_shot
-    method = "none" if untouched else config.method.value
-    if not untouched and config.model.quantise in (Quantise.INT8, Quantise.NF4):
+    """Return name, base model, method and training data for each row of a variant."""
+    config, zero_shot = plan.config, plan.variant.zero_shot
+    method = "none" if zero_shot else config.method.value
+    if not zero_shot and config.model.quantise in (Quantise.INT8, Quantise.NF4):
         method += f", {config.model.quantise} base"
-    speech = "nothing" if untouched else f"{config.data.subset}, {config.training.steps:,} steps"
+    speech = "nothing" if zero_shot else f"{config.data.subset}, {config.training.steps:,} steps"
     return [(name, config.model.name, method, speech) for _, name, _ in plan.rows]
 
 
 def plan_sweep(
     path: Path, folder: SweepFolder, overrides: Sequence[str] | None = None
 ) -> tuple[list[PlannedVariant], RunConfig]:
-    """The settings of every variant, all checked, and those of the base.
+    """Return the checked config of every variant, and that of the base.
 
     Raises:
-        ConfigError: the sweep, its base or a variant is wrong; a budget is too small.
-        DataError: a budget was given and the model is not there.
+        ConfigError: the sweep, its base or a variant is invalid; or a budget is too small.
+        DataError: a budget is given, and the model whose shapes it needs is not found.
     """
     settings = load_sweep(path)
     body = read_settings(settings.base, overrides)
@@ -175,7 +175,7 @@ def plan_sweep(
 
 
 def _within(config: RunConfig, budget: int, whisper: Whisper, place: str) -> RunConfig:
-    """The same run at the rank that a budget allows, its update scaled as before: alpha / rank stays."""
+    """Return the config with the highest rank within the budget; alpha / rank, the scale of the update, stays."""
     try:
         rank = rank_within(whisper.core, config.adapter, config.method, budget)
     except ConfigError as error:
@@ -185,7 +185,7 @@ def _within(config: RunConfig, budget: int, whisper: Whisper, place: str) -> Run
 
 
 def _run(plan: PlannedVariant, base: RunConfig, folder: SweepFolder, splits: Sequence[str], stages: Stages) -> None:
-    """Train a variant and score it, where that is not done yet."""
+    """Train and score a variant, unless that is done."""
     config, dataset, prompt = plan.config, base.data.dataset, plan.config.model.prompt
     model = config.model.name if plan.variant.zero_shot else str(config.out)
     if not plan.variant.zero_shot:
@@ -213,21 +213,21 @@ def _run(plan: PlannedVariant, base: RunConfig, folder: SweepFolder, splits: Seq
 
 
 def _compare(done: Sequence[PlannedVariant], folder: SweepFolder, split: str, commands: Sequence[str]) -> Comparison:
-    """Hold what is done against the first of it, and write the table and the page of a split."""
+    """Compare the finished variants with the first, and write the table and the page of a split."""
     reports = [folder.report(slug, split) for plan in done for slug, _, _ in plan.rows]
     comparison = read_comparison(reports)
-    facts = comparison_facts(comparison, transcripts=False)
-    write_text(folder.markdown(split), render_markdown(comparison))
-    write_text(folder.csv(split), numbers_csv(comparison))
-    write_text(folder.page(split), render_page(comparison, facts, commands=commands))
+    view = comparison_view(comparison, commands=commands)
+    write_text(folder.markdown(split), render_markdown(view))
+    write_text(folder.csv(split), latex_csv(view.numbers))
+    write_text(folder.page(split), render_page(view))
     return comparison
 
 
 def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> dict[str, Any]:
     dev = comparisons["dev"].systems
-    best = min(dev, key=lambda system: float(system["scores"]["wer"]))  # the first of equals
+    best = min(dev, key=lambda system: system.scores.wer)  # the first of equals
     return {
-        "fingerprint": fingerprint([system["fingerprint"] for of in comparisons.values() for system in of.systems]),
+        "fingerprint": fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
         "sweep": str(path),
         "variants": [
             {
@@ -240,24 +240,28 @@ def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str,
             for plan in planned
         ],
         "splits": {split: _rows(comparison) for split, comparison in comparisons.items()},
-        "chosen_by_dev": best["system"]["name"],
+        "chosen_by_dev": best.system.name,
     }
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
     against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
     rows = []
-    for system in comparison.systems:
-        name, training = system["system"]["name"], system["system"]["training"] or {}
+    for report in comparison.systems:
+        name, scores, training = report.system.name, report.scores, report.system.training
         pair = against.get(name)
         rows.append(
             {
                 "name": name,
-                **{key: system["scores"][key] for key in ("wer", "wer_interval", "cer")},
+                "wer": scores.wer,
+                "wer_interval": scores.wer_interval,
+                "cer": scores.cer,
                 "difference": asdict(pair.wer) if pair else None,
                 "verdict": pair.wer.verdict if pair else None,
-                **{key: training.get(key) for key in ("trainable_parameters", "seconds", "hours_of_speech")},
-                "fingerprint": system["fingerprint"],
+                "trainable_parameters": training.trainable_parameters if training else None,
+                "seconds": training.seconds if training else None,
+                "hours_of_speech": training.hours_of_speech if training else None,
+                "fingerprint": report.fingerprint,
             }
         )
     return rows

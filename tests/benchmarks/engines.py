@@ -40,18 +40,22 @@ Ears = Callable[[list[str]], list[str]]  # files -> texts
 RATE = 16_000
 
 
-def ours(engine: str, **options: Any) -> Callable[[argparse.Namespace], Ears]:
+def ours(engine: str, *, beams: int = 1, precision: Precision = Precision.AUTO) -> Callable[[argparse.Namespace], Ears]:
     def load(given: argparse.Namespace) -> Ears:
+        from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
         from asr_lora.decoding.loading import EngineName
         from asr_lora.transcription.inputs import find_inputs
+        from asr_lora.transcription.recordings import transcribe_recordings
+        from asr_lora.transcription.routes import make_routes
         from asr_lora.transcription.transcriber import open_transcriber
 
-        held = open_transcriber(given.run, engine=EngineName(engine), **options)
+        loaded = open_transcriber(given.run, engine=EngineName(engine), precision=precision)
+        how = DecodingOptions(beams, timestamps=True, fallback=FALLBACK_TEMPERATURES)
 
         def hear(files: list[str]) -> list[str]:
-            texts = [""] * len(files)
-            for news in held.heard(find_inputs(files, written=False)):
-                texts[news.number] += " ".join(["", *(segment.text for segment in news.segments)])
+            texts, entries = [""] * len(files), find_inputs(files, written=False)
+            for part in transcribe_recordings(loaded, entries, make_routes([], None, entries), how, sequential=False):
+                texts[part.file] += " ".join(["", *(segment.text for segment in part.segments)])
             return texts
 
         return hear

@@ -211,7 +211,7 @@ def compare_sides(options: argparse.Namespace) -> dict[str, Any]:
         for name, (model, context) in adapters.items()
     ]  # fmt: skip
     comparison = compare(reports, out=options.out / "wer", transcripts=False)
-    result = {"epoch": epoch, "pairs": pairs, "wer": comparison.read()["verdict"]}
+    result = {"epoch": epoch, "pairs": pairs, "wer": comparison.read().verdict}
     (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 

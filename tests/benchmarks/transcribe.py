@@ -42,7 +42,7 @@ from asr_lora.model.find_model import find_adapters, selection_of
 from asr_lora.model.open_model import open_adapters, open_model
 from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.transcription.longform import speech_windows, windows
-from asr_lora.transcription.recognise import Said, listen
+from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
 
 CLIPS = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -83,8 +83,8 @@ def nothing(options: argparse.Namespace) -> None:
     for name, sound in sounds(options.seconds).items():
         row = []
         for cut, how in ways.values():
-            stream = ((None, Said(window, selection)) for window in cut(np.array_split(sound, 4)))
-            text = " ".join(s.text for _, found in listen(TorchEngine(whisper), stream, how) for s in found)
+            stream = ((None, SelectedWindow(window, selection)) for window in cut(np.array_split(sound, 4)))
+            text = " ".join(s.text for _, found in transcribe_stream(TorchEngine(whisper), stream, how) for s in found)
             row.append(f"{len(text.split()) * 60 / options.seconds:.0f}")
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
 

@@ -1,17 +1,17 @@
 "use strict";
-// Sends audio to this server, once untouched and once with an adapter, and shows where the two texts differ.
+// Send audio to this server, once for the base model and once for an adapter, and mark where the transcripts differ.
 
 const $ = (id) => document.getElementById(id);
 const seconds = Number(document.body.dataset.seconds);
-let audio = null; // what will be sent
-let running = null; // what stops it
+let audio = null; // the recording to send
+let running = null; // AbortController of the current transcription
 
-function say(text, bad = false) {
+function showStatus(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
 }
 
-function take(blob, name) {
+function setAudio(blob, name) {
   if (!blob) return;
   audio = blob;
   const player = $("player");
@@ -19,24 +19,24 @@ function take(blob, name) {
   player.src = URL.createObjectURL(blob);
   player.hidden = false;
   $("start").disabled = running !== null;
-  say(name);
+  showStatus(name);
 }
 
-// Choosing and dropping
+// Choosing or dropping a file
 
-$("file").addEventListener("change", () => take($("file").files[0], ""));
+$("file").addEventListener("change", () => setAudio($("file").files[0], ""));
 for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
     if (kind === "drop" && event.dataTransfer.files.length) {
       $("file").value = "";
-      take(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+      setAudio(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
     }
   });
 }
 
-// Recording: samples, not a compressed stream, so that every browser's can be read
+// Recording, as plain samples: the server cannot read every browser's compressed format
 
 function wav(blocks, rate) {
   const samples = blocks.reduce((sum, block) => sum + block.length, 0);
@@ -56,35 +56,28 @@ function wav(blocks, rate) {
   return new Blob([view], { type: "audio/wav" });
 }
 
-async function listen(context, source, heard) {
-  if (context.audioWorklet) {
-    await context.audioWorklet.addModule("recorder.js");
-    const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
-    node.port.onmessage = (event) => heard(event.data);
-    source.connect(node);
-    return;
-  }
-  const node = context.createScriptProcessor(4096, 1, 1);
-  node.onaudioprocess = (event) => heard(event.inputBuffer.getChannelData(0).slice());
+async function readSamples(context, source, onBlock) {
+  await context.audioWorklet.addModule("recorder.js");
+  const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
+  node.port.onmessage = (event) => onBlock(event.data);
   source.connect(node);
-  node.connect(context.destination);
 }
 
-function open(stream) {
+function openContext(stream) {
   try {
     const context = new AudioContext({ sampleRate: 16000 });
     return [context, context.createMediaStreamSource(stream)];
-  } catch { // a browser that does not resample a microphone: the server does
+  } catch { // some browsers do not resample a microphone; then the server does
     const context = new AudioContext();
     return [context, context.createMediaStreamSource(stream)];
   }
 }
 
-let recording = null; // what ends it
+let recording = null; // function that ends the recording
 
 async function record() {
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
-  const [context, source] = open(stream);
+  const [context, source] = openContext(stream);
   const blocks = [];
   let samples = 0;
   recording = async () => {
@@ -94,11 +87,11 @@ async function record() {
     $("record").textContent = "Record";
     $("record").setAttribute("aria-pressed", "false");
     $("clock").textContent = "";
-    take(wav(blocks, context.sampleRate), `Recorded ${(samples / context.sampleRate).toFixed(1)} s.`);
+    setAudio(wav(blocks, context.sampleRate), `Recorded ${(samples / context.sampleRate).toFixed(1)} s.`);
   };
   $("record").textContent = "Stop recording";
   $("record").setAttribute("aria-pressed", "true");
-  await listen(context, source, (block) => {
+  await readSamples(context, source, (block) => {
     blocks.push(block);
     samples += block.length;
     $("clock").textContent = `${Math.floor(samples / context.sampleRate)} s`;
@@ -110,15 +103,15 @@ $("record").addEventListener("click", () => {
   if (recording) return recording();
   return record().catch((error) => {
     if (recording) recording();
-    say(`The microphone cannot be used: ${error.message}`, true);
+    showStatus(`The microphone cannot be used: ${error.message}`, true);
   });
 });
 if (!navigator.mediaDevices) {
   $("record").disabled = true;
-  $("clock").textContent = "Recording needs https or localhost.";
+  $("clock").textContent = "Recording works only on https or localhost.";
 }
 
-// Differences: the longest common subsequence of words
+// Differences: the alignment with the smallest edit distance over words
 
 function alignment(one, other) {
   const plain = (word) => word.toLowerCase().normalize("NFC").replace(/[^\p{L}\p{M}\p{N}]/gu, "") || word;
@@ -140,20 +133,20 @@ function alignment(one, other) {
   return kinds;
 }
 
-const LONGEST = 6000; // words of a text beyond which nothing is marked: the table would take too much memory
+const MAX_WORDS = 6000; // longer texts are not marked: the table of costs would take too much memory
 
 function words(panel) {
-  return panel.querySelector(".heard").textContent.split(/\s+/).filter(Boolean);
+  return panel.querySelector(".transcript").textContent.split(/\s+/).filter(Boolean);
 }
 
 function mark() {
-  const panels = [$("untouched"), $("adapted")];
+  const panels = [$("base"), $("adapted")];
   const texts = panels.map(words);
-  if (texts.some((text) => text.length > LONGEST)) return;
+  if (texts.some((text) => text.length > MAX_WORDS)) return;
   const kinds = alignment(...texts);
   panels.forEach((panel, side) => {
-    const said = panel.querySelector(".heard");
-    said.replaceChildren(...texts[side].flatMap((word, place) => {
+    const transcript = panel.querySelector(".transcript");
+    transcript.replaceChildren(...texts[side].flatMap((word, place) => {
       const kind = kinds[side][place];
       const node = kind ? document.createElement(kind) : document.createTextNode(word);
       if (kind) node.textContent = word;
@@ -162,12 +155,12 @@ function mark() {
   });
 }
 
-// Asking
+// Transcribing
 
-async function ask(model, panel, signal) {
+async function transcribe(model, panel, signal) {
   const form = new FormData();
   form.append("model", model);
-  // The untouched model is told the adapter's language too, so that the two differ in nothing else.
+  // The base model gets the adapter's language too, so that the two differ in nothing else.
   const language = $("language").value.trim() || $("adapter")?.selectedOptions[0].dataset.language;
   if (language) form.append("language", language);
   form.append("response_format", "verbose_json");
@@ -177,9 +170,9 @@ async function ask(model, panel, signal) {
   const answer = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers, signal });
   if (!answer.ok) {
     const body = await answer.json().catch(() => null);
-    throw new Error(body ? body.error.message : `The server answers ${answer.status}.`);
+    throw new Error(body ? body.error.message : `The server answered with status ${answer.status}.`);
   }
-  const said = panel.querySelector(".heard");
+  const transcript = panel.querySelector(".transcript");
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", final = null;
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
@@ -187,17 +180,17 @@ async function ask(model, panel, signal) {
     rest = events.pop();
     for (const event of events.map((text) => JSON.parse(text.slice("data: ".length)))) {
       if (event.error) throw new Error(event.error.message);
-      if (event.type === "transcript.text.delta") said.append(event.delta);
+      if (event.type === "transcript.text.delta") transcript.append(event.delta);
       if (event.type === "transcript.text.done") final = event;
     }
   }
-  if (!final) throw new Error("The answer broke off.");
-  said.textContent = final.text || "(no speech)";
-  offer(panel, { txt: `${final.text}\n`, srt: final.srt, vtt: final.vtt });
+  if (!final) throw new Error("The connection to the server was lost.");
+  transcript.textContent = final.text || "(no speech)";
+  offerDownloads(panel, { txt: `${final.text}\n`, srt: final.srt, vtt: final.vtt });
   return final;
 }
 
-function offer(panel, texts) {
+function offerDownloads(panel, texts) {
   for (const button of panel.querySelectorAll("[data-format]")) {
     const format = button.dataset.format;
     button.disabled = !texts;
@@ -217,18 +210,18 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   running = new AbortController();
   $("start").disabled = true;
   $("stop").hidden = false;
-  say("Transcribing …");
-  const asked = [[document.body.dataset.base, $("untouched")]];
-  if ($("adapter")) asked.push([$("adapter").value, $("adapted")]);
-  asked.forEach(([, panel]) => { panel.querySelector(".heard").textContent = ""; offer(panel, null); });
+  showStatus("Transcribing …");
+  const requests = [[document.body.dataset.base, $("base")]];
+  if ($("adapter")) requests.push([$("adapter").value, $("adapted")]);
+  requests.forEach(([, panel]) => { panel.querySelector(".transcript").textContent = ""; offerDownloads(panel, null); });
   try {
-    // One after another: the server has one model, and two requests of one visitor would only wait for each other.
-    for (const [model, panel] of asked) await ask(model, panel, running.signal);
-    if (asked.length > 1) mark();
-    say("Done.");
+    // One after the other: the server has one model, so two requests at once would only wait for each other.
+    for (const [model, panel] of requests) await transcribe(model, panel, running.signal);
+    if (requests.length > 1) mark();
+    showStatus("Done.");
   } catch (error) {
     const stopped = error.name === "AbortError";
-    say(stopped ? "Stopped." : error.message, !stopped);
+    showStatus(stopped ? "Stopped." : error.message, !stopped);
   }
   running = null;
   $("start").disabled = false;

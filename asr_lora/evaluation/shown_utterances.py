@@ -1,46 +1,19 @@
-"""Which utterances a page shows, and every hypothesis of them under the words of the reference."""
+"""Choose the utterances that a page shows, and align every hypothesis of them under the words of the reference."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from asr_lora.evaluation.comparison import Comparison
 from asr_lora.metrics.wer import Alignment, Errors, Step, align_characters
+from asr_lora.pages.comparison_page import AlignedLine, ShownUtterance
 
 CHANGED_SHOWN = 60  # utterances that differ most between the first system and any other
-SHOWN = 100  # these, and those that are hardest for all
-UNITS_SHOWN = 40_000  # words (or characters) of all hypotheses in a page, which bounds its size
-
-Sounds = dict[str, bytes]  # id -> FLAC
-
-
-@dataclass(frozen=True)
-class AlignedLine:
-    """One line of an alignment, a cell a column; None where other lines have something and this one nothing."""
-
-    name: str
-    edits: int | None  # None: the reference
-    cells: Sequence[Step | None]
-
-
-@dataclass(frozen=True)
-class ShownUtterance:
-    """What the page shows of an utterance. Systems are counted from 1, the first one being what others beat or not."""
-
-    id: str
-    seconds: float
-    reference: str  # as written
-    edits: float  # mean over systems
-    change: int  # edits of the system that differs most from the first, minus those of the first
-    better: Sequence[int]  # systems that make fewer errors than the first
-    worse: Sequence[int]
-    kinds: Sequence[str]  # of errors that any system makes
-    blocks: Sequence[Sequence[AlignedLine]]  # for each reading of the reference, it and the systems held against it
-    direction: str  # "ltr" or "rtl"
+SHOWN = 100  # these, and those with the most errors in all systems
+UNITS_SHOWN = 40_000  # words (or characters) of all hypotheses on a page, which bounds its size
 
 
 def shown_places(comparison: Comparison) -> list[int]:
-    """Places of the utterances that a page shows: those that changed most, then those with the most errors."""
+    """Return the places of the utterances to show: those that changed most, then those with the most errors."""
     edits = _edits(comparison)
     places = range(len(edits[0]))
     changes = {place: max(abs(own[place] - edits[0][place]) for own in edits[1:]) for place in places}
@@ -58,7 +31,7 @@ def shown_places(comparison: Comparison) -> list[int]:
 
 
 def shown_utterances(comparison: Comparison) -> list[ShownUtterance]:
-    """The utterances of `shown_places`, aligned by words, or by characters where these lead."""
+    """Return the utterances of `shown_places`, aligned by words, or by characters where CER leads."""
     places = shown_places(comparison)
     edits = _edits(comparison)
     alignments = [
@@ -78,7 +51,7 @@ def _errors(comparison: Comparison) -> list[list[Errors]]:
 
 
 def _edits(comparison: Comparison) -> list[list[int]]:
-    """Edits of the leading rate, of each system a list over utterances."""
+    """Edits of the leading rate: a list over utterances for each system."""
     return [[one.edits for one in own] for own in _errors(comparison)]
 
 
@@ -106,7 +79,7 @@ def _utterance(comparison: Comparison, place: int, edits: list[int], alignments:
 
 
 def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Alignment]) -> list[list[AlignedLine]]:
-    """Systems under the reference that they are held against; a normaliser may read one in several ways."""
+    """Put each system under its reference; a normaliser that joins compounds may give systems different references."""
     readings: dict[tuple[str, ...], list[int]] = {}
     for system, steps in enumerate(alignments):
         said = tuple(step.reference for step in steps if step.reference is not None)
@@ -123,7 +96,7 @@ def _blocks(names: Sequence[str], edits: Sequence[int], alignments: Sequence[Ali
 
 
 def _columns(alignments: Sequence[Alignment]) -> list[list[Step | None]]:
-    """Steps of several systems on one reference, side by side: what is added has columns of its own."""
+    """Line up the steps of several systems on one reference; insertions have columns of their own."""
     spoken = [[step for step in steps if step.reference is not None] for steps in alignments]
     added = [_added(steps) for steps in alignments]
     columns: list[list[Step | None]] = []
@@ -137,7 +110,7 @@ def _columns(alignments: Sequence[Alignment]) -> list[list[Step | None]]:
 
 
 def _added(steps: Alignment) -> Mapping[int, list[Step]]:
-    """What is added, by how many words of the reference come before it."""
+    """Return the insertions, by the number of reference words before them."""
     found: dict[int, list[Step]] = {}
     before = 0
     for step in steps:
@@ -149,7 +122,7 @@ def _added(steps: Alignment) -> Mapping[int, list[Step]]:
 
 
 def direction(text: str) -> str:
-    """Which way a text runs: as its first letter does."""
+    """Return the direction of a text, which is that of its first letter."""
     for character in text:
         if (kind := unicodedata.bidirectional(character)) in ("L", "R", "AL"):
             return "ltr" if kind == "L" else "rtl"
