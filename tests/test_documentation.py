@@ -433,6 +433,7 @@ def test_the_reference_has_every_verb_and_option(site):
                 )
             )
             assert shown != each.hidden, (name, names)
+            assert each.hidden or each.help, f"{name} {names} has no help"
 
 
 def test_the_reference_has_every_key(site):
@@ -444,7 +445,7 @@ def test_the_reference_has_every_key(site):
             yield from keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
 
     for key in [*keys(RunConfig), *keys(SweepConfig)]:
-        assert f"| `{key}` |" in text, key
+        assert re.search(rf"^\| `{re.escape(key)}` \|.*\| \S[^|]* \|$", text, re.MULTILINE), f"{key} has no description"
 
 
 def test_the_reference_has_every_function_and_folder(site):
