@@ -405,6 +405,8 @@ def test_the_tree_names_every_module_and_no_other():
             assert found[2] == "asr_lora/" or line[found.end() :].strip(), f"{found[2]}: say what it is for"
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asr_lora").rglob("*.py")}
     assert named == {path for path in there if not path.endswith("__init__.py")}
+    for name in re.findall(r"`([a-z_0-9/]+\.py)`", read("ARCHITECTURE.md") + read("CONTRIBUTING.md")):
+        assert (ROOT / name).is_file() or (ROOT / "asr_lora" / name).is_file(), name
 
 
 # The site
