@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import apart
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -132,7 +133,7 @@ def test_csv_kaldi_folder_and_parquet_through_the_command_line(tmp_path):
 
 def test_a_kaldi_command_is_refused_by_the_command_line(tmp_path):
     write(tmp_path / "k", {**KALDI, "wav.scp": f"u1 touch {tmp_path}/ran |\n"})
-    assert "a command is not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
+    assert "commands are not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -140,7 +141,7 @@ def test_splits_made_here_and_text_rules_are_recorded(tmp_path):
     rows = [(who, clip, f"Frase, {clip}!") for who, clip, _ in crowd({f"s{n}": 2 for n in range(12)})]
     write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
     done = run(tmp_path / "cv", "--from", "validated", "--lower-case", "--strip-punctuation", "--out", tmp_path / "o")
-    assert "splits were made here, by speaker" in done.stderr
+    assert "the source has no splits: prepare made them by speaker" in done.stderr
     facts = body(tmp_path / "o")
     assert facts["text"] == ["lower_case", "strip_punctuation"]
     assert facts["splits_from"] == "validated"
@@ -192,9 +193,9 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     assert {
         (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
     } == {
-        ("leaked-sentence", "c1", "quattro"): "also in train, b1",
-        ("leaked-speaker", "d1", "cinque"): "also in train, a1",
-        ("leaked-audio", "d2", "sette"): "also in train, f1",
+        ("leaked-sentence", "c1", "quattro"): "also in train: b1",
+        ("leaked-speaker", "d1", "cinque"): "also in train: a1",
+        ("leaked-audio", "d2", "sette"): "also in train: f1",
     }
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "o")])
     assert "3 utterances of dev and test share something with another split" in checked.stderr
@@ -302,13 +303,13 @@ def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp
 def test_two_at_once(tmp_path):
     rows = {split: [("a", f"{split}-{n}", f"frase {split} {n}") for n in range(30)] for split in SPLITS}
     source = write(tmp_path / "cv", release_files("cv/it", rows))
-    words = [sys.executable, "-m", "asr_lora", "prepare", str(source), "--language", "it", "--out", str(tmp_path / "o")]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    codes = sorted(process.returncode for process in both)
+    words = ["prepare", source, "--language", "it", "--out", tmp_path / "o"]
+    both = [process.wait() for process in [apart.start(*words) for _ in range(2)]]
+    errors = [done.stderr for done in both]
+    codes = sorted(done.returncode for done in both)
     assert codes in ([0, 0], [0, 2]), errors  # the second may have come when the first was done
     if codes == [0, 2]:
-        assert any("another prepare is at work on" in error for error in errors)
+        assert any("another prepare works on" in error for error in errors)
     assert body(tmp_path / "o")["splits"]["train"]["utterances"] == 30
 
 
@@ -322,7 +323,7 @@ def test_the_lock_is_held_while_it_works_and_dies_with_its_process(tmp_path):
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match="another prepare is at work on"):
+    with pytest.raises(ConfigError, match="another prepare works on"):
         prepare(source, language="it", out=tmp_path / "o")
     holder.kill()
     holder.wait()

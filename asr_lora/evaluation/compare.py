@@ -16,11 +16,13 @@ from asr_lora.folders.report_folder import AnalysisFolder, ComparisonFolder
 from asr_lora.pages.analysis_page import spectrum_figures
 from asr_lora.pages.comparison_page import render_markdown, render_page
 from asr_lora.pages.tables import latex_csv
+from asr_lora.system.renamed import renamed_keywords
 
 AUDIO_UTTERANCES = 60
 AUDIO_BYTES = 9_000_000  # of FLAC in a page, a third more as base64: 12 MB in all
 
 
+@renamed_keywords(terms="hotwords", guards="regression_sets")
 def compare(
     reports: Sequence[Path],
     *,
@@ -62,7 +64,7 @@ def compare(
     folder = ComparisonFolder(out)
     folder.require_ours(folder.complete or folder.markdown.is_file())
     options = {
-        "--normaliser": normaliser, "--terms": hotwords, "--price-per-hour": price_per_hour, "--with-audio": audio,
+        "--normaliser": normaliser, "--hotwords": hotwords, "--price-per-hour": price_per_hour, "--with-audio": audio,
         "--analysis": analysis,
     }  # fmt: skip
     commands = _commands(reports, regression_sets, options, transcripts, out)
@@ -102,7 +104,7 @@ def _commands(
 ) -> list[str]:
     """Return the command that makes this comparison again, and the one that checks it."""
     words: list[object] = ["asr-lora", "compare", *reports]
-    words += [word for path in regression_sets for word in ("--guard", path)]
+    words += [word for path in regression_sets for word in ("--regression-set", path)]
     words += [word for option, value in options.items() if value is not None for word in (option, value)]
     words += [*([] if transcripts else ["--without-transcripts"]), "--out", out]
     return [shlex.join(map(str, words)), shlex.join(["asr-lora", "compare", "--rerun", str(out)])]
