@@ -60,7 +60,7 @@ class ManifestRecord(Record):
     made_with: MadeWith = MadeWith()
 
 
-R = TypeVar("R")
+R = TypeVar("R", bound=ManifestRecord)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Folder(Generic[R]):
     kind: ClassVar[str]
     manifest_name: ClassVar[str]
     remedy: ClassVar[str]
-    record: ClassVar[type[ManifestRecord] | None] = None  # None: the manifest is read as a dict
+    record: ClassVar[type[ManifestRecord]]
     schema: ClassVar[int] = SCHEMA_VERSION
 
     def __repr__(self) -> str:
@@ -134,8 +134,6 @@ class Folder(Generic[R]):
         Raises:
             DataError: a key is missing or has a value of another type.
         """
-        if self.record is None:
-            return cast(R, body)
         try:
             return cast(R, self.record.model_validate(body))
         except ValidationError as error:
@@ -146,8 +144,7 @@ class Folder(Generic[R]):
 
     def write(self, record: R) -> None:
         """Write the manifest: the record with kind, schema version, library versions, commit and time added."""
-        body = record.to_json() if isinstance(record, ManifestRecord) else cast(dict[str, Any], record)
-        facts = {key: value for key, value in body.items() if key not in ("kind", "schema_version", "made_with")}
+        facts = record.model_dump(mode="json", exclude_unset=True, exclude={"kind", "schema_version", "made_with"})
         stamp = {"kind": self.kind, "schema_version": self.schema, **facts, "made_with": provenance()}
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
