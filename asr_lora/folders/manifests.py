@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -128,7 +129,7 @@ class Folder(Generic[R]):
             raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
         return body
 
-    def parse(self, body: dict[str, Any]) -> R:
+    def parse(self, body: Mapping[str, object]) -> R:
         """Make a record of the manifest's JSON.
 
         Raises:
@@ -170,7 +171,7 @@ class Folder(Generic[R]):
             raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Library versions, git commit where there is one, machine and time (UTC)."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
