@@ -24,23 +24,25 @@ MOST_NAME_BYTES = 200  # of a variant's folder; file systems take 255, and draft
 
 
 class Method(StrEnum):
-    LORA = "lora"  # arXiv 2106.09685
-    RSLORA = "rslora"  # scaled by alpha / sqrt(rank): arXiv 2312.03732
-    DORA = "dora"  # direction and magnitude apart: arXiv 2402.09353
-    ADALORA = "adalora"  # the rank allocated among the layers while training: arXiv 2303.10512
-    PISSA = "pissa"  # begun at the base's own principal directions: arXiv 2404.02948
-    FULL = "full"  # every weight
+    """What training changes; see `RunConfig.method`."""
+
+    LORA = "lora"
+    RSLORA = "rslora"
+    DORA = "dora"
+    ADALORA = "adalora"
+    PISSA = "pissa"
+    FULL = "full"
 
 
 class Context(StrEnum):
-    """How much audio the encoder sees."""
+    """How much audio the encoder sees; see `ModelSettings.context`."""
 
-    TRUE_LENGTH = "true_length"  # the speech and a short silent tail: only for a model that was trained so
-    FULL = "full"  # 30 s, zeros after the speech: what Whisper was trained on
+    TRUE_LENGTH = "true_length"
+    FULL = "full"
 
 
 class Part(StrEnum):
-    """What of the model trains."""
+    """The half of the model that trains."""
 
     BOTH = "both"
     ENCODER = "encoder"
@@ -48,28 +50,32 @@ class Part(StrEnum):
 
 
 class Quantise(StrEnum):
-    """How the frozen base is kept in memory (bitsandbytes)."""
+    """How the frozen base is kept in memory; see `ModelSettings.quantise`."""
 
-    AUTO = "auto"  # 8bit on a GPU too small for 16 bits, else none: on a CPU 8 bits cost more memory and time
+    AUTO = "auto"
     NONE = "none"
     INT8 = "8bit"
     NF4 = "4bit"
 
 
 class Precision(StrEnum):
-    """What the model computes in."""
+    """The number format of the computation; see `ModelSettings.precision`."""
 
-    AUTO = "auto"  # bf16 where the machine computes in it, else fp32
+    AUTO = "auto"
     BF16 = "bf16"
     FP32 = "fp32"
 
 
 class Optimiser(StrEnum):
-    ADAM8BIT = "adam8bit"  # bitsandbytes
-    ADAMW = "adamw"  # torch
+    """Adam with 8-bit moments (bitsandbytes), or torch's AdamW."""
+
+    ADAM8BIT = "adam8bit"
+    ADAMW = "adamw"
 
 
 class Decay(StrEnum):
+    """How the learning rate falls after the warm-up."""
+
     LINEAR = "linear"
     COSINE = "cosine"
     NONE = "none"
@@ -93,19 +99,41 @@ def _norwegian(value: object) -> object:
 
 
 class Section(BaseModel):
-    """Frozen; a key that is not a field is an error."""
+    """A frozen section of settings; a key that is not a field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
-    name: str = "openai/whisper-large-v2"  # hub id, folder, or pypi:whisper-base
-    language: Annotated[str, BeforeValidator(_norwegian)]  # name or code: "Dutch", "nl"
-    language_token: Annotated[str | None, BeforeValidator(_norwegian)] = None  # of a related language, see README
-    task: Task = Task.TRANSCRIBE
-    context: Context = Context.TRUE_LENGTH
-    precision: Precision = Precision.AUTO
-    quantise: Quantise = Quantise.AUTO  # adapters only
+    """The base model, and how it is loaded."""
+
+    name: str = Field(
+        default="openai/whisper-large-v2",
+        description="Base model: a hub id, a folder, a CTranslate2 folder, or pypi:whisper-base.",
+    )
+    language: Annotated[str, BeforeValidator(_norwegian)] = Field(
+        description="Language of the speech, as a name or a code, such as Dutch or nl."
+    )
+    language_token: Annotated[str | None, BeforeValidator(_norwegian)] = Field(
+        default=None,
+        description="Related language whose token the decoder is given. Set it only for a language that Whisper has "
+        "no token for, such as nl for West Frisian.",
+    )
+    task: Task = Field(default=Task.TRANSCRIBE, description="Task of the decoder: transcribe, or translate to English.")
+    context: Context = Field(
+        default=Context.TRUE_LENGTH,
+        description="Audio that the encoder sees. true_length: the speech and a short silent tail, several times "
+        "faster. full: 30 s, padded with zeros; choose it where other tools run the trained model.",
+    )
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="Number format of the computation: bf16 or fp32. auto takes bf16 where the machine computes in it.",
+    )
+    quantise: Quantise = Field(
+        default=Quantise.AUTO,
+        description="Format of the frozen base in memory (bitsandbytes), for adapters only: none, 8bit or 4bit. auto "
+        "takes 8bit on a GPU that is too small for 16 bits; on a CPU 8 bits cost more memory and time than none.",
+    )
 
     @property
     def prompt(self) -> ForcedPrompt:
@@ -114,66 +142,183 @@ class ModelSettings(Section):
 
 
 class DataSettings(Section):
-    dataset: Path  # folder made by `asr-lora prepare`
-    subset: str = "all"  # or a name in its subsets/, such as 1h
-    max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0  # longer training utterances are left out and counted
-    dev_utterances: Annotated[int, Field(ge=0)] = 0  # decoded at each dev evaluation; 0: all
-    regression_sets: tuple[Path, ...] = ()  # datasets that must not get worse; `asr-lora promote` scores them
-    workers: Annotated[int, Field(ge=0)] = 0  # processes that decode audio; 0: in the training process
-    cache_gb: Annotated[float, Field(ge=0)] = 0.0  # kept on disk: log-mels in float16, or a frozen encoder's outputs
+    """The prepared dataset, and how it is read."""
+
+    dataset: Path = Field(description="Dataset folder that `asr-lora prepare` made.")
+    subset: str = Field(default="all", description="Subset of train to learn from, such as 1h, or all.")
+    max_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=30,
+        description="Longest training utterance, in seconds; longer ones are left out and counted.",
+    )
+    dev_utterances: int = Field(
+        default=0,
+        ge=0,
+        description="Number of dev utterances that each dev evaluation decodes; 0 takes all. Lower it where decoding "
+        "takes much of the time.",
+    )
+    regression_sets: tuple[Path, ...] = Field(
+        default=(), description="Dataset folders on which WER must not rise; `asr-lora promote` scores them."
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Number of processes that decode audio; 0 decodes in the training process. Raise it where a GPU "
+        "waits for data (data_wait in metrics.jsonl).",
+    )
+    cache_gb: float = Field(
+        default=0.0,
+        ge=0,
+        description="Disk space for computed features, in GB: log-mels in float16, or the outputs of a frozen encoder. "
+        "Set it, such as to 5, for several epochs without augmentation of the sound.",
+    )
 
 
 class AdapterSettings(Section):
-    rank: Count = 32  # of adalora: the mean of what is left at the end
-    alpha: Positive = 64  # the update is scaled by alpha / rank
-    dropout: Share = 0.05
-    targets: Annotated[tuple[str, ...], BeforeValidator(_targets), Field(min_length=1)] = TARGETS["q,v"]
-    part: Part = Part.BOTH  # of `full` too
-    layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None  # first and last, from 0
-    continue_from: Path | None = None  # a run or adapter to go on from, such as a domain on top of a language
+    """The adapter; `part` and `layers` also apply to full fine-tuning."""
+
+    rank: Count = Field(
+        default=32,
+        description="Rank of the update; for adalora the mean rank at the end. Raise it for more speech, and lower it "
+        "for a smaller adapter.",
+    )
+    alpha: Positive = Field(
+        default=64,
+        description="Scale of the update, which is multiplied by alpha / rank. Twice the rank is a good start.",
+    )
+    dropout: Share = Field(
+        default=0.05, description="Share of the adapter's inputs that are dropped at random in training."
+    )
+    targets: Annotated[tuple[str, ...], BeforeValidator(_targets)] = Field(
+        default=TARGETS["q,v"],
+        min_length=1,
+        description="Projections that get an adapter: a preset (q,v; attention; linear) or a list of names such as "
+        "[q_proj, v_proj].",
+    )
+    part: Part = Field(default=Part.BOTH, description="Half of the model that trains: both, encoder or decoder.")
+    layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        description="First and last layer that train, counted from 0, such as [0, 5]; by default all layers.",
+    )
+    continue_from: Path | None = Field(
+        default=None,
+        description="Run or adapter whose training continues, for example to add a domain to a language.",
+    )
 
 
 class OptimiserSettings(Section):
-    name: Optimiser = Optimiser.ADAM8BIT
-    learning_rate: Positive = 1e-3
-    plus_ratio: Positive = 1.0  # learning rate of B over that of A (LoRA+, arXiv 2402.12354)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
-    decay: Decay = Decay.LINEAR
-    clip_norm: Positive = 1.0
+    """The optimiser and its learning rate."""
+
+    name: Optimiser = Field(
+        default=Optimiser.ADAM8BIT,
+        description="Optimiser: adam8bit keeps Adam's moments in 8 bits (bitsandbytes), adamw is torch's AdamW.",
+    )
+    learning_rate: Positive = Field(
+        default=1e-3,
+        description="Peak learning rate. Start with 1e-3 for lora, 5e-3 for adalora, 2e-4 for pissa, and 1e-5 (large "
+        "models) or 2e-5 (small models) for full.",
+    )
+    plus_ratio: Positive = Field(
+        default=1.0,
+        description="Learning rate of the matrix B over that of A (LoRA+, arXiv 2402.12354); 1 is plain LoRA.",
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Weight decay of matrices; biases and norms are not decayed."
+    )
+    warmup_steps: int = Field(
+        default=50,
+        ge=0,
+        description="Steps over which the learning rate rises; about a tenth of training.steps is usual.",
+    )
+    decay: Decay = Field(
+        default=Decay.LINEAR, description="Fall of the learning rate after the warm-up: linear, cosine or none."
+    )
+    clip_norm: Positive = Field(
+        default=1.0, description="Largest gradient norm; larger gradients are scaled down to it."
+    )
 
 
 class ExampleSettings(Section):
-    """What examples are made of the utterances, each by its share of all examples."""
+    """Training examples that are not plain utterances, each by its share of all examples."""
 
-    padded: Share = 0.01  # true length only: padded with silence to 30 s, so that the model also works padded
-    timestamps: Share = 0.0  # several utterances in a row with their times, so that timestamps survive
-    no_speech: Share = 0.0  # noise or near silence, answered by the no-speech token alone
+    padded: Share = Field(
+        default=0.01,
+        description="Share of examples padded with silence to 30 s, with model.context true_length only. Raise it to "
+        "0.1 where other tools run the model padded.",
+    )
+    timestamps: Share = Field(
+        default=0.0,
+        description="Share of utterances that are joined into windows with timestamps (arXiv 2412.15726). Try 0.2 "
+        "where segment times matter.",
+    )
+    no_speech: Share = Field(
+        default=0.0,
+        description="Examples of noise or near silence, as a share of the utterances, which teach no-speech.",
+    )
 
 
 class AugmentationSettings(Section):
-    """Each is off as it stands here."""
+    """Changes to the sound that are drawn anew each time; all are off by default."""
 
-    speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (1.0,)
-    gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0  # up or down by as much
-    noise: Path | None = None  # folder of recordings, added at 5 to 30 dB below the speech
-    reverb: Path | None = None  # folder of room impulse responses
-    time_masks: Annotated[int, Field(ge=0)] = 0  # SpecAugment (arXiv 1904.08779), of up to 5 % of the length each
-    frequency_masks: Annotated[int, Field(ge=0)] = 0  # of up to 27 of 80 mel bins each
+    speeds: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="Speeds of which one is drawn for each utterance. [0.9, 1.0, 1.1] helps with 0.2 to 2 h of speech.",
+    )
+    gain_db: float = Field(default=0.0, ge=0, le=40, description="Largest change of loudness up or down, in dB.")
+    noise: Path | None = Field(
+        default=None, description="Folder of noise recordings, which are added at 5 to 30 dB below the speech."
+    )
+    reverb: Path | None = Field(default=None, description="Folder of room impulse responses, one of which is applied.")
+    time_masks: int = Field(
+        default=0,
+        ge=0,
+        description="Number of time masks (SpecAugment, arXiv 1904.08779), each up to 5 % of the length.",
+    )
+    frequency_masks: int = Field(
+        default=0, ge=0, description="Number of frequency masks (SpecAugment), each up to 27 of 80 mel bins."
+    )
 
 
 class TrainingSettings(Section):
-    steps: Count  # optimiser steps
-    batch_seconds: Positive = 40.0  # of audio in an optimiser step, its short silent tails included
-    micro_batch_seconds: Positive | None = None  # of audio in memory at once; batch_seconds when not given
-    gradient_checkpointing: bool = False
-    bf16_weights: bool = False  # full only: weights and gradients in 2 bytes, updates rounded up or down by chance
-    label_smoothing: Share = 0.0
-    evaluate_every_steps: Count = 100
-    early_stopping: Annotated[int, Field(ge=0)] = 0  # dev evaluations without a better WER; 0: never
-    average_last: Annotated[int, Field(ge=0)] = 0  # dev evaluations whose weights are averaged at the end; 0: none
-    checkpoint_every_steps: Count = 50
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """The length of the run, its batches, evaluations and checkpoints."""
+
+    steps: Count = Field(description="Number of optimiser steps.")
+    batch_seconds: Positive = Field(
+        default=40.0, description="Audio in one optimiser step, in seconds, short silent tails included."
+    )
+    micro_batch_seconds: Positive | None = Field(
+        default=None,
+        description="Audio in memory at once, in seconds; by default batch_seconds. Lower it where memory runs out: "
+        "the result stays the same. Training halves it by itself where memory runs out.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations twice instead of keeping them: less memory, about a third more time.",
+    )
+    bf16_weights: bool = Field(
+        default=False,
+        description="Keep weights and gradients in 2 bytes with stochastic rounding, for full with adam8bit only.",
+    )
+    label_smoothing: Share = Field(
+        default=0.0, description="Label smoothing of the cross-entropy; 0.1 is usual, 0 is off."
+    )
+    evaluate_every_steps: Count = Field(
+        default=100, description="Steps between two dev evaluations, which choose the checkpoint; aim at 5 in a run."
+    )
+    early_stopping: int = Field(
+        default=0,
+        ge=0,
+        description="Number of dev evaluations without a better WER after which training stops; 0 is never.",
+    )
+    average_last: int = Field(
+        default=0,
+        ge=0,
+        description="Number of last dev evaluations whose weights are averaged at the end; kept if better; 0 is off.",
+    )
+    checkpoint_every_steps: Count = Field(default=50, description="Steps between two checkpoints to resume from.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the order of examples, augmentation and dropout.")
 
     @property
     def initial_micro_batch_seconds(self) -> float:
@@ -184,8 +329,14 @@ class TrainingSettings(Section):
 class RunConfig(Section):
     """Everything that `asr-lora train` needs; `config.yaml` in a run folder is one, and re-runs as it is."""
 
-    out: Path  # the run folder
-    method: Method = Method.LORA
+    out: Path = Field(description="Run folder for checkpoints, metrics and weights; new, or of this same run.")
+    method: Method = Field(
+        default=Method.LORA,
+        description="Weights that train. lora: low-rank updates beside frozen weights (arXiv 2106.09685). rslora: LoRA "
+        "scaled by alpha / sqrt(rank) (arXiv 2312.03732). dora: LoRA with direction and magnitude apart (arXiv "
+        "2402.09353). adalora: LoRA whose rank moves between layers during training (arXiv 2303.10512). pissa: LoRA "
+        "that starts from the base's principal directions (arXiv 2404.02948). full: every weight.",
+    )
     model: ModelSettings
     data: DataSettings
     adapter: AdapterSettings = AdapterSettings()
@@ -220,11 +371,18 @@ class RunConfig(Section):
 class Variant(Section):
     """One row of a sweep's table: a run, or the model as it was before."""
 
-    name: Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
-    set: dict[str, Any] = {}  # section.key: value, laid over the base
-    budget: Count | None = None  # of trainable parameters: the rank is as high as it allows, alpha / rank as it was
-    zero_shot: bool = False  # nothing is trained, the base model itself is scored
-    padded: bool = False  # scored once more given 30 s, as other tools do
+    name: str = Field(pattern=r"^\S(.*\S)?$", description="Name of the variant in tables; folders are named after it.")
+    set: dict[str, object] = Field(
+        default={}, description="Settings that replace those of the base, as section.key: value."
+    )
+    budget: Count | None = Field(
+        default=None,
+        description="Most trainable parameters: the rank is the highest within it, and alpha / rank stays.",
+    )
+    zero_shot: bool = Field(default=False, description="Score the base model without training.")
+    padded: bool = Field(
+        default=False, description="Score the variant once more with audio padded to 30 s, as other tools do."
+    )
 
     @property
     def slugs(self) -> tuple[str, ...]:
@@ -236,11 +394,15 @@ class Variant(Section):
 class SweepConfig(Section):
     """What `asr-lora sweep` reads: a run's config and what changes from run to run. The first is held against."""
 
-    base: Path  # YAML of a run, seen from this file
-    set: dict[str, Any] = {}  # section.key: value, laid over the base for all of them
-    budget: Count | None = None  # of every variant that does not say its own
-    variants: tuple[Variant, ...] = ()
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}  # section.key: values, each with each other
+    base: Path = Field(description="YAML file of a run, relative to the sweep's own file.")
+    set: dict[str, object] = Field(default={}, description="Settings that replace those of the base in all variants.")
+    budget: Count | None = Field(
+        default=None, description="Most trainable parameters of variants without their own budget."
+    )
+    variants: tuple[Variant, ...] = Field(default=(), description="Variants of the base; the first is the reference.")
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default={}, description="Values of each section.key; every combination of them is a variant."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SweepConfig":

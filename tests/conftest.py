@@ -25,7 +25,8 @@ BASE = "pypi:whisper-base"
 
 # By the time that they take, so that no worker is left alone with a long one at the end.
 LONGEST_FIRST = [
-    f"test_{name}.py" for name in ("end_to_end", "check", "adapters", "training", "killing", "export", "promotion")
+    f"test_{name}.py"
+    for name in ("end_to_end", "check", "adapters", "training", "killing", "export", "promotion", "notebook")
 ]
 
 

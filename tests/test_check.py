@@ -41,6 +41,8 @@ from asr_lora.training.examples import Example, padding
 from asr_lora.training.optim import build_optimiser, optimiser_bytes
 from asr_lora.training.setup import load_for_training, load_meta_for_training, load_training_set, make_learner
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ALONE = ProcessGroup(0, 1, CPU)
 
@@ -127,7 +129,7 @@ def test_a_step_takes_what_was_said(base_config, changes):
     config = base_config(**changes)
     meta, real = both(config)
     data = load_training_set(config, meta.whisper)
-    examples = [Example((index,), data.seconds[index], context=5.0, seed=0) for index in range(4)]
+    examples = [Example((index,), data.seconds[index], context=5.0, seed=0) for index in range(2)]
     said = step_footprint(meta, data, examples, 40.0, encoded=False, accumulates=False)
     real.whisper.model.train()
     real.checkpoint(5.0, 40.0)

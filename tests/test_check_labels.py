@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 
+import apart
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,8 +143,7 @@ def test_prepare_says_that_labels_are_suspicious(release, tmp_path):
 
 def test_check_of_a_folder_as_a_user_meets_it(copied):
     before = {path: sha256_file(path) for path in copied.glob("*") if path.is_file()}
-    words = [sys.executable, "-m", "asr_lora", "check", str(copied)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = apart.run("check", copied)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "UTF-8 read as" in lines["mojibake"]

@@ -29,6 +29,8 @@ from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.serving.serve import listen_on
 from asr_lora.workflows.sweep import plan_sweep
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [path for name in ("configs", "data") for path in sorted((ROOT / name).rglob("README.md"))]
 

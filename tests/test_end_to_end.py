@@ -11,7 +11,6 @@ from pathlib import Path
 
 import apart
 import pytest
-from conftest import ROOT
 from test_promotion import small_release
 
 from asr_lora import evaluate, prepare, transcribe
@@ -89,7 +88,7 @@ def test_each_stage_can_be_repeated_by_hand(made, tmp_path):
     prepare = commands[0].split()
     assert prepare[:2] == ["asr-lora", "prepare"]
     prepare[prepare.index("--out") + 1] = str(tmp_path / "again")
-    subprocess.run([sys.executable, "-m", "asr_lora", *prepare[1:]], cwd=ROOT, check=True, capture_output=True)
+    assert apart.run(*prepare[1:]).returncode == 0
     assert (tmp_path / "again" / "test.parquet").read_bytes() == (out / "data" / "test.parquet").read_bytes()
     config = load_config(out / "configs" / "lora.yaml")
     assert (config.adapter.rank, config.adapter.targets, config.optimiser.name) == (

@@ -43,6 +43,8 @@ from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_import import import_packaged
 from asr_lora.model.whisper import load_whisper
 
+pytestmark = pytest.mark.slow
+
 ASKED = {
     "adapter": {},
     "transformers": {},

@@ -13,6 +13,8 @@ from conftest import write_wav
 from asr_lora import train
 from asr_lora.folders.atomic import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 
 

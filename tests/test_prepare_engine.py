@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import apart
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -302,10 +303,10 @@ def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp
 def test_two_at_once(tmp_path):
     rows = {split: [("a", f"{split}-{n}", f"frase {split} {n}") for n in range(30)] for split in SPLITS}
     source = write(tmp_path / "cv", release_files("cv/it", rows))
-    words = [sys.executable, "-m", "asr_lora", "prepare", str(source), "--language", "it", "--out", str(tmp_path / "o")]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    codes = sorted(process.returncode for process in both)
+    words = ["prepare", source, "--language", "it", "--out", tmp_path / "o"]
+    both = [process.wait() for process in [apart.start(*words) for _ in range(2)]]
+    errors = [done.stderr for done in both]
+    codes = sorted(done.returncode for done in both)
     assert codes in ([0, 0], [0, 2]), errors  # the second may have come when the first was done
     if codes == [0, 2]:
         assert any("another prepare is at work on" in error for error in errors)

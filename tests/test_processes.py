@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from asr_lora import evaluate, train
 from asr_lora.folders.atomic import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = [
     sys.executable, "-m", "accelerate.commands.launch",
     "--config_file", str(ROOT / "configs" / "accelerate" / "two-processes.yaml"), "--main_process_port", "0",

@@ -23,6 +23,8 @@ from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import load_whisper
 from asr_lora.workflows.promote import STRENGTHS
 
+pytestmark = pytest.mark.slow
+
 
 def small_release(place: Path, sentences: dict[str, str] | None = None) -> Path:
     """data/demo with the first clips of each split; `sentences` replaces those of dev, by clip."""

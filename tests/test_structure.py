@@ -142,7 +142,7 @@ DOORS = {
     "gguf": {"asr_lora.exporting.ggml"},
     "librosa": {"asr_lora.transcription.longform"},
     "matplotlib": {"asr_lora.pages.charts"},
-    "typer": {"asr_lora.cli.verbs", "asr_lora.cli.options"},
+    "typer": {"asr_lora.cli.help_screen", "asr_lora.cli.options", "asr_lora.cli.verbs"},
     "fastapi": {"asr_lora.serving.app", "asr_lora.serving.uploads"},
     "starlette": {"asr_lora.serving.app", "asr_lora.serving.uploads", "asr_lora.serving.request_options"},
     "python_multipart": {"asr_lora.serving.uploads"},

@@ -22,7 +22,7 @@ from asr_lora.folders.run_folder import (
 )
 from asr_lora.folders.tabular import MOST_ROWS, Tabular
 from asr_lora.folders.workflow_folder import AdaptFolder
-from asr_lora.forecast.estimate import Forecast, Memory, Plan, Time
+from asr_lora.forecast.estimate import Forecast, MemoryForecast, ScheduleSummary, TimeForecast
 from asr_lora.transcription.segments import Segment
 from asr_lora.transcription.transcribe import Transcript
 from asr_lora.workflows.adapt import Adaptation
@@ -97,9 +97,9 @@ def test_a_transcript_is_a_table_of_its_segments(tmp_path):
 
 
 def test_a_forecast_is_a_table_of_quantities():
-    plan = Plan(58, 2.0, 100, {"too long": 1}, 0.5, 0.1, 2, 5, 16)
-    memory = Memory(*[10**8] * 7, loading=1, step=2 * 10**9, decoding=1, saving=1)
-    frame = Forecast("lora", 10, 1000, plan, memory, Time(1, 0, 2, 3, 1, 58, 5), 3600.0, ()).to_pandas()
+    plan = ScheduleSummary(58, 2.0, 100, {"too long": 1}, 0.5, 0.1, 2, 5, 16)
+    memory = MemoryForecast(*[10**8] * 7, loading=1, step=2 * 10**9, decoding=1, saving=1)
+    frame = Forecast("lora", 10, 1000, plan, memory, TimeForecast(1, 0, 2, 3, 1, 58, 5), 3600.0, ()).to_pandas()
     frame = frame.set_index("quantity")
     assert frame.loc["memory", ["value", "unit", "text"]].tolist() == [2e9, "bytes", "2.00 GB at most"]
     assert frame.loc["time", ["value", "unit"]].tolist() == [133, "s"]

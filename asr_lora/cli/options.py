@@ -8,95 +8,163 @@ from typing import Annotated, Any
 
 import typer
 
+from asr_lora.cli.help_screen import option
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS
 from asr_lora.language import Task
 
-Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
-Language = Annotated[str, typer.Option(help="Name or code, such as Dutch or nl.")]
-MaybeLanguage = Annotated[str | None, typer.Option(help="Name or code; the model's own when not given.")]
-LanguageToken = Annotated[
-    str | None, typer.Option(help="Of a related language, for one that Whisper has no token for.")
+# Sections of the help screens.
+ADAPTERS, DECODING, MODEL, OUTPUT, PAGE, SCORES, SUBSETS, SPLITS, SOURCES, TEXT = (
+    "Adapters", "Decoding", "Model", "Output", "Page", "Scores", "Subsets", "Splits and leaks", "Sources", "Text",
+)  # fmt: skip
+
+Out = Annotated[Path, option("Folder for the results; complete results in it are reused.", metavar="FOLDER")]
+Language = Annotated[str, option("Language of the speech, as a name or a code, such as Dutch or nl.", metavar="LANG")]
+MaybeLanguage = Annotated[
+    str | None,
+    option(
+        "Language to recognise, as a name or a code; by default the language that the model learnt.",
+        metavar="LANG",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+LanguageToken = Annotated[
+    str | None,
+    option(
+        "Related language whose token the decoder is given, for a language that Whisper has no token for.",
+        metavar="LANG",
+        section=MODEL,
+    ),
+]
+Json = Annotated[bool, option("Print the result as JSON to standard output.", "--json", section=OUTPUT)]
 Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
         help="Common Voice release (folder or .tar.gz), manifest, Kaldi folder, parquet, audio with .txt files, "
-        "hf:NAME:CONFIG, or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train.",
+        "hf:NAME:CONFIG or mdc:DATASET. Several are mixed; SOURCE=0.5 takes half of its train split.",
     ),
 ]
-Engine = Annotated[str, typer.Option(help="torch, or ctranslate2: 8-bit on a CPU, float16 on a GPU; converted once.")]
-Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
+Engine = Annotated[
+    str,
+    option(
+        "Engine that runs the model: torch, or ctranslate2 (8 bits on a CPU, float16 on a GPU).",
+        metavar="NAME",
+        section=DECODING,
+    ),
+]
+Beams = Annotated[int, option("Width of the beam search; 1 decodes greedily.", min=1, section=DECODING)]
 MaybeContext = Annotated[
-    Context | None, typer.Option(help="What the encoder sees; as the model was trained when not given.")
+    Context | None,
+    option("Audio that the encoder sees, padded to 30 s or not; by default as in training.", section=MODEL),
 ]
 MaybePrecision = Annotated[
-    Precision, typer.Option(help="What the model computes in; auto: bf16 where the machine does.")
+    Precision,
+    option("Number format of the computation; auto takes bf16 where the machine computes in it.", section=MODEL),
+]
+Vad = Annotated[
+    bool,
+    option(
+        "Transcribe only speech, which the silero network detects, or all audio.", "--vad/--no-vad", section=DECODING
+    ),
 ]
 MaybeNormaliser = Annotated[
-    str | None, typer.Option(help="none, basic, whisper or leaderboard: of the scores that lead.")
+    str | None,
+    option(
+        "Normaliser of the main scores: none, basic, whisper or leaderboard; by default basic.",
+        metavar="NAME",
+        section=SCORES,
+    ),
 ]
-Terms = Annotated[Path | None, typer.Option(help="File of names and terms, one a line, whose recall is wanted.")]
+Hotwords = Annotated[
+    Path | None,
+    option(
+        "Text file of names and rare words, one per line, whose recall is reported.",
+        "--hotwords", "--terms", metavar="FILE", section=SCORES,
+    ),
+]  # fmt: skip
 Epochs = Annotated[
-    float | None, typer.Option(min=0.01, help="How often the speech is heard; chosen by its hours when not given.")
+    float | None,
+    option("Passes over the training speech; by default chosen from its hours.", min=0.01, metavar="NUMBER"),
 ]
-MaybeTask = Annotated[Task | None, typer.Option(help="transcribe when not given.")]
+MaybeTask = Annotated[
+    Task | None, option("Task of the decoder: transcribe (the default), or translate to English.", section=MODEL)
+]
 Model = Annotated[
     str,
     typer.Argument(
-        help="Hub id, folder, run, adapter (RUN@0.7: at that strength), CTranslate2 folder, or pypi:whisper-base."
+        metavar="MODEL",
+        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), CTranslate2 folder, or "
+        "pypi:whisper-base.",
     ),
 ]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run folder, or RUN@0.7 for its adapter at strength 0.7.")
+]
+Adapters = Annotated[
+    list[str] | None,
+    option(
+        "Adapter of the base MODEL under a name of your choice, such as cs=runs/cs@0.7; may be repeated.",
+        "--adapter", metavar="NAME=RUN", section=ADAPTERS,
+    ),
+]  # fmt: skip
+Overrides = Annotated[
+    list[str] | None,
+    option(
+        "Setting that replaces one in the YAML file, such as adapter.rank=8; may be repeated.",
+        "--set", metavar="KEY=VALUE",
+    ),
+]  # fmt: skip
+Transcripts = Annotated[
+    bool,
+    option(
+        "Show references and hypotheses in the page, or only numbers.",
+        "--with-transcripts/--without-transcripts", section=PAGE,
+    ),
+]  # fmt: skip
 
 
 def _speech(
-    locale: Annotated[
-        str | None, typer.Option(help="Folder in the release where it is not the language's code, such as zh-CN.")
-    ] = None,
-    subsets: Annotated[
-        str, typer.Option(help="Lengths of the nested low-data subsets of train; 1h@2 is the hour drawn with seed 2.")
-    ] = ",".join(DEFAULT_SUBSETS),
-    hours: Annotated[list[float] | None, typer.Option(help="One more length; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of subsets, and of splits that are made here.")] = 0,
-    speaker_cap: Annotated[float | None, typer.Option(help="Seconds that one speaker may fill of a subset.")] = None,
-    ids: Annotated[
-        list[Path] | None, typer.Option(help="Text file of ids, one a line, to be a subset; may be repeated.")
-    ] = None,
-    delta: Annotated[
-        list[Path] | None, typer.Option(help="Delta release to lay over the only SOURCE; may be repeated.")
-    ] = None,
-    splits_from: Annotated[
-        str, typer.Option("--from", help="release: its own splits; validated: all validated clips, split by speaker.")
-    ] = "release",
-    against: Annotated[
-        list[str] | None,
-        typer.Option(help="Dataset or SOURCE with which nothing should be shared; may be repeated."),
-    ] = None,
-    lower_case: Annotated[bool, typer.Option("--lower-case", help="Change the text to lower case.")] = False,
-    strip_punctuation: Annotated[
-        bool, typer.Option("--strip-punctuation", help="Take punctuation out of the text.")
-    ] = False,
-    nfc: Annotated[bool, typer.Option("--nfc", help="Bring the text to Unicode's normal form C.")] = False,
-    apostrophes: Annotated[bool, typer.Option("--apostrophes", help="Write every apostrophe as '.")] = False,
-    keep_marks: Annotated[
-        bool, typer.Option("--keep-marks", help="Keep marks such as [disfluency] of Spontaneous Speech.")
-    ] = False,
-    keep_shared_sentences: Annotated[
-        bool, typer.Option("--keep-shared-sentences", help="In train, where splits are made here.")
-    ] = False,
-    text_column: Annotated[str | None, typer.Option(help="Of a table, when its text is not found by itself.")] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RULE",
-            help="Leave out of train what this rule of `check` finds, such as too-fast; may be repeated. Dev and test "
-            "are never touched.",
-        ),
-    ] = None,
-) -> dict[str, Any]:
-    """What `prepare` is asked for beside sources, language and folder, by the names of its arguments."""
+    subsets: Annotated[str, option(
+        "Lengths of the nested subsets of train, comma-separated; 1h@2 is drawn with seed 2.",
+        section=SUBSETS)] = ",".join(DEFAULT_SUBSETS),
+    hours: Annotated[list[float] | None, option(
+        "Length of one more subset in hours; may be repeated.", metavar="HOURS", section=SUBSETS)] = None,
+    seed: Annotated[int, option("Seed that draws subsets and the splits made here.", section=SUBSETS)] = 0,
+    speaker_cap: Annotated[float | None, option(
+        "Most seconds of one speaker in a subset; by default unlimited.", section=SUBSETS)] = None,
+    ids: Annotated[list[Path] | None, option(
+        "Text file of utterance ids, one per line, for a subset; may be repeated.",
+        metavar="FILE", section=SUBSETS)] = None,
+    splits_from: Annotated[str, option(
+        "Origin of the splits: release keeps the source's own; validated splits all validated utterances by speaker.",
+        "--from", section=SPLITS)] = "release",
+    against: Annotated[list[str] | None, option(
+        "Dataset or SOURCE that must share no speech with this one; leaks are listed; may be repeated.",
+        metavar="DATASET", section=SPLITS)] = None,
+    keep_shared_sentences: Annotated[bool, option(
+        "Keep sentences of dev and test in train too, where splits are made here.",
+        "--keep-shared-sentences", section=SPLITS)] = False,
+    drop: Annotated[list[str] | None, option(
+        "Rule of `check`, such as too-fast, whose findings are left out of train (never of dev or test); may "
+        "be repeated.",
+        metavar="RULE", section=SPLITS)] = None,
+    locale: Annotated[str | None, option(
+        "Folder of the language in a release; by default the language's code. Example: zh-CN.",
+        section=SOURCES)] = None,
+    delta: Annotated[list[Path] | None, option(
+        "Delta release to add to the only SOURCE; may be repeated.", metavar="PATH", section=SOURCES)] = None,
+    text_column: Annotated[str | None, option(
+        "Column that holds the text of a table; by default found by common names.", section=SOURCES)] = None,
+    keep_marks: Annotated[bool, option(
+        "Keep marks such as [disfluency] of Spontaneous Speech releases.", "--keep-marks", section=TEXT)] = False,
+    lower_case: Annotated[bool, option("Convert all text to lower case.", "--lower-case", section=TEXT)] = False,
+    strip_punctuation: Annotated[bool, option(
+        "Remove punctuation from all text.", "--strip-punctuation", section=TEXT)] = False,
+    nfc: Annotated[bool, option("Convert text to Unicode normal form C.", "--nfc", section=TEXT)] = False,
+    apostrophes: Annotated[bool, option(
+        "Write every kind of apostrophe as the plain '.", "--apostrophes", section=TEXT)] = False,
+) -> dict[str, object]:  # fmt: skip
+    """Options of `prepare` beside sources, language and folder, by the names of its keyword arguments."""
     from asr_lora.text import TextCleaning
 
     return {
@@ -109,7 +177,7 @@ def _speech(
 
 
 def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options of `_speech`; it takes what that makes of them as `asked`."""
+    """Give a verb the options of `_speech`; it receives the resulting keyword arguments as `asked`."""
     own, shared = inspect.signature(function).parameters, inspect.signature(_speech).parameters
 
     @functools.wraps(function)

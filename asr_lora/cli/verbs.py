@@ -1,7 +1,8 @@
-"""The command line: verbs -> jobs. Parses, prints, exits; a job is imported inside its command, so --help is quick.
+"""The command line: parse arguments, call a job, print its result, exit with a code.
 
-Progress and messages go to standard error, results to standard output. Exit codes: 0 done; 1 some inputs failed, each
-named, or the gate refused; 2 wrong usage or config; 3 bad data; 130 interrupted with everything saved.
+Progress and messages go to standard error, results to standard output. A job is imported within its command, so that
+`--help` is fast. Exit codes: 0 done; 1 some inputs failed, each named, or a gate refused; 2 wrong usage or config;
+3 bad data; 130 interrupted with everything saved.
 """
 
 import functools
@@ -17,10 +18,18 @@ from typing import Annotated, Any
 import typer
 
 from asr_lora import __version__
+from asr_lora.cli.help_screen import SectionedCommand, option
 from asr_lora.cli.options import (
+    ADAPTERS,
+    DECODING,
+    MODEL,
+    PAGE,
+    SCORES,
+    Adapters,
     Beams,
     Engine,
     Epochs,
+    Hotwords,
     Json,
     Language,
     LanguageToken,
@@ -31,8 +40,11 @@ from asr_lora.cli.options import (
     MaybeTask,
     Model,
     Out,
+    Overrides,
+    RunArgument,
     Sources,
-    Terms,
+    Transcripts,
+    Vad,
     with_speech_options,
 )
 from asr_lora.cli.printing import (
@@ -52,55 +64,171 @@ from asr_lora.system.progress import say
 
 OUT_OF_MEMORY = (
     "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
-    "model.quantise=8bit, or take a smaller model. What was complete is kept."
+    "model.quantise=8bit, or choose a smaller model. Complete results are kept."
 )
 
 app = typer.Typer(
     name="asr-lora",
-    help="Adapt Whisper to a language or a domain, and show what that bought.",
+    help="Adapt Whisper to a language or a domain, and measure the gain.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a verb; its errors become one sentence and an exit code."""
+def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb with examples for its help screen; its errors become one sentence and an exit code."""
 
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        _quiet_libraries()
-        try:
-            function(*args, **kwargs)
-        except AsrLoraError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted; what was complete is kept. Run the same command again to go on.", 130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            _fail(
-                f"{error.strerror or error}{place}; what was complete is kept. Mend it and run this again.",
-                1,
-            )
-        except ImportError as error:
-            _fail(_import_sentence(error), 2)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            _fail(OUT_OF_MEMORY, 1)
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            _quiet_libraries()
+            try:
+                function(*args, **kwargs)
+            except AsrLoraError as error:
+                _fail(str(error), error.exit_code)
+            except KeyboardInterrupt:
+                _fail("interrupted; complete results are kept. Run the same command again to continue.", 130)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except OSError as error:
+                place = f" ({error.filename})" if error.filename else ""
+                _fail(
+                    f"{error.strerror or error}{place}; complete results are kept. Remove the cause and run again.",
+                    1,
+                )
+            except ImportError as error:
+                _fail(_import_sentence(error), 2)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                _fail(OUT_OF_MEMORY, 1)
 
-    app.command(name=function.__name__.removesuffix("_command"))(guarded)
-    return guarded
+        name = function.__name__.removesuffix("_command")
+        app.command(name=name, cls=SectionedCommand, epilog="\n".join(examples))(guarded)
+        return guarded
+
+    return register
 
 
-@command
+@command(
+    "asr-lora adapt cv-corpus-25.0-2026-03-09-nl.tar.gz --language nl --out nl",
+    "asr-lora adapt calls.jsonl --language nl --out nl --model openai/whisper-small",
+)
+@with_speech_options
+def adapt_command(
+    sources: Sources,
+    language: Language,
+    out: Out,
+    asked: dict[str, Any],
+    model: Annotated[
+        str | None,
+        option("Whisper model to adapt; by default openai/whisper-large-v2 with a GPU and whisper-base without one."),
+    ] = None,
+    epochs: Epochs = None,
+    subset: Annotated[
+        str | None, option("Subset of train to train on, such as 1h; by default chosen from hours and machine.")
+    ] = None,
+    baselines: Annotated[
+        str, option("Other systems to compare with: full also fine-tunes every weight; by default none.")
+    ] = "",
+    language_token: LanguageToken = None,
+    transcripts: Transcripts = True,
+    as_json: Json = False,
+) -> None:
+    """Adapt Whisper to one language with one command.
+
+    This prepares the speech, chooses settings, trains, evaluates, compares and transcribes a held-out recording.
+    """
+    from asr_lora.workflows.adapt import adapt
+
+    wanted = [name for name in baselines.split(",") if name]
+    done = adapt(
+        sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
+        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
+    )  # fmt: skip
+    print_adaptation(done, as_json)
+
+
+@command(
+    "asr-lora transcribe nl/runs/lora interview.mp3",
+    "asr-lora transcribe nl/runs/lora recordings/ --format srt --out subtitles/",
+)
+def transcribe_command(
+    model: Model,
+    inputs: Annotated[list[str], typer.Argument(
+        metavar="INPUT", help="Audio or video files, folders or patterns; - is standard input.")],
+    formats: Annotated[list[str] | None, option(
+        "Output format: txt (the default), srt, vtt, tsv or json; may be repeated.",
+        "--format", metavar="NAME")] = None,
+    out: Annotated[Path | None, option(
+        "Folder for the output files; by default standard output.", metavar="FOLDER")] = None,
+    language: Annotated[str | None, option(
+        "Language to recognise; auto detects it for each file; by default the language that the model learnt.",
+        metavar="LANG")] = None,
+    words: Annotated[bool | None, option(
+        "Measure the time of each word; by default only for srt and vtt.", "--words/--no-words")] = None,
+    keep_existing: Annotated[bool, option(
+        "Skip files whose outputs exist already, to continue an earlier command.", "--keep-existing")] = False,
+    adapters: Adapters = None,
+    route: Annotated[str | None, option(
+        "Choice of the adapter for each file: language detects it, folder takes the file's folder, or a NAME.",
+        section=ADAPTERS)] = None,
+    engine: Engine = "torch",
+    beams: Beams = 1,
+    hotwords: Annotated[Path | None, option(
+        "Text file of names and rare words, one per line, that become more likely (torch engine only).",
+        "--hotwords", "--terms", metavar="FILE", section=DECODING)] = None,
+    vad: Vad = True,
+    fallback: Annotated[bool, option(
+        "Decode doubtful windows again at higher temperatures.", "--fallback/--no-fallback", section=DECODING)] = True,
+    timestamps: Annotated[bool, option(
+        "Cut segments at the timestamps that Whisper predicts.",
+        "--timestamps/--no-timestamps", section=DECODING)] = True,
+    sequential: Annotated[bool, option(
+        "Decode 30 s at a time, each with the text before it as context, as openai-whisper does (slower).",
+        "--sequential", section=DECODING)] = False,
+    language_token: LanguageToken = None,
+    task: MaybeTask = None,
+    context: MaybeContext = None,
+    precision: MaybePrecision = Precision.AUTO,
+    line_length: Annotated[int, option("Longest line of a subtitle, in characters.", section="Subtitles")] = 42,
+    lines: Annotated[int, option("Most lines in one subtitle.", section="Subtitles")] = 2,
+) -> None:  # fmt: skip
+    """Transcribe audio or video to text, subtitles or JSON."""
+    from asr_lora.transcription.subtitles import SubtitleRules
+    from asr_lora.transcription.transcribe import transcribe
+
+    formats = formats or ["txt"]
+    if out is None and (len(formats) > 1 or keep_existing):
+        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
+    failed = 0
+    for transcript in transcribe(
+        model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=hotwords,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
+        echo=functools.partial(print, end="", flush=True) if out is None else None,
+    ):  # fmt: skip
+        if transcript.error:
+            failed += 1
+            say(f"error: {transcript.error}")
+        elif transcript.written:
+            print(*transcript.written, sep="\n", flush=True)
+    if failed:
+        _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+
+
+@command("asr-lora prepare cv-corpus-25.0-2026-03-09/ --language nl --out data/nl")
 @with_speech_options
 def prepare_command(
     sources: Sources, language: Language, out: Out, asked: dict[str, Any], as_json: Json = False
 ) -> None:
-    """Sources of speech -> dataset folder: parquet splits and nested low-data subsets."""
+    """Convert speech from any source to a dataset folder.
+
+    The folder holds parquet splits and nested low-data subsets.
+    """
     from asr_lora.dataset.prepare import prepare
     from asr_lora.language import missing_token
 
@@ -114,51 +242,40 @@ def prepare_command(
     print_dataset(folder, body)
 
 
-@command
-def train_command(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as those in configs/.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the file.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Train a LoRA adapter, or every weight, from one YAML file."""
-    settings = load_config(config, overrides)
-    from asr_lora.training.train import train
-
-    folder = train(settings, resume=resume)
-    body = folder.read()
-    if as_json:
-        print_json(body)
-        return
-    for reason, ids in body.train.left_out.items():
-        print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
-
-
-@command
+@command(
+    "asr-lora check data/nl --model openai/whisper-small --with-audio",
+    "asr-lora check configs/nl-large-v2-1h-lora.yaml --price-per-hour 0.5",
+)
 def check_command(
-    subject: Annotated[Path, typer.Argument(help="YAML file, as for train; or a dataset folder made by prepare.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the file.")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, to reckon the cost.")] = None,
-    probe: Annotated[bool | None, typer.Option("--probe/--no-probe", help="Time a few real steps.")] = None,
-    without: Annotated[
-        list[str] | None, typer.Option("--without", help="Rule on a dataset that is off; may be repeated.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Whisper, best untouched, that is asked what it thinks of a dataset's labels.")
-    ] = None,
+    subject: Annotated[Path, typer.Argument(
+        metavar="CONFIG|DATASET", help="YAML file of a run, or dataset folder made by `prepare`.")],
+    overrides: Overrides = None,
+    price_per_hour: Annotated[float | None, option(
+        "Price of this machine per hour, in any currency, to estimate the cost of the run.",
+        min=0, section="Forecast of a run")] = None,
+    probe: Annotated[bool | None, option(
+        "Time a few real steps, which loads the model; on by default.",
+        "--probe/--no-probe", section="Forecast of a run")] = None,
+    model: Annotated[str | None, option(
+        "Whisper model that scores the labels; a base model is best; by default none.",
+        section="Labels of a dataset")] = None,
+    without: Annotated[list[str] | None, option(
+        "Rule to skip, such as too-fast; may be repeated.",
+        "--skip-rule", "--without", metavar="RULE", section="Labels of a dataset")] = None,
     language_token: LanguageToken = None,
-    precision: Annotated[Precision | None, typer.Option(help="What that model computes in.")] = None,
-    audio: Annotated[
-        bool, typer.Option("--with-audio", help="Put the sound of the worst utterances into a dataset's page.")
-    ] = False,
-    transcripts: Annotated[
-        bool | None, typer.Option("--with-transcripts/--without-transcripts", help="Show texts in a dataset's page.")
-    ] = None,
+    precision: Annotated[Precision | None, option(
+        "Number format of the scoring model's computation; by default auto.", section=MODEL)] = None,
+    audio: Annotated[bool, option(
+        "Embed the sound of the most suspicious utterances in the page.", "--with-audio", section=PAGE)] = False,
+    transcripts: Annotated[bool | None, option(
+        "Show the texts of utterances in the page; on by default.",
+        "--with-transcripts/--without-transcripts", section=PAGE)] = None,
     as_json: Json = False,
-) -> None:
-    """Before anything is spent: what train will take, or, given a dataset folder, which labels are suspicious."""
+) -> None:  # fmt: skip
+    """Forecast a run, or find suspicious labels in a dataset.
+
+    Given a config: memory, time and cost. Given a dataset folder: labels that a rule or a model doubts.
+    """
     of_dataset = {
         "--without": without, "--model": model, "--language-token": language_token, "--precision": precision,
         "--with-audio": audio or None, "--with-transcripts or --without-transcripts": transcripts,
@@ -189,34 +306,56 @@ def check_command(
         say(f"warning: {sentence}")
 
 
-def _refuse_options(given: dict[str, Any], before: str, after: str) -> None:
-    if names := [name for name, value in given.items() if value is not None and value != []]:
-        raise ConfigError(f"{before} {names[0]}, {after}")
+@command(
+    "asr-lora train configs/nl-large-v2-1h-lora.yaml",
+    "asr-lora train configs/cs-base-1h-lora.yaml --set adapter.rank=8",
+)
+def train_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run, such as those in configs/.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, option("Continue an unfinished run from its last checkpoint.", "--resume")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter, or every weight, from one YAML file."""
+    settings = load_config(config, overrides)
+    from asr_lora.training.train import train
+
+    folder = train(settings, resume=resume)
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    for reason, ids in body.train.left_out.items():
+        print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
+    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
+    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
 
 
-@command
+@command(
+    "asr-lora evaluate openai/whisper-small data/nl --out reports/zero-shot",
+    "asr-lora evaluate runs/nl data/nl --name lora --out reports/lora",
+)
 def evaluate_command(
     model: Model,
-    dataset: Annotated[Path, typer.Argument(help="Folder made by prepare.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder made by `prepare`.")],
     out: Out,
-    split: Annotated[str | None, typer.Option(help="train, dev or test; test when not given.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the system in comparisons.")] = None,
+    split: Annotated[str | None, option("Split to score: train, dev or test; by default test.", metavar="NAME")] = None,
+    name: Annotated[str | None, option("Name of the system in comparisons; by default MODEL.", metavar="NAME")] = None,
     language: MaybeLanguage = None,
+    strength_sweep: Annotated[bool, option(
+        "Score an adapter on dev at several strengths, and report the best one.", "--strength-sweep")] = False,
+    normaliser: MaybeNormaliser = None,
+    hotwords: Hotwords = None,
+    beams: Beams = 1,
     language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
-    beams: Beams = 1,
-    normaliser: MaybeNormaliser = None,
-    terms: Terms = None,
-    strength_sweep: Annotated[
-        bool, typer.Option("--strength-sweep", help="Score an adapter on dev at several strengths; dev chooses one.")
-    ] = False,
     as_json: Json = False,
-) -> None:
-    """Model and dataset split -> hypotheses, WER and CER."""
+) -> None:  # fmt: skip
+    """Score a model on a split of a dataset: WER, CER, MER, WIL."""
     if strength_sweep:
-        _refuse_in_sweep(split, name, context, normaliser, terms)
+        _refuse_in_sweep(split, name, context, normaliser, hotwords)
         from asr_lora.workflows.promote import sweep_strengths
 
         swept = sweep_strengths(
@@ -229,34 +368,77 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic", hotwords=terms,
+        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic",
+        hotwords=hotwords,
     )  # fmt: skip
     print_report(folder, as_json)
 
 
-def _refuse_in_sweep(
-    split: str | None, name: str | None, context: Context | None, normaliser: str | None, terms: Path | None
-) -> None:
-    if split not in (None, "dev"):
-        raise ConfigError(f"--strength-sweep chooses on dev, never on {split}: leave out --split {split}")
-    if name or context:
-        raise ConfigError("--strength-sweep names its systems and takes the model's own context: leave these out")
-    if normaliser or terms:
-        raise ConfigError("--strength-sweep chooses by the basic normaliser: leave out --normaliser and --terms")
-
-
-@command
-def promote_command(
-    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength, such as runs/x@0.7.")],
-    over: Annotated[str | None, typer.Option(help="Model to beat; the run's untouched base when not given.")] = None,
-    guards: Annotated[
-        list[Path] | None, typer.Option("--guard", help="Dataset that must not get worse; may be repeated.")
-    ] = None,
-    tolerance: Annotated[float, typer.Option(help="Rise of WER that a guard may show; 0.01 is one point.")] = 0.01,
-    force: Annotated[bool, typer.Option(help="Promote in spite of refusals, and record them.")] = False,
+@command("asr-lora compare reports/zero-shot reports/lora --out reports/nl", "asr-lora compare --rerun reports/nl")
+def compare_command(
+    reports: Annotated[list[Path] | None, typer.Argument(
+        metavar="REPORT", help="Report folders made by `evaluate`; the first is the reference.")] = None,
+    out: Annotated[Path | None, option("Folder for the comparison and its page.", metavar="FOLDER")] = None,
+    guards: Annotated[list[Path] | None, option(
+        "Report of one of the systems on a regression set, another dataset; may be repeated.",
+        "--regression-set", "--guard", metavar="REPORT")] = None,
+    price_per_hour: Annotated[float | None, option(
+        "Price per hour of the machine that trained, in any currency, for a column of costs.", min=0)] = None,
+    again: Annotated[Path | None, option(
+        "Comparison folder whose numbers are computed again; differences are listed and give exit code 3.",
+        "--rerun", metavar="FOLDER")] = None,
+    normaliser: Annotated[str | None, option(
+        "Normaliser of the main scores: none, basic, whisper or leaderboard; by default that of the reports.",
+        metavar="NAME", section=SCORES)] = None,
+    hotwords: Hotwords = None,
+    transcripts: Transcripts = True,
+    audio: Annotated[Path | None, option(
+        "Dataset folder of the reports, to embed sound in the page.",
+        "--with-audio", metavar="DATASET", section=PAGE)] = None,
+    analysis: Annotated[Path | None, option(
+        "Folder made by `analyze`, to show the spectra of the updates.", metavar="FOLDER", section=PAGE)] = None,
     as_json: Json = False,
-) -> None:
-    """The gate before a run is used: better on dev than the model before, and no guard dataset worse."""
+) -> None:  # fmt: skip
+    """Compare reports: one table, one verdict, one page.
+
+    Every pair of systems is compared with a paired bootstrap over speakers.
+    """
+    from asr_lora.evaluation.compare import compare
+    from asr_lora.evaluation.rerun import rerun
+
+    if again is not None:
+        if any((reports, out, normaliser, hotwords, guards, price_per_hour is not None, audio, analysis)):
+            raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
+        found = rerun(again)
+        print_rerun(again, found, as_json)
+        if found.differences:
+            _fail(f"{again} does not agree with its hypotheses in {len(found.differences)} places", 3)
+        return
+    if out is None:
+        raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
+    folder = compare(
+        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=hotwords,
+        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+    )  # fmt: skip
+    print_comparison(folder, as_json)
+
+
+@command("asr-lora promote runs/nl --over runs/nl-before --regression-set data/de")
+def promote_command(
+    run: RunArgument,
+    over: Annotated[str | None, option(
+        "Model that the run must beat on dev; by default the run's base model.", metavar="MODEL")] = None,
+    guards: Annotated[list[Path] | None, option(
+        "Dataset folder on which WER must not rise; may be repeated.",
+        "--regression-set", "--guard", metavar="DATASET")] = None,
+    tolerance: Annotated[float, option("Largest allowed rise of WER on a regression set; 0.01 is one point.")] = 0.01,
+    force: Annotated[bool, option("Promote the run even if it is refused, and record the reasons.", "--force")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Accept a run only if it beats the model before it.
+
+    It must be better on dev, and WER must not rise on any regression set.
+    """
     from asr_lora.workflows.promote import promote
 
     try:
@@ -270,86 +452,18 @@ def promote_command(
         print(folder.manifest)
 
 
-@command
-def compare_command(
-    reports: Annotated[
-        list[Path] | None, typer.Argument(help="Report folders; the others are held against the first.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for what is made.")] = None,
-    transcripts: Annotated[
-        bool,
-        typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page."),
-    ] = True,
-    normaliser: Annotated[
-        str | None, typer.Option(help="none, basic, whisper or leaderboard; that of the reports when not given.")
-    ] = None,
-    terms: Terms = None,
-    guards: Annotated[
-        list[Path] | None,
-        typer.Option("--guard", help="Report of one of the systems on another dataset; may be repeated."),
-    ] = None,
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Of the machine that trained, for a column of costs.")
-    ] = None,
-    audio: Annotated[
-        Path | None, typer.Option("--with-audio", help="The reports' dataset, to put sound into the page.")
-    ] = None,
-    analysis: Annotated[Path | None, typer.Option(help="Folder made by analyze, whose spectra to show.")] = None,
-    again: Annotated[
-        Path | None, typer.Option("--rerun", help="Make every number of this folder again, and say where it differs.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Reports -> one table, one verdict, one self-contained page; --rerun checks one that was made before."""
-    from asr_lora.evaluation.compare import compare
-    from asr_lora.evaluation.rerun import rerun
-
-    if again is not None:
-        if any((reports, out, normaliser, terms, guards, price_per_hour is not None, audio, analysis)):
-            raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
-        found = rerun(again)
-        print_rerun(again, found, as_json)
-        if found.differences:
-            _fail(f"{again} does not agree with its hypotheses in {len(found.differences)} places", 3)
-        return
-    if out is None:
-        raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
-    folder = compare(
-        reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=terms,
-        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
-    )  # fmt: skip
-    print_comparison(folder, as_json)
-
-
-@command
-def analyze_command(
-    runs: Annotated[list[str], typer.Argument(help="Run or adapter folders, trained from one base.")],
-    out: Out,
-    as_json: Json = False,
-) -> None:
-    """What training changed in the weights: ranks, norms, what it amplifies, and what several runs share."""
-    from asr_lora.workflows.analyze import analyze
-
-    folder = analyze(runs, out=out)
-    if as_json:
-        print_json(folder.read())
-        return
-    print(folder.markdown.read_text(encoding="utf-8"))
-    print(folder.page)
-
-
-@command
+@command("asr-lora sweep configs/sweeps/rank.yaml --out sweeps/rank")
 def sweep_command(
-    file: Annotated[Path, typer.Argument(help="YAML file, such as those in configs/sweeps/.")],
+    file: Annotated[Path, typer.Argument(
+        metavar="FILE", help="YAML file of a sweep, such as those in configs/sweeps/.")],
     out: Out,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the base.")] = None,
-    split: Annotated[str, typer.Option(help="dev, or test: dev and then test.")] = "dev",
-    empty: Annotated[
-        bool, typer.Option("--empty", help="Write table and page with no figure yet, and train nothing.")
-    ] = False,
+    overrides: Overrides = None,
+    split: Annotated[str, option("Split to score: dev, or test for dev and then test.", metavar="NAME")] = "dev",
+    empty: Annotated[bool, option(
+        "Write the table and the page without numbers, and train nothing.", "--empty")] = False,
     as_json: Json = False,
-) -> None:
-    """Train and score variants of one config, and hold each against the first."""
+) -> None:  # fmt: skip
+    """Train, score and compare variants of one config."""
     from asr_lora.workflows.sweep import sweep_settings, write_empty
 
     if empty:
@@ -371,110 +485,148 @@ def sweep_command(
     print(folder.page(split))
 
 
-@command
-def transcribe_command(
-    model: Model,
-    inputs: Annotated[
+@command("asr-lora analyze runs/nl runs/nl-seed-1 --out reports/analysis")
+def analyze_command(
+    runs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Audio or video files, folders, patterns; - is standard input."),
+        typer.Argument(metavar="RUN", help="Run folders or adapters that were trained from one base model."),
     ],
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", help="txt, srt, vtt, tsv or json; may be repeated.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the outputs; standard output when not given.")] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Name or code; the model's own when not given; auto: as heard, file by file.")
-    ] = None,
-    language_token: LanguageToken = None,
-    task: MaybeTask = None,
-    context: MaybeContext = None,
-    precision: MaybePrecision = Precision.AUTO,
-    adapters: Annotated[
-        list[str] | None,
-        typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
-    ] = None,
-    route: Annotated[
-        str | None,
-        typer.Option(help="Which adapter transcribes a file: language, as heard; folder, by its name; or a NAME."),
-    ] = None,
-    beams: Beams = 1,
-    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
-    timestamps: Annotated[
-        bool, typer.Option("--timestamps/--no-timestamps", help="Segments by Whisper's own timestamps.")
-    ] = True,
-    words: Annotated[
-        bool | None, typer.Option("--words/--no-words", help="When each word is said; on for srt and vtt.")
-    ] = None,
-    sequential: Annotated[
-        bool, typer.Option("--sequential", help="Whisper's own way: 30 s at a time, each told what came before.")
-    ] = False,
-    fallback: Annotated[
-        bool, typer.Option("--fallback/--no-fallback", help="Try doubtful windows again at higher temperatures.")
-    ] = True,
-    terms: Annotated[
-        Path | None, typer.Option(help="File of names and terms, one a line, that are made likelier.")
-    ] = None,
-    engine: Engine = "torch",
-    line_length: Annotated[int, typer.Option(help="Of subtitles, in characters.")] = 42,
-    lines: Annotated[int, typer.Option(help="Of a subtitle.")] = 2,
-    keep_existing: Annotated[
-        bool, typer.Option("--keep-existing", help="Leave out files whose outputs are already there.")
-    ] = False,
+    out: Out,
+    as_json: Json = False,
 ) -> None:
-    """Audio or video of any length -> text, subtitles or JSON."""
-    from asr_lora.transcription.subtitles import SubtitleRules
-    from asr_lora.transcription.transcribe import transcribe
+    """Measure what training changed in the weights."""
+    from asr_lora.workflows.analyze import analyze
 
-    formats = formats or ["txt"]
-    if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
-    failed = 0
-    for transcript in transcribe(
-        model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
-        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=terms,
-        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
-        echo=functools.partial(print, end="", flush=True) if out is None else None,
-    ):  # fmt: skip
-        if transcript.error:
-            failed += 1
-            say(f"error: {transcript.error}")
-        elif transcript.written:
-            print(*transcript.written, sep="\n", flush=True)
-    if failed:
-        _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+    folder = analyze(runs, out=out)
+    if as_json:
+        print_json(folder.read())
+        return
+    print(folder.markdown.read_text(encoding="utf-8"))
+    print(folder.page)
 
 
-@command
-def serve_command(
-    model: Annotated[
-        str | None, typer.Argument(help="As for transcribe; the base of the adapters when not given.")
-    ] = None,
-    adapters: Annotated[
-        list[str] | None,
-        typer.Option("--adapter", help="NAME=RUN on the base MODEL, such as cs=runs/cs@0.7; may be repeated."),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's need a key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
-    api_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the key that clients must send.")
-    ] = "ASR_LORA_API_KEY",
-    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Let others in without a key.")] = False,
-    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Of a file.")] = 200,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Of its audio.")] = 7200,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that take turns and share batches.")] = 8,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that wait for that; others are told to come again.")] = 16,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds of a request, from the end of its upload.")] = 600,
+@command("asr-lora export runs/nl --format ctranslate2 --quantise int8 --out exports/nl")
+def export_command(
+    run: Annotated[str, typer.Argument(
+        metavar="RUN", help="Run folder (RUN@0.7 for a strength of 0.7), or any other model.")],
+    out: Out,
+    kind: Annotated[str, option(
+        "Format to write: transformers, ctranslate2, ggml or adapter.", "--format", metavar="NAME")],
+    dtype: Annotated[str | None, option(
+        "Number format of weights that are not quantised: float16 (the default) or float32.", metavar="NAME")] = None,
+    quantise: Annotated[str | None, option(
+        "Quantisation: int8 for ctranslate2, q8_0 or q5_0 for ggml; by default none.", metavar="NAME")] = None,
+    dataset: Annotated[Path | None, option(
+        "Dataset whose dev split both engines transcribe; by default the run's own.",
+        metavar="DATASET", section="Proof of equal output")] = None,
+    utterances: Annotated[int, option(
+        "Number of dev utterances that both engines transcribe.",
+        "--utterances", "--clips", min=1, section="Proof of equal output")] = 50,
+    tolerance: Annotated[float, option(
+        "Largest allowed difference of WER between the engines; 0.01 is one point.",
+        section="Proof of equal output")] = 0.005,
     language: MaybeLanguage = None,
     language_token: LanguageToken = None,
+    task: MaybeTask = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Export a run for another engine, with a proof.
+
+    Both engines transcribe the same utterances, and their WER may differ by no more than the tolerance.
+    """
+    from asr_lora.exporting.export import export
+    from asr_lora.exporting.parity import parity_table
+
+    try:
+        folder = export(
+            run, format=kind, out=out, dtype=dtype, quantise=quantise, dataset=dataset, clips=utterances,
+            tolerance=tolerance, language=language, language_token=language_token, task=task,
+        )  # fmt: skip
+    except Refused as error:
+        print_json(error.facts) if as_json else print(parity_table(error.facts))
+        raise
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    print(parity_table(body))
+    for file in body.files:
+        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
+    print(folder.manifest)
+
+
+@command("asr-lora push runs/nl --report reports/lora --to me/whisper-nl")
+def push_command(
+    run: RunArgument,
+    to: Annotated[str, option("Repository owner/name on the hub, or a folder such as ./published.", metavar="PLACE")],
+    exported: Annotated[Path | None, option(
+        "Export folder made by `export`; by default the adapter is exported first.",
+        "--export", metavar="FOLDER")] = None,
+    reports: Annotated[list[Path] | None, option(
+        "Report folder for the table of the model card; may be repeated.", "--report", metavar="REPORT")] = None,
+    private: Annotated[bool, option("Create the repository as a private one.", "--private")] = False,
+    dataset: Annotated[Path | None, option(
+        "Dataset folder of the run, if it has moved since training.", metavar="DATASET")] = None,
+    licence: Annotated[str | None, option(
+        "License of the model, as the hub spells it, such as apache-2.0.",
+        "--license", metavar="NAME", section="Model card")] = None,
+    data_licence: Annotated[str | None, option(
+        "License of the training speech, as the hub spells it, such as cc0-1.0.",
+        "--data-license", metavar="NAME", section="Model card")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Publish a run with a model card, on the hub or in a folder."""
+    from asr_lora.workflows.publish import push
+
+    done = push(
+        run, to=to, exported=exported, private=private, reports=reports or (), dataset=dataset, licence=licence,
+        data_licence=data_licence,
+    )  # fmt: skip
+    if not done.measured:
+        say("warning: the card states no WER on held-out data: add --report FOLDER, made by asr-lora evaluate")
+    if as_json:
+        print_json({"place": done.place, "files": done.files})
+        return
+    print(*done.files, done.place, sep="\n")
+
+
+@command(
+    "asr-lora serve nl/runs/lora",
+    "asr-lora serve --adapter nl=runs/nl --adapter cs=runs/cs",
+)
+def serve_command(
+    model: Annotated[str | None, typer.Argument(
+        metavar="MODEL", help="Model as for `transcribe`; by default the base model of the adapters.")] = None,
+    adapters: Annotated[list[str] | None, option(
+        "Adapter under the name that requests select it by, such as cs=runs/cs@0.7; may be repeated.",
+        "--adapter", metavar="NAME=RUN")] = None,
+    host: Annotated[str, option(
+        "Network address to listen on; addresses that other machines reach need an API key.")] = "127.0.0.1",
+    port: Annotated[int, option("Port to listen on; 0 takes any free port.", min=0, max=65535)] = 8000,
+    language: MaybeLanguage = None,
+    engine: Engine = "torch",
+    api_key_env: Annotated[str, option(
+        "Environment variable that holds the key which clients must send.",
+        metavar="NAME", section="Access")] = "ASR_LORA_API_KEY",
+    no_api_key: Annotated[bool, option(
+        "Accept requests from other machines without a key.", "--no-api-key", section="Access")] = False,
+    max_upload_mb: Annotated[float, option("Largest upload, in megabytes.", min=0.001, section="Limits")] = 200,
+    max_seconds: Annotated[float, option("Longest audio in one upload, in seconds.", min=1, section="Limits")] = 7200,
+    concurrency: Annotated[int, option(
+        "Requests that are decoded at the same time and share batches.", min=1, section="Limits")] = 8,
+    queue: Annotated[int, option(
+        "Requests that may wait; more are answered with status 429.", min=0, section="Limits")] = 16,
+    timeout: Annotated[float, option(
+        "Longest time from the end of an upload to its answer, in seconds.", min=1, section="Limits")] = 600,
+    vad: Vad = True,
+    language_token: LanguageToken = None,
     context: MaybeContext = None,
     precision: MaybePrecision = Precision.AUTO,
-    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Transcribe speech only, as silero finds it.")] = True,
-    engine: Engine = "torch",
-) -> None:
-    """A model and its adapters behind OpenAI's API for transcriptions, and one page."""
+) -> None:  # fmt: skip
+    """Serve a model and its adapters over HTTP.
+
+    The API is OpenAI's for transcriptions; a web page records and transcribes too.
+    """
     from asr_lora.serving.limits import Limits
     from asr_lora.serving.serve import serve
 
@@ -484,6 +636,46 @@ def serve_command(
         limits=limits, language=language, language_token=language_token, context=context, precision=precision, vad=vad,
         engine=engine,
     )  # fmt: skip
+
+
+@command("asr-lora demo --out demo")
+def demo_command(
+    out: Annotated[Path, option("Folder for the results.", metavar="FOLDER")] = Path("demo"),
+    source: Annotated[
+        Path | None, option("Folder of other Italian speech; by default that of the package.", metavar="FOLDER")
+    ] = None,
+    epochs: Epochs = None,
+    as_json: Json = False,
+) -> None:
+    """Run `adapt` on the Italian speech of the package.
+
+    The model is openai/whisper-base from PyPI.
+    """
+    if source and not source.is_dir():
+        raise ConfigError(f"--source: there is no folder {source}; leave --source out to take the package's own speech")
+    from asr_lora.sources.demo import demo_speech
+    from asr_lora.workflows.adapt import adapt
+
+    done = adapt(
+        source or demo_speech(), language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"]
+    )
+    print_adaptation(done, as_json)
+
+
+def _refuse_options(given: dict[str, Any], before: str, after: str) -> None:
+    if names := [name for name, value in given.items() if value is not None and value != []]:
+        raise ConfigError(f"{before} {names[0]}, {after}")
+
+
+def _refuse_in_sweep(
+    split: str | None, name: str | None, context: Context | None, normaliser: str | None, terms: Path | None
+) -> None:
+    if split not in (None, "dev"):
+        raise ConfigError(f"--strength-sweep chooses on dev, never on {split}: leave out --split {split}")
+    if name or context:
+        raise ConfigError("--strength-sweep names its systems and takes the model's own context: leave these out")
+    if normaliser or terms:
+        raise ConfigError("--strength-sweep chooses by the basic normaliser: leave out --normaliser and --hotwords")
 
 
 def _named_adapters(given: list[str]) -> dict[str, str]:
@@ -501,128 +693,6 @@ def _named_adapters(given: list[str]) -> dict[str, str]:
             raise ConfigError(f"--adapter {text}: give a NAME of its own and a run, such as cs=runs/cs")
         named[name] = run
     return named
-
-
-@command
-def export_command(
-    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength, or any other model.")],
-    out: Out,
-    kind: Annotated[str, typer.Option("--format", help="transformers, ctranslate2, ggml or adapter.")],
-    dtype: Annotated[
-        str | None, typer.Option(help="float16 or float32, of what is not quantised; float16 when not given.")
-    ] = None,
-    quantise: Annotated[str | None, typer.Option(help="int8 (ctranslate2), q8_0 or q5_0 (ggml).")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Whose dev split both engines transcribe; the run's own when not given.")
-    ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="How many of it.")] = 50,
-    tolerance: Annotated[float, typer.Option(help="Drift of WER that is let pass; 0.01 is one point.")] = 0.005,
-    language: MaybeLanguage = None,
-    language_token: LanguageToken = None,
-    task: MaybeTask = None,
-    as_json: Json = False,
-) -> None:
-    """A run for another engine, with the proof that it hears there what it hears here."""
-    from asr_lora.exporting.export import export
-    from asr_lora.exporting.parity import parity_table
-
-    try:
-        folder = export(
-            run, format=kind, out=out, dtype=dtype, quantise=quantise, dataset=dataset, clips=clips,
-            tolerance=tolerance, language=language, language_token=language_token, task=task,
-        )  # fmt: skip
-    except Refused as error:
-        print_json(error.facts) if as_json else print(parity_table(error.facts))
-        raise
-    body = folder.read()
-    if as_json:
-        print_json(body)
-        return
-    print(parity_table(body))
-    for file in body.files:
-        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
-    print(folder.manifest)
-
-
-@command
-def push_command(
-    run: Annotated[str, typer.Argument(help="Run folder, perhaps with a strength.")],
-    to: Annotated[str, typer.Option(help="owner/name on the hub, or a folder such as ./published.")],
-    exported: Annotated[
-        Path | None, typer.Option("--export", help="Made by export; the adapter is exported when not given.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
-    reports: Annotated[
-        list[Path] | None, typer.Option("--report", help="Report for the card's table; may be repeated.")
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="The run's own, where it has moved.")] = None,
-    licence: Annotated[str | None, typer.Option("--license", help="Of the model, as the hub names licences.")] = None,
-    data_licence: Annotated[str | None, typer.Option("--data-license", help="Of the speech, for the card.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Publish a run: its export and a model card, on the hub or in a folder; no speakers, texts or local names."""
-    from asr_lora.workflows.publish import push
-
-    done = push(
-        run, to=to, exported=exported, private=private, reports=reports or (), dataset=dataset, licence=licence,
-        data_licence=data_licence,
-    )  # fmt: skip
-    if not done.measured:
-        say("warning: the card states no WER on held-out data: add --report FOLDER, made by asr-lora evaluate")
-    if as_json:
-        print_json({"place": done.place, "files": done.files})
-        return
-    print(*done.files, done.place, sep="\n")
-
-
-@command
-@with_speech_options
-def adapt_command(
-    sources: Sources,
-    language: Language,
-    out: Out,
-    asked: dict[str, Any],
-    language_token: LanguageToken = None,
-    model: Annotated[str | None, typer.Option(help="Any Whisper; chosen by the machine when not given.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Of train, such as 1h; chosen when not given.")] = None,
-    epochs: Epochs = None,
-    baselines: Annotated[str, typer.Option(help="full: also fine-tune every weight, to compare.")] = "",
-    transcripts: Annotated[
-        bool,
-        typer.Option("--with-transcripts/--without-transcripts", help="Show references and hypotheses in the page."),
-    ] = True,
-    as_json: Json = False,
-) -> None:
-    """Everything for one language: prepare, train, compare, transcribe, with settings chosen for this machine."""
-    from asr_lora.workflows.adapt import adapt
-
-    wanted = [name for name in baselines.split(",") if name]
-    done = adapt(
-        sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
-        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
-    )  # fmt: skip
-    print_adaptation(done, as_json)
-
-
-@command
-def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("demo"),
-    source: Annotated[
-        Path | None, typer.Option(help="Folder of other Italian speech; that of the package when not given.")
-    ] = None,
-    epochs: Epochs = None,
-    as_json: Json = False,
-) -> None:
-    """Run `adapt` on the Italian speech that comes with the package, with openai/whisper-base from PyPI."""
-    if source and not source.is_dir():
-        raise ConfigError(f"--source: there is no folder {source}; leave --source out to take the package's own speech")
-    from asr_lora.sources.demo import demo_speech
-    from asr_lora.workflows.adapt import adapt
-
-    done = adapt(
-        source or demo_speech(), language="it", out=out, model="pypi:whisper-base", epochs=epochs, baselines=["full"]
-    )
-    print_adaptation(done, as_json)
 
 
 def _fail(message: str, code: int) -> None:
@@ -659,10 +729,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version of asr_lora and exit."),
     ] = False,
 ) -> None:
-    """Adapt Whisper to a language or a domain, and show what that bought."""
+    """Adapt Whisper to a language or a domain, and measure the gain."""
 
 
 def main() -> None:
