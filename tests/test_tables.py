@@ -32,7 +32,7 @@ MEASURED = ROOT / "reports" / "cs-1h-whisper-base"  # a comparison of nine syste
 
 def test_a_comparison_is_a_table_of_its_systems():
     folder = ComparisonFolder(MEASURED)
-    body = folder.read()
+    body = folder.read_json()
     frame = folder.to_pandas().set_index("system")
     assert list(frame.index) == [system["system"]["name"] for system in body["systems"]]
     assert frame.loc["untouched", "wer"] == pytest.approx(0.690, abs=5e-4)
@@ -50,7 +50,7 @@ def test_a_comparison_in_a_notebook_has_its_verdict_and_no_column_without_a_valu
     assert "<th>System</th><th>WER</th><th>95 % from</th>" in page
     assert "<td>69.0%</td>" in page
     assert "1,179,648" in page
-    assert repr(folder) == f"ComparisonFolder('{MEASURED}'): {folder.read()['verdict']}"
+    assert repr(folder) == f"ComparisonFolder('{MEASURED}'): {folder.read().verdict}"
 
 
 def test_names_of_systems_are_escaped(tmp_path):
