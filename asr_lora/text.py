@@ -1,17 +1,17 @@
-"""What may be done to a transcript before it is stored. Nothing is, unless it was asked for."""
+"""Clean texts before they are stored, where the user asks for it, and compare sentences."""
 
 import hashlib
 import unicodedata
 from dataclasses import asdict, dataclass
 
 APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼʹ′`´＇"), "'")
-SPOKEN = "%‰&@#§*/"  # punctuation to Unicode, words to whoever reads it aloud
+SPOKEN = "%‰&@#§*/"  # Unicode calls these punctuation, but they are read as words
 WITHIN_WORDS = "'’ʼ-‐‑"  # part of a word where letters stand on both sides
 
 
 @dataclass(frozen=True)
 class TextCleaning:
-    """Explicit choices, all off by default."""
+    """Changes of a text, all off by default."""
 
     lower_case: bool = False
     strip_punctuation: bool = False
@@ -19,7 +19,7 @@ class TextCleaning:
     apostrophes: bool = False
 
     def apply(self, text: str) -> str:
-        """Change a transcript as chosen; runs of white space are always one space."""
+        """Change a text. Several spaces always become one."""
         if self.nfc:
             text = unicodedata.normalize("NFC", text)
         if self.apostrophes:
@@ -31,16 +31,16 @@ class TextCleaning:
         return " ".join(text.split())
 
     def chosen(self) -> list[str]:
-        """Names of the choices that were made."""
+        """Return the names of the changes that are on."""
         return [name for name, on in asdict(self).items() if on]
 
 
 def without_punctuation(text: str) -> str:
-    """Take out punctuation; apostrophes and hyphens within words stay, and so do signs that are read aloud."""
+    """Remove punctuation, except apostrophes and hyphens within words and signs that are read as words."""
     kept = []
     for place, letter in enumerate(text):
-        heard = not unicodedata.category(letter).startswith("P") or letter in SPOKEN
-        if heard or (letter in WITHIN_WORDS and _in_word(text, place)):
+        spoken = not unicodedata.category(letter).startswith("P") or letter in SPOKEN
+        if spoken or (letter in WITHIN_WORDS and _in_word(text, place)):
             kept.append(letter)
         elif letter not in WITHIN_WORDS:
             kept.append(" ")
@@ -56,10 +56,9 @@ def _is_letter(letter: str) -> bool:
 
 
 def sentence_key(text: str) -> int:
-    """A number that is equal for sentences that differ in case, punctuation, normal form, joiners or spaces only.
+    """Return a number that is equal for sentences that differ only in case, punctuation, normal form or spaces.
 
-    Returns:
-        64 bits of a SHA-256, signed, as a database keeps integers.
+    The number is a signed integer of 64 bits (of a SHA-256), as SQLite stores it.
     """
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
     letters = (letter for letter in plain if letter not in WITHIN_WORDS and unicodedata.category(letter) != "Cf")

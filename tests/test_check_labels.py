@@ -17,7 +17,7 @@ from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord
 from asr_lora.folders.digests import sha256_file
 from asr_lora.labels.label_report import MEASURED
-from asr_lora.labels.model_scores import ModelScore, doubt, judged
+from asr_lora.labels.model_scores import ModelScore, findings_from_scores, suspicion
 
 FAULTS = {"perchÃ© no": "mojibake", "premere <b>uno</b>": "markup", "премере уно": "wrong-script"}
 
@@ -78,10 +78,13 @@ def test_what_a_rule_finds_in_train_is_left_out_where_that_is_wanted(release, tm
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
-        ("to-fast", "--drop: no rule 'to-fast'; did you mean too-fast? There are unreadable, silent"),
-        ("x", "--drop: no rule 'x'; there are unreadable"),
-        ("leaked-speaker", "--drop leaked-speaker: this rule finds nothing in train by itself (held out"),
-        ("misheard", "--drop misheard: this rule finds nothing in train by itself (with --model"),
+        ("to-fast", "--drop: there is no rule 'to-fast', did you mean too-fast? The rules are unreadable, silent"),
+        ("x", "--drop: there is no rule 'x'. The rules are unreadable"),
+        (
+            "leaked-speaker",
+            "--drop leaked-speaker: this rule finds no fault of a label in train. The rules for --drop are unreadable",
+        ),
+        ("misheard", "--drop misheard: this rule needs a model. The rules for --drop are unreadable"),
     ],
 )
 def test_rules_that_cannot_leave_anything_out(rule, sentence, tmp_path):
@@ -165,7 +168,7 @@ def test_json_and_rules_that_are_off(copied):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["{data}", "--without", "digit"], "no rule 'digit'; did you mean digits? There are left-out"),
+        (["{data}", "--without", "digit"], "there is no rule 'digit', did you mean digits? The rules are left-out"),
         (["{data}", "--set", "x.y=1"], "is a dataset folder: leave out --set"),
         (["{data}", "--no-probe"], "leave out --probe or --no-probe, which belongs to a config"),
         (["{data}", "--language-token", "nl"], "add --model"),
@@ -264,7 +267,7 @@ def test_opinions_are_judged_by_what_is_usual():
         opinion(103, loss=9.0, silent_loss=9.0, tokens=1),  # too short to say
     ]
     thought = [*map(opinion, range(40)), *odd]
-    found = {(row.rule, row.id) for row in judged(thought, [label(int(row.id[4:])) for row in thought])}
+    found = {(row.rule, row.id) for row in findings_from_scores(thought, [label(int(row.id[4:])) for row in thought])}
     assert found == {
         ("unheard-text", "clip100"),
         ("misheard", "clip100"),
@@ -272,7 +275,7 @@ def test_opinions_are_judged_by_what_is_usual():
         ("text-ends-early", "clip102"),
         ("sound-ends-early", "clip104"),
     }
-    assert max(thought[:-1], key=doubt).id == "clip100"
+    assert max(thought[:-1], key=suspicion).id == "clip100"
 
 
 def unlike(texts):
@@ -296,7 +299,7 @@ def test_a_real_model_hears_that_texts_were_swapped(base, demo_dataset):
     assert right.keys() == wrong.keys() == set(honest.ids)
     for clip, row in right.items():
         assert row.gain > 1.0 > wrong[clip].gain
-        assert doubt(row) < doubt(wrong[clip])
+        assert suspicion(row) < suspicion(wrong[clip])
         assert row.cer < 0.5 < wrong[clip].cer
         assert row.hypothesis == wrong[clip].hypothesis
 

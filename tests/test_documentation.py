@@ -1,12 +1,15 @@
 """The documents: every command and snippet in them runs as it stands, in order, in a folder that has all they name."""
 
 import functools
+import importlib.util
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import tomllib
@@ -22,16 +25,20 @@ from conftest import BASE, ROOT
 from test_promotion import small_release
 from typer.testing import CliRunner
 
+import asr_lora
 from asr_lora import evaluate, load_config, prepare, train
 from asr_lora.cli.verbs import app
+from asr_lora.config import RunConfig, SweepConfig
+from asr_lora.errors import AsrLoraError
 from asr_lora.folders.atomic import write_text
+from asr_lora.folders.manifests import Folder
 from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.serving.serve import listen_on
 from asr_lora.workflows.sweep import plan_sweep
 
 pytestmark = pytest.mark.slow
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS += [path for name in ("configs", "data") for path in sorted((ROOT / name).rglob("README.md"))]
 
 # What cannot run here, and why: its command line is parsed all the same.
@@ -45,11 +52,12 @@ PARSED = {
 # Commands that are not ours, and what there must be for them to work.
 OTHERS = {
     r"make (\w+)": lambda target: re.search(rf"^{target}:", read("Makefile"), re.MULTILINE),
-    r"pip install asr_lora\[(\w+)\]": lambda extra: extra in project()["optional-dependencies"],
+    r"pip install \.\[([\w,]+)\]": lambda extras: set(extras.split(",")) <= set(project()["optional-dependencies"]),
+    r"python (\S+) data/it --work models": lambda path: (ROOT / path).is_file(),  # it takes half an hour
     r"python3 -m venv \.venv": lambda: "3.11" in project()["requires-python"],
     r"\. \.venv/bin/activate": lambda: True,  # of every venv
     r"pip install \.": lambda: project()["scripts"]["asr-lora"],
-    r"export (MDC_API_KEY)=\.\.\.": lambda name: name in read("asr_lora/audio/download.py"),
+    r"export (MDC_API_KEY)=\.\.\.": lambda name: name in read("asr_lora/sources/download.py"),
     r"accelerate launch --config_file (\S+) -m asr_lora train CONFIG": lambda path: (
         Path(path).name in read("tests/test_processes.py")
     ),
@@ -57,7 +65,18 @@ OTHERS = {
 PIPED = {"ssh studio cat take.flac": "take.flac"}  # the file that standard input then holds
 HUBS = {"me/whisper-nl": "./published"}  # a folder for the hub, to which tests/test_export.py publishes
 REFUSED = {"promote": "is not promoted over"}  # what the gate says of a run of one step, with exit code 1
-FOREIGN_OPTIONS = {"--config_file"}
+FOREIGN_OPTIONS = {"--config_file", "--help"}
+LINKING = [*DOCUMENTS, *(ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CHANGELOG", "SECURITY"))]
+LINKING += sorted((ROOT / "reports").rglob("*.md"))
+
+# What a new user reads in one go. It repeats commands, which find there what is complete.
+JOURNEY = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("get-started", "guides/exporting", "guides/serving", "guides/transcribing", "reference/python")
+    ),
+]
 
 
 def read(path: str | Path) -> str:
@@ -77,7 +96,7 @@ class Snippet:
 
     document: Path
     line: int
-    language: str  # sh, python, yaml
+    language: str  # sh, python, yaml; text is output, which nothing runs
     text: str
 
     def __str__(self) -> str:
@@ -87,22 +106,25 @@ class Snippet:
 def snippets(document: Path) -> list[Snippet]:
     """All of a document, in its order.
 
-    Indented blocks are a shell's, fenced ones say their language, and commands stand within sentences too.
+    Fenced blocks say their language; each command of a shell is one of its own. Indented blocks are a shell's, and
+    commands are within sentences and tables too.
     """
     found, fence, block, prose = [], None, [], []
     for number, line in enumerate(read(document).splitlines(), 1):
         opened = re.fullmatch(r"```(\w*)", line)
-        in_block = fence is not None or opened or line.startswith("    ")
-        prose.append("" if in_block else line)
+        shell = fence == "sh" or (fence is None and line.startswith("    "))
+        prose.append("" if fence is not None or opened or shell else line)
         if opened:
-            if fence is not None:
+            if fence not in (None, "sh"):
                 found.append(Snippet(document, number - len(block), fence, "\n".join(block)))
             fence, block = (opened[1], []) if fence is None else (None, [])
-        elif in_block:
-            block.append(line if fence is not None else line.strip())
-            if fence is None and not line.endswith("\\"):
+        elif shell:
+            block.append(line.strip())
+            if not line.endswith("\\"):
                 found.append(Snippet(document, number, "sh", " ".join(part.rstrip("\\") for part in block)))
                 block = []
+        elif fence is not None:
+            block.append(line)
     text = "\n".join(prose)
     for span in re.finditer(r"`((?:asr-lora|accelerate|make|pip) [^`]+)`", text):
         line = text.count("\n", 0, span.start()) + 1
@@ -118,7 +140,8 @@ def commands(line: str) -> list[list[str]]:
     return [list(words) for parting, words in groupby(lexer, lambda word: word in ("|", "&&", ";")) if not parting]
 
 
-ALL = [snippet for document in DOCUMENTS for snippet in snippets(document)]
+WRITTEN = [snippet for document in DOCUMENTS for snippet in snippets(document)]
+ALL = [snippet for snippet in WRITTEN if snippet.language != "text"]
 LINES = [" ".join(words) for each in ALL if each.language == "sh" for words in commands(each.text)]
 
 
@@ -166,9 +189,9 @@ def furnished(speaking, tmp_path_factory) -> Path:
         run = train(load_config(Path("CONFIG"), ["out=runs/nl"])).root
         shutil.copytree(run, "runs/cs")
         train(load_config(Path("CONFIG"), ["out=runs/nl-before", "training.seed=1"]))
-        for name, model in {"untouched": "openai/whisper-large-v2", "lora": "runs/nl"}.items():
-            for guard, data in {"": "data/nl", "de-": "data/de"}.items():
-                evaluate(model, Path(data), out=Path(f"reports/{guard}{name}"), name=name, language=data[-2:])
+        for name, model in {"zero-shot": "openai/whisper-large-v2", "lora": "runs/nl"}.items():
+            for language, data in {"": "data/nl", "de-": "data/de"}.items():
+                evaluate(model, Path(data), out=Path(f"reports/{language}{name}"), name=name, language=data[-2:])
     return root
 
 
@@ -190,6 +213,7 @@ def furnish_speech(speech: Path) -> None:
     for name in ("cv-corpus-25.0-2026-03-09", "cv-24", "cv-25", "SOURCE"):
         for locale in ("nl", "de", "fy-NL"):
             shutil.copytree(speech, Path(name) / locale)
+    shutil.copytree(speech, "data/demo/cv-corpus-17.0-2024-03-15/it")
     for name in ("cv-25.tar.gz", "cv-corpus-25.0-2026-03-09-nl.tar.gz"):
         with tarfile.open(name, "w:gz") as tar:
             tar.add("cv-25", "cv-corpus-25.0-2026-03-09")
@@ -228,10 +252,10 @@ def folders(furnished, tmp_path_factory):
     """A function: the folder in which a document's commands run, one after another."""
 
     @functools.cache
-    def folder(document: Path) -> Path:
-        return shutil.copytree(furnished, tmp_path_factory.mktemp("documents") / document.stem)
+    def folder(name: str) -> Path:
+        return shutil.copytree(furnished, tmp_path_factory.mktemp("documents") / name)
 
-    return folder
+    return lambda document: folder("journey" if document in JOURNEY else document.stem)
 
 
 # Running them
@@ -351,13 +375,103 @@ def test_every_option_exists():
             assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span)) <= known | FOREIGN_OPTIONS, (document, span)
 
 
+def test_output_holds_no_command():
+    """A command in a block of output would never run."""
+    for snippet in WRITTEN:
+        assert snippet.language in ("sh", "python", "yaml", "text"), f"{snippet}: {snippet.language}"
+        assert snippet.language != "text" or "asr-lora " not in snippet.text, str(snippet)
+
+
 def test_links_lead_somewhere():
-    for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)]+)\)", read(document)):
+    for document in LINKING:
+        for link in re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`\n]+`", "", read(document))):
             place, _, heading = link.partition("#")
             target = document.parent / place if place else document
-            if not place.startswith("http"):
+            if not place.startswith(("http", "../../actions/")):  # the latter: of a repository on GitHub
                 assert target.exists(), (document, link)
                 titles = re.findall(r"^#+ (.+)$", read(target), re.MULTILINE) if heading else []
                 slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
                 assert not heading or heading in slugs, (document, link)
+
+
+def test_the_tree_names_every_module_and_no_other():
+    block = read("ARCHITECTURE.md").split("## The tree")[1].split("```")[1]
+    named, folders = set(), []
+    for line in block.splitlines():
+        if found := re.match(r"( *)([\w.]+/|\w+\.py)(?: |$)", line):
+            depth = len(found[1]) // 2
+            folders = [*folders[:depth], found[2].rstrip("/")]
+            named |= {"/".join(folders)} if found[2].endswith(".py") else set()
+            assert found[2] == "asr_lora/" or line[found.end() :].strip(), f"{found[2]}: say what it is for"
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asr_lora").rglob("*.py")}
+    assert named == {path for path in there if not path.endswith("__init__.py")}
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site():
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "scripts" / "site_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_has_every_verb_and_option(site):
+    text = site.filled(read("docs/reference/command-line.md"))
+    verbs = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
+    group = typer.main.get_command(app)
+    assert verbs.keys() == group.commands.keys()
+    for name, verb in group.commands.items():
+        for each in verb.params:
+            names = [*each.opts, *each.secondary_opts] if each.param_type_name == "option" else [each.name.upper()]
+            shown = any(
+                re.search(rf"`\[?{re.escape(word)}[\].`]", verbs[name], re.IGNORECASE)
+                for word in (
+                    [each.metavar.removesuffix("...")] if each.metavar and each.param_type_name == "argument" else names
+                )
+            )
+            assert shown != each.hidden, (name, names)
+
+
+def test_the_reference_has_every_key(site):
+    text = site.filled(read("docs/reference/configuration.md"))
+
+    def keys(model, prefix=""):
+        for name, field in model.model_fields.items():
+            inner = site.inner_model(field.annotation)
+            yield from keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+
+    for key in [*keys(RunConfig), *keys(SweepConfig)]:
+        assert f"| `{key}` |" in text, key
+
+
+def test_the_reference_has_every_function_and_folder(site):
+    python = site.filled(read("docs/reference/python.md"))
+    assert all(f"\n## {name}\n" in python for name in asr_lora.__all__ if name != "__version__")
+    files = site.filled(read("docs/reference/files.md"))
+    assert all(f"`{kind.manifest_name}`" in files for kind in Folder.__subclasses__() if kind.__module__ != __name__)
+    codes = site.filled(read("docs/reference/exit-codes.md"))
+    assert all(f"`{error.__name__}` | {error.exit_code} |" in codes for error in AsrLoraError.__subclasses__())
+
+
+def test_every_page_is_reached(site):
+    """Each page of docs/ and each report is in the navigation, and each of the navigation exists."""
+    nav = re.findall(r"([\w/-]+\.md)$", read("mkdocs.yml").split("\nnav:\n")[1], re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    pages |= {place for place, path in site.outside_pages().items() if place.endswith(".md") and place.count("/") < 2}
+    assert set(nav) == pages
+    assert len(nav) == len(set(nav))
+
+
+def test_the_site_is_built(tmp_path):
+    """Strictly: every link and anchor of every page leads somewhere; and nothing is fetched from elsewhere."""
+    pytest.importorskip("material", reason="the extra docs is not installed")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        fetched = r"""<(?:script|img|iframe|source)[^>]+src=["']?https?:|<link[^>]+rel=["']?stylesheet[^>]+https?:"""
+        assert not re.search(fetched, page.read_text(encoding="utf-8")), page

@@ -179,7 +179,7 @@ def test_goes_on_after_a_broken_connection(platform, tmp_path, manner, capfd):
     assert fetch("nl25", tmp_path).read_bytes() == CONTENT
     begins = [None, f"bytes={PIECE}-", f"bytes={2 * PIECE}-"] if manner != 503 else [None, None, None]
     assert downloads(platform) == begins
-    assert "going on" in capfd.readouterr().err
+    assert "the download continues" in capfd.readouterr().err
 
 
 def test_a_later_call_goes_on_where_the_last_one_gave_up(platform, tmp_path):
@@ -214,7 +214,7 @@ def test_what_is_not_as_promised_is_removed(platform, tmp_path, manner):
         platform.content = CONTENT[::-1]
     else:
         platform.files = ["truncated", "ignores ranges"] if manner == "ignores ranges" else [manner]
-    with pytest.raises(DataError, match=r"where the platform promises [0-9a-f]{64}; it was removed\. Run"):
+    with pytest.raises(DataError, match=r"but the platform states [0-9a-f]{64}\. The file was removed: run"):
         fetch("nl25", tmp_path)
     assert not list(tmp_path.rglob(NAME))
     platform.content, platform.files = CONTENT, ["whole"]
@@ -224,20 +224,20 @@ def test_what_is_not_as_promised_is_removed(platform, tmp_path, manner):
 def test_no_checksum_is_said(platform, tmp_path, capfd):
     platform.details["checksum"] = platform.session["checksum"] = "d41d8cd9-12"
     fetch("nl25", tmp_path)
-    assert "gives no SHA-256" in capfd.readouterr().err
+    assert "states no SHA-256" in capfd.readouterr().err
     assert DownloadFolder(tmp_path / "nl25").read().checked is False
 
 
 @pytest.mark.parametrize(("status", "kind", "sentence"), [
-    (401, ConfigError, "key in MDC_API_KEY is not accepted: make a new one"),
+    (401, ConfigError, "does not accept the key in MDC_API_KEY: make a new one"),
     (402, DataError, "has a price"),
-    (403, DataError, "agree to the terms"),
+    (403, DataError, "accept the terms"),
     (404, DataError, "there is no such dataset"),
     (410, DataError, "was removed from the platform"),
-    (418, DataError, r"refuses \(418\)"),
+    (418, DataError, r"gives no access \(418\)"),
     (429, DataError, "run the same command again in 17 s"),
-    (500, DataError, r"the platform fails \(500\): run the same command again later"),
-    (503, DataError, r"the platform fails \(503\)"),
+    (500, DataError, r"the platform has an error \(500\): run the same command again later"),
+    (503, DataError, r"the platform has an error \(503\)"),
 ])  # fmt: skip
 @pytest.mark.parametrize("place", ["details_status", "session_status", "files"])
 def test_refusals(platform, tmp_path, place, status, kind, sentence):
@@ -257,7 +257,7 @@ def test_refusals(platform, tmp_path, place, status, kind, sentence):
 ])  # fmt: skip
 def test_details_that_are_none(platform, tmp_path, answer):
     platform.details = answer
-    with pytest.raises(DataError, match=r"is not understood|no usable file name"):
+    with pytest.raises(DataError, match=r"has an unknown form|no usable file name"):
         fetch("nl25", tmp_path / "in")
     assert not list(tmp_path.rglob("*.tar.gz"))
 
@@ -265,7 +265,7 @@ def test_details_that_are_none(platform, tmp_path, answer):
 @pytest.mark.parametrize("answer", [{"sizeBytes": None}, {"sizeBytes": -1}, {"downloadUrl": ""}, {"checksum": 5}])
 def test_a_session_that_is_none(platform, tmp_path, answer):
     platform.session |= answer
-    with pytest.raises(DataError, match="is not understood") as refusal:
+    with pytest.raises(DataError, match="has an unknown form") as refusal:
         fetch("nl25", tmp_path)
     assert "secret" not in str(refusal.value)
 
@@ -273,13 +273,13 @@ def test_a_session_that_is_none(platform, tmp_path, answer):
 def test_nobody_listens(tmp_path, monkeypatch):
     monkeypatch.setenv("MDC_API_KEY", KEY)
     monkeypatch.setenv("MDC_API_URL", "http://127.0.0.1:9/api")
-    with pytest.raises(DataError, match=r"cannot be reached \(ConnectionError\): look at the network"):
+    with pytest.raises(DataError, match=r"cannot be reached \(ConnectionError\): check the network"):
         fetch("nl25", tmp_path)
 
 
 def test_no_space(platform, tmp_path):
     platform.details["sizeBytes"] = 10**18
-    with pytest.raises(ConfigError, match="make room there"):
+    with pytest.raises(ConfigError, match="free space there"):
         fetch("nl25", tmp_path)
     assert downloads(platform) == []
 

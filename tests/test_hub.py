@@ -146,12 +146,12 @@ def test_datasets_as_they_are_on_the_hub(ask, name, genders, speakers, left_out)
 
 
 @pytest.mark.parametrize(("name", "sentence"), [
-    ("hf:owner/nothing", "the hub has no hf:owner/nothing, or not for you"),
-    ("hf:owner/gated", "agree to them at {hub}/datasets/owner/gated, then log in with: hf auth login"),
-    ("hf:owner/fleurs-like:xx_xx", "cs_cz, nl_nl. Write such as hf:owner/fleurs-like:cs_cz"),
-    ("hf:owner/fleurs-like", "cs_cz, nl_nl. Write such as hf:owner/fleurs-like:cs_cz"),
-    ("hf:owner/program", "and none is run. The hub may have its data as parquet: hf download owner/program"),
-    ("hf:owner/broken", "check the name and the connection and run this again"),
+    ("hf:owner/nothing", "the hub has no hf:owner/nothing, or it is private"),
+    ("hf:owner/gated", "accept its terms at {hub}/datasets/owner/gated, then log in with: hf auth login"),
+    ("hf:owner/fleurs-like:xx_xx", "cs_cz, nl_nl. Name one of them, such as hf:owner/fleurs-like:cs_cz"),
+    ("hf:owner/fleurs-like", "cs_cz, nl_nl. Name one of them, such as hf:owner/fleurs-like:cs_cz"),
+    ("hf:owner/program", "which is not run. The hub may have its data as parquet: hf download owner/program"),
+    ("hf:owner/broken", "check the name and the connection, and run the same command again"),
     ("hf:owner/torn", "split test cannot be read to its end"),
     ("hf:owner/busy", "503 Service Unavailable"),
     ("hf:a/b/c", "cannot be opened"),

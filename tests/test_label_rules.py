@@ -9,7 +9,7 @@ from conftest import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.labels.rules import RULES, Label, Sound, find, measure, norms_of
+from asr_lora.labels.rules import RULES, AudioMeasurements, Label, apply_rules, measure, norms_of
 from asr_lora.labels.scripts import scripts_of
 from asr_lora.labels.text_rules import TEXT_RULES
 
@@ -112,7 +112,7 @@ def rules_found(text: str, language: str) -> dict[str, str]:
 
 
 def label(place: int, *, split="train", text="ein Satz von üblicher Länge", speaker="", **sound) -> Label:
-    heard = Sound(seconds=2.0, peak=0.5, loudness_db=-20.0, clipped=0.0, digest=f"d{place}")
+    heard = AudioMeasurements(seconds=2.0, peak=0.5, loudness_db=-20.0, clipped=0.0, digest=f"d{place}")
     return Label(f"clip{place}", split, f"{text}", speaker or f"s{place}", replace(heard, **sound))
 
 
@@ -127,7 +127,7 @@ def usual(count=40) -> list[Label]:
 
 def found(labels, language="de") -> dict[str, set[str]]:
     rules: dict[str, set[str]] = {}
-    for finding in find(labels, scripts_of(language)):
+    for finding in apply_rules(labels, scripts_of(language)):
         assert finding.rule in RULES
         rules.setdefault(finding.rule, set()).add(finding.id)
     return rules
@@ -228,8 +228,8 @@ def test_duplicates_and_second_readings_are_told_apart():
         label(5, text="Ein dritter Satz.", speaker="c", split="dev"),
     ]
     assert found(labels) == {"duplicate-audio": {"clip2"}, "reread": {"clip3"}}
-    details = {finding.rule: finding.detail for finding in find(labels, frozenset())}
-    assert details["duplicate-audio"] == "sounds as clip1, whose text is Der erste Satz."
+    details = {finding.rule: finding.detail for finding in apply_rules(labels, frozenset())}
+    assert details["duplicate-audio"] == "same samples as clip1, whose text is Der erste Satz."
 
 
 def test_speakers_that_are_not_known_are_not_one_speaker():

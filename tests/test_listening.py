@@ -4,8 +4,10 @@ import io
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_lora.audio.decode import decode
-from asr_lora.audio.ffmpeg import media_blocks
+from asr_lora.audio.ffmpeg import AudioBlocks, media_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
@@ -270,6 +272,22 @@ def test_what_continues_a_hotword_is_raised_and_nothing_else(hotwords, written):
 # Inputs.
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg program is not installed")
+
+
+def test_blocks_count_their_seconds_up_to_a_limit(tmp_path):
+    path = write_wav(tmp_path / "a.wav", speech(65.0))
+    with closing(AudioBlocks(path)) as blocks:
+        assert blocks.seconds == 0.0
+        assert sum(map(len, blocks)) == 65 * 16_000
+        assert blocks.seconds == pytest.approx(65.0)
+    limited = AudioBlocks(path, name="talk.wav", max_seconds=40.0)
+    with pytest.raises(AudioError, match=r"talk\.wav is longer than 40 s") as error:
+        list(limited)
+    assert (error.value.reason, limited.seconds) == ("too long", pytest.approx(60.0))
+    with pytest.raises(AudioError, match="decodes to no samples"):
+        list(AudioBlocks(write_wav(tmp_path / "none.wav", speech(0.0))))
+    with pytest.raises(InterruptedError):
+        list(AudioBlocks(path, check=Mock(side_effect=InterruptedError)))
 
 
 @needs_ffmpeg

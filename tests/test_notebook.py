@@ -40,7 +40,7 @@ def test_it_runs_and_shows_tables_progress_and_a_transcript(executed):
     assert "<td>train</td><td>2</td>" in data
     assert re.search(r"\[6/6\] asr-lora transcribe", adapt)
     assert re.search(r"train lora: 100%", adapt)
-    assert re.search(r"<td>untouched</td><td>\d+\.\d%</td>", result)
+    assert re.search(r"<td>zero-shot</td><td>\d+\.\d%</td>", result)
     assert "<td>lora</td>" in result
     assert "verdict" in frame
     assert "dev_wer" in history

@@ -26,6 +26,7 @@ from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words
+from asr_lora.pages.tables import Number, Table, interval, latex_csv, text
 
 NAMES = {"untouched": (0.5, None), "lora#1": (0.2, 0.03), "lora#2": (0.25, 0.05), "full, $x_1$ <b>": (0.15, 0.05)}
 
@@ -91,6 +92,24 @@ def made(demo_dataset, tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     reports = demo_reports(demo_dataset, root)
     return compare(reports, out=root / "out", price_per_hour=0.5, audio=demo_dataset, regression_sets=reports[:2])
+
+
+# Cells and sentences
+
+
+def test_numbers_are_shown_as_the_medium_wants():
+    change = Number(-1234.567, "+,.1f")
+    sentence = text("A <b> changed by ", change, " points")
+    assert (str(change), change.__html__()) == ("-1,234.6", "−1,234.6")
+    assert str(sentence) == "A <b> changed by -1,234.6 points"
+    assert sentence.__html__() == "A &lt;b&gt; changed by −1,234.6 points"
+    assert (str(Number(None)), str(interval(None, 0.1)), str(interval(-0.1, 0.25, "+.1f"))) == (
+        "–",
+        "–",
+        "-10.0 to +25.0",
+    )
+    table = Table("t", ["system", "wer", "runs"], [["a_1, b", Number(100 / 3), Number(2)], ["c", Number(None), "–"]])
+    assert latex_csv(table).splitlines() == ["system,wer,runs", r"a\_1\char44{} b,33.3333,2", "c,,–"]
 
 
 # What it says

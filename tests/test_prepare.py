@@ -205,7 +205,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(release, tmp_path):
     with pytest.raises(ConfigError, match="holds something else"):
         prepare(release, language="it", out=tmp_path / "out")
     prepare(release, language="it", out=tmp_path / "mine")
-    with pytest.raises(ConfigError, match="holds a dataset of 'it'"):
+    with pytest.raises(ConfigError, match="holds a dataset of language 'it'"):
         prepare(release, language="nl", out=tmp_path / "mine")
     (tmp_path / "mine" / "train.parquet").unlink()
     assert prepare(release, language="it", out=tmp_path / "mine").split("train").is_file()

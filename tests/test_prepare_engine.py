@@ -133,7 +133,7 @@ def test_csv_kaldi_folder_and_parquet_through_the_command_line(tmp_path):
 
 def test_a_kaldi_command_is_refused_by_the_command_line(tmp_path):
     write(tmp_path / "k", {**KALDI, "wav.scp": f"u1 touch {tmp_path}/ran |\n"})
-    assert "a command is not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
+    assert "commands are not run" in run(tmp_path / "k", "--out", tmp_path / "o", code=3).stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,7 +141,7 @@ def test_splits_made_here_and_text_rules_are_recorded(tmp_path):
     rows = [(who, clip, f"Frase, {clip}!") for who, clip, _ in crowd({f"s{n}": 2 for n in range(12)})]
     write(tmp_path / "cv", release_files("cv/it", {"validated": rows}))
     done = run(tmp_path / "cv", "--from", "validated", "--lower-case", "--strip-punctuation", "--out", tmp_path / "o")
-    assert "splits were made here, by speaker" in done.stderr
+    assert "the source has no splits: prepare made them by speaker" in done.stderr
     facts = body(tmp_path / "o")
     assert facts["text"] == ["lower_case", "strip_punctuation"]
     assert facts["splits_from"] == "validated"
@@ -193,9 +193,9 @@ def test_leaks_between_splits_and_against_others(tmp_path):
     assert {
         (row["rule"], row["id"], row["text"]): row["detail"] for row in found if row["rule"] in LEAKED.values()
     } == {
-        ("leaked-sentence", "c1", "quattro"): "also in train, b1",
-        ("leaked-speaker", "d1", "cinque"): "also in train, a1",
-        ("leaked-audio", "d2", "sette"): "also in train, f1",
+        ("leaked-sentence", "c1", "quattro"): "also in train: b1",
+        ("leaked-speaker", "d1", "cinque"): "also in train: a1",
+        ("leaked-audio", "d2", "sette"): "also in train: f1",
     }
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "o")])
     assert "3 utterances of dev and test share something with another split" in checked.stderr
@@ -309,7 +309,7 @@ def test_two_at_once(tmp_path):
     codes = sorted(done.returncode for done in both)
     assert codes in ([0, 0], [0, 2]), errors  # the second may have come when the first was done
     if codes == [0, 2]:
-        assert any("another prepare is at work on" in error for error in errors)
+        assert any("another prepare works on" in error for error in errors)
     assert body(tmp_path / "o")["splits"]["train"]["utterances"] == 30
 
 
@@ -323,7 +323,7 @@ def test_the_lock_is_held_while_it_works_and_dies_with_its_process(tmp_path):
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match="another prepare is at work on"):
+    with pytest.raises(ConfigError, match="another prepare works on"):
         prepare(source, language="it", out=tmp_path / "o")
     holder.kill()
     holder.wait()

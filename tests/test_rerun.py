@@ -215,6 +215,8 @@ def test_no_words_without_transcripts(reports, tmp_path):
 def test_guards_stand_beside(reports, tmp_path):
     guards = [report(tmp_path / f"guard-{name}", name, 0.3, language="zh", seed=5) for name in ("lora", "untouched")]
     folder = compare(reports, out=tmp_path / "out", regression_sets=guards)
+    before = compare(reports, out=tmp_path / "before", guards=guards)  # the keyword of earlier versions
+    assert before.read_json()["guards"] == folder.read_json()["guards"]
     (guard,) = folder.read_json()["guards"]
     assert [system["name"] for system in guard["systems"]] == ["untouched", "lora"]
     assert guard["lead"] == "cer"

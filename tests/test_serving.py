@@ -822,7 +822,7 @@ def test_the_page_says_what_went_wrong_and_can_be_stopped(page, served, tmp_path
         page.click("#start")
         wait_for(lambda: served[1].queue.working == 1)
         page.click("#stop")
-        shows(page, "Cancelled.")
+        shows(page, "Stopped.")
         wait_for(lambda: served[1].queue.working == 0)
 
 

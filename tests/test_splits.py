@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asr_lora import prepare
 from asr_lora.dataset.subsets import (
     IdList,
-    SubsetCandidate,
+    UtteranceFacts,
     find_listed,
     nested_subsets,
     read_id_list,
@@ -29,7 +29,7 @@ from asr_lora.folders.digests import sha256_file
 NAMES = ["5min", "10s", "2min", "1h", "2min@7", "10s@7"]
 LONGEST = 20.0
 CLIP = st.builds(
-    SubsetCandidate,
+    UtteranceFacts,
     st.text(min_size=1, max_size=5),
     st.sampled_from(["", *"abcdefgh"]),
     st.floats(0.5, LONGEST),
@@ -103,7 +103,7 @@ def test_genders_are_as_even_as_train_allows(clips, cap):
 
 def test_speakers_are_heard_equally():
     clips = [
-        SubsetCandidate(f"{who}{n}", who, 4.0) for who, many in (("a", 500), ("b", 40), ("c", 40)) for n in range(many)
+        UtteranceFacts(f"{who}{n}", who, 4.0) for who, many in (("a", 500), ("b", 40), ("c", 40)) for n in range(many)
     ]
     (ids,) = nested_subsets(clips, ["7min"]).ids.values()
     assert Counter(clip[0] for clip in ids) == {"a": 35, "b": 35, "c": 35}
@@ -112,38 +112,36 @@ def test_speakers_are_heard_equally():
 def test_women_and_men_are_heard_equally_and_unlabelled_speech_keeps_its_share():
     genders = {"f": "female", "m": "male", "u": ""}
     many = {"f": 100, "m": 700, "u": 200}
-    clips = [
-        SubsetCandidate(f"{who}{n}", f"{who}{n % 10}", 4.0, genders[who]) for who in many for n in range(many[who])
-    ]
+    clips = [UtteranceFacts(f"{who}{n}", f"{who}{n % 10}", 4.0, genders[who]) for who in many for n in range(many[who])]
     (ids,) = nested_subsets(clips, ["10min"]).ids.values()
     assert Counter(clip[0] for clip in ids) == {"f": 60, "m": 60, "u": 30}
     (ids,) = nested_subsets(clips, ["30min"]).ids.values()  # more than there is of women: men fill it
     heard = Counter(clip[0] for clip in ids)
     assert heard["f"] == 100
     assert heard["m"] + heard["u"] == 350
-    facts = summarise({**clip._asdict(), "characters": 50} for clip in clips if clip.id in set(ids))
+    facts = summarise(clip._replace(characters=50) for clip in clips if clip.id in set(ids))
     scarce, shortfall = gender_shortfall(facts["seconds_by_gender"])
     assert (scarce, shortfall) == ("female", 4.0 * (heard["m"] - 100) / 2)
 
 
 def test_a_speaker_whose_label_changes_is_one_speaker():
-    clips = [SubsetCandidate(f"{n}", "one", 10.0, ("female", "")[n % 2]) for n in range(20)]
-    clips += [SubsetCandidate(f"x{n}", f"other{n}", 10.0, "female") for n in range(30)]
+    clips = [UtteranceFacts(f"{n}", "one", 10.0, ("female", "")[n % 2]) for n in range(20)]
+    clips += [UtteranceFacts(f"x{n}", f"other{n}", 10.0, "female") for n in range(30)]
     (ids,) = nested_subsets(clips, ["2min"], speaker_cap=20.0).ids.values()
     assert sum(1 for clip in ids if not clip.startswith("x")) <= 2
 
 
 def test_a_length_that_the_cap_cannot_fill_is_left_out():
-    clips = [SubsetCandidate(f"{n}", f"s{n % 3}", 5.0) for n in range(300)]
+    clips = [UtteranceFacts(f"{n}", f"s{n % 3}", 5.0) for n in range(300)]
     subsets = nested_subsets(clips, ["1min", "10min"], speaker_cap=60.0)
     assert list(subsets.ids) == ["1min"]
     assert subsets.left_out == {"10min": 180.0}
-    with pytest.raises(ConfigError, match="give the seconds"):
+    with pytest.raises(ConfigError, match="write the most seconds of one speaker"):
         nested_subsets(clips, ["1min"], speaker_cap=0.0)
 
 
 def test_other_seed_other_choice():
-    clips = [SubsetCandidate(str(n), str(n % 7), 3.0) for n in range(300)]
+    clips = [UtteranceFacts(str(n), str(n % 7), 3.0) for n in range(300)]
     subsets = nested_subsets(clips, ["2min", "2min@0", "2min@1"]).ids
     assert subsets["2min"] == subsets["2min@0"] != subsets["2min@1"]
     assert nested_subsets(clips, ["2min"], seed=1).ids["2min"] == subsets["2min@1"]
@@ -153,7 +151,7 @@ def test_the_same_in_any_process():
     code = (
         "from asr_lora.dataset.subsets import *;"
         "genders = ('female', 'male', '');"
-        "clips = [SubsetCandidate(f'c{i}', f's{i % 9}', 2.0 + i % 5, genders[i % 3]) for i in range(400)];"
+        "clips = [UtteranceFacts(f'c{i}', f's{i % 9}', 2.0 + i % 5, genders[i % 3]) for i in range(400)];"
         "print(nested_subsets(clips, ['2min', '10min', '10min@4'], seed=3, speaker_cap=100).ids)"
     )
     outputs = {
@@ -168,8 +166,7 @@ def test_the_same_in_any_process():
 def test_the_choice_of_today_is_that_of_tomorrow():
     """Published id lists depend on it: a change here is a change of every published subset."""
     clips = [
-        SubsetCandidate(f"clip_{n}", f"speaker_{n % 11}", 2.0 + n % 7, ("female", "male", "")[n % 3])
-        for n in range(400)
+        UtteranceFacts(f"clip_{n}", f"speaker_{n % 11}", 2.0 + n % 7, ("female", "male", "")[n % 3]) for n in range(400)
     ]
     subsets = nested_subsets(clips, ["1min", "1min@1"]).ids
     digests = {name: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16] for name, ids in subsets.items()}
@@ -213,11 +210,11 @@ def test_id_lists(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), [
-    ("1h.txt", b"a", "its name would be the subset's"),
-    ("all.txt", b"a", "its name would be the subset's"),
-    ("my list.txt", b"a", "its name would be the subset's"),
+    ("1h.txt", b"a", "a subset cannot be called"),
+    ("all.txt", b"a", "a subset cannot be called"),
+    ("my list.txt", b"a", "a subset cannot be called"),
     ("x.txt", b"\xff\xfe", "cannot be read as a list"),
-    ("y.txt", b"# nothing\n", "holds no ids"),
+    ("y.txt", b"# nothing\n", "has no ids"),
     ("gone.txt", None, "cannot be read as a list"),
 ])  # fmt: skip
 def test_id_lists_that_are_none(tmp_path, name, content, sentence):
@@ -270,9 +267,9 @@ def test_what_prepare_says_of_subsets(published):
     table = facts_table(folder.read())
     assert all(name in table for name in ("train", "dev", "test", "1min@5", "theirs"))
     notices = " ".join(subset_notices(folder.read()))
-    assert "1 ids of the list are not in train (common_voice_it_0)" in notices
-    assert "no subset 190s: train gives" in notices
-    assert "(train is too short for 1h)" in table
+    assert "1 ids of its list are not in train (common_voice_it_0)" in notices
+    assert "subset 190s was not made: with at most 5 s of each speaker, train has only" in notices
+    assert "(train is too short for the subsets 1h)" in table
 
 
 def test_others_get_the_same_subset_from_the_published_list(published, tmp_path):

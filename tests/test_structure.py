@@ -52,6 +52,7 @@ PURE = {
     "asr_lora.system.cache",
     "asr_lora.system.locks",
     "asr_lora.system.progress",
+    "asr_lora.system.renamed",
     "asr_lora.dataset.subsets",
     "asr_lora.dataset.summary",
     "asr_lora.sources.archive",

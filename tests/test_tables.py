@@ -50,7 +50,7 @@ def test_a_comparison_in_a_notebook_has_its_verdict_and_no_column_without_a_valu
     assert "<th>System</th><th>WER</th><th>95 % from</th>" in page
     assert "<td>69.0%</td>" in page
     assert "1,179,648" in page
-    assert repr(folder) == f"ComparisonFolder('{MEASURED}'): {folder.read().verdict}"
+    assert repr(folder) == f"ComparisonFolder('{MEASURED}'): {folder.read_json()['verdict']}"
 
 
 def test_names_of_systems_are_escaped(tmp_path):

@@ -1,4 +1,4 @@
-"""Sources -> the plan of a dataset: every row read, and decided what becomes of it, before anything is decoded."""
+"""Plan a dataset: read every row of its sources and decide the split of each utterance, before audio is decoded."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Utterance, WeightedSource
 from asr_lora.text import TextCleaning, sentence_key
 
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # utterances in each of dev and test where the splits are made here
-PROLIFIC_SHARE = 0.1  # of dev or test: who would fill more of it than that goes to train
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # size of dev and of test where the splits are made here
+PROLIFIC_SHARE = 0.1  # a speaker who would fill more of dev or test than this is prolific, and goes to train first
 IN_DEV_OR_TEST = "sentence is in dev or test"
-COLUMNS = ("number", "source", "family", "id", "clip", "start", "seconds", "text", "sentence", "person", "speaker",
+COLUMNS = ("number", "source", "corpus", "id", "recording", "start", "seconds", "text", "sentence", "person", "speaker",
            "split", "gender", "age", "accent", "domain", "reason")  # fmt: skip
 SCHEMA = f"""
 CREATE TABLE utterance ({", ".join(COLUMNS).replace("number,", "number INTEGER PRIMARY KEY,", 1)});
@@ -25,7 +25,7 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
 """
 INDICES = """
 CREATE INDEX by_id ON utterance (id, number);
-CREATE INDEX by_clip ON utterance (source, clip);
+CREATE INDEX by_recording ON utterance (source, recording);
 CREATE INDEX by_person ON utterance (person);
 CREATE INDEX by_sentence ON utterance (sentence);
 """
@@ -33,19 +33,19 @@ CREATE INDEX by_sentence ON utterance (sentence);
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """What of the sources' text and rows is taken."""
+    """How texts are changed, and which rows are used."""
 
     text: TextCleaning = field(default_factory=TextCleaning)
-    keep_shared_sentences: bool = False  # in train, where the splits are made here
+    keep_shared_sentences: bool = False  # whether train keeps sentences of dev and test, where splits are made here
     seed: int = 0
-    drop: tuple[str, ...] = ()  # rules on labels; what they find in train is left out once it was heard
+    drop: tuple[str, ...] = ()  # label rules whose findings are left out of train, once it is decoded
 
 
-def build_plan(path: Path, shares: Sequence[WeightedSource], rules: SelectionRules) -> None:
-    """Read every row of the sources and decide what becomes of it; `path` is there when all of it is.
+def build_plan(path: Path, sources: Sequence[WeightedSource], rules: SelectionRules) -> None:
+    """Read every row of the sources and write the plan. `path` exists only when the plan is whole.
 
     Raises:
-        DataError: a source cannot be read, or a split stays empty.
+        DataError: a source cannot be read, or a split has no usable utterance.
     """
     draft = path.with_name(f"{path.name}.tmp")
     draft.unlink(missing_ok=True)
@@ -54,18 +54,18 @@ def build_plan(path: Path, shares: Sequence[WeightedSource], rules: SelectionRul
     try:
         database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {SCHEMA}")
         database.execute("BEGIN")
-        total = _insert(database, shares, rules.text)
+        total = _insert(database, sources, rules.text)
         database.execute("COMMIT")
         database.executescript(INDICES)
         _mark_repeats(database)
         notes: list[str] = []
-        for family in sorted({share.family for share in shares}):
-            notes += _split(database, family, rules)
-            _hold_out(database, family)
-        for number, share in enumerate(shares):
-            _take_share(database, number, share.weight)
-        _require_splits(database, shares)
-        by_chance = bool(notes) or any(share.weight < 1 for share in shares)
+        for corpus in sorted({weighted.corpus for weighted in sources}):
+            notes += _split(database, corpus, rules)
+            _hold_out(database, corpus)
+        for number, weighted in enumerate(sources):
+            _apply_weight(database, number, weighted.weight)
+        _require_splits(database, sources)
+        by_chance = bool(notes) or any(weighted.weight < 1 for weighted in sources)
         salt = hashlib.sha256(str(total).encode()).hexdigest()[:16]
         facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None}
         for name, value in facts.items():
@@ -76,20 +76,20 @@ def build_plan(path: Path, shares: Sequence[WeightedSource], rules: SelectionRul
 
 
 def rank(seed: int, name: str) -> str:
-    """A place in an order that is by chance, and the same on every machine."""
+    """Return a text to sort by: the order is random, and the same on every machine."""
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _insert(database: sqlite3.Connection, shares: Sequence[WeightedSource], text: TextCleaning) -> int:
-    """Insert every row; return a number that stands for ids and speakers, whatever their order."""
-    several = len({share.family for share in shares}) > 1
+def _insert(database: sqlite3.Connection, sources: Sequence[WeightedSource], text: TextCleaning) -> int:
+    """Insert every row. Return a number that depends on all ids and speakers, but not on their order."""
+    several = len({weighted.corpus for weighted in sources}) > 1
     total, number = 0, 0
     statement = f"INSERT INTO utterance VALUES ({', '.join('?' * len(COLUMNS))})"
-    for index, share in enumerate(shares):
-        prefix, speaker_namespace = f"s{share.family + 1}-" if several else "", share.source.speaker_namespace
-        for row in share.source.rows():
-            values = _values(row, prefix, speaker_namespace, text)
-            database.execute(statement, (number, index, share.family, *values))
+    for index, weighted in enumerate(sources):
+        prefix = f"s{weighted.corpus + 1}-" if several else ""
+        for row in weighted.source.rows():
+            values = _values(row, prefix, weighted.source.speaker_namespace, text)
+            database.execute(statement, (number, index, weighted.corpus, *values))
             total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
             number += 1
     return total
@@ -126,20 +126,20 @@ def _mark_repeats(database: sqlite3.Connection) -> None:
     )
 
 
-def _split(database: sqlite3.Connection, family: int, rules: SelectionRules) -> list[str]:
-    """Give the rows without a split one, by speaker; return what a user should know of it."""
-    ours = f"family = {family} AND split = '{SPLIT_HERE}' AND reason IS NULL"
+def _split(database: sqlite3.Connection, corpus: int, rules: SelectionRules) -> list[str]:
+    """Give rows without a split one, by speaker. Return notes for the user."""
+    ours = f"corpus = {corpus} AND split = '{SPLIT_HERE}' AND reason IS NULL"
     total, speakers, unknown = database.execute(
         f"SELECT COUNT(*), COUNT(DISTINCT CASE WHEN speaker <> '' THEN person END), TOTAL(speaker = '') "
         f"FROM utterance WHERE {ours}"
     ).fetchone()
     if not total:
         return []
-    notes, unit = ["splits were made here, by speaker"], "person"
+    how, unit = "by speaker", "person"
     if unknown:
-        notes = [f"splits were made here; the speaker of {int(unknown)} utterances is not known: these by recording"]
+        how = f"by speaker, and {int(unknown)} utterances without a speaker by recording"
     elif speakers < 3:
-        notes, unit = ["splits were made here, by utterance, since there are fewer than three speakers"], "id"
+        how, unit = "by utterance, since there are fewer than three speakers", "id"
     for held, units in zip(("test", "dev"), _held_out_units(database, ours, unit, total), strict=True):
         database.executemany(
             f"UPDATE utterance SET split = '{held}' WHERE {ours} AND {unit} = ?", ((name,) for name in units)
@@ -147,20 +147,20 @@ def _split(database: sqlite3.Connection, family: int, rules: SelectionRules) -> 
     if not rules.keep_shared_sentences:
         database.execute(
             f"UPDATE utterance SET reason = '{IN_DEV_OR_TEST}', split = 'train' WHERE {ours} AND sentence IN "
-            f"(SELECT sentence FROM utterance WHERE family = {family} AND split IN ('dev', 'test') "
+            f"(SELECT sentence FROM utterance WHERE corpus = {corpus} AND split IN ('dev', 'test') "
             "AND reason IS NULL)"
         )
     database.execute(f"UPDATE utterance SET split = 'train' WHERE {ours}")
-    return notes
+    return [f"the source has no splits: prepare made them {how}"]
 
 
 def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: int) -> tuple[list[str], list[str]]:
-    """Choose speakers of test and dev: modest ones by chance, prolific ones only where those are too few.
+    """Choose the speakers of test and dev at random; prolific ones are chosen only where the others are too few.
 
-    Each goes to whichever of the two has less, until both have their share; the last speaker always stays in train.
+    Each speaker goes to the smaller of the two splits, until both are large enough. The last speaker stays in train.
     """
-    share = max(1, min(HELD_OUT_MOST, round(HELD_OUT_SHARE * total)))
-    most = max(1, round(PROLIFIC_SHARE * share))
+    wanted = max(1, min(HELD_OUT_MOST, round(HELD_OUT_SHARE * total)))
+    most = max(1, round(PROLIFIC_SHARE * wanted))
     order = database.execute(
         f"SELECT {unit}, COUNT(*) AS size, COUNT(*) > {most} AS prolific FROM utterance WHERE {ours} GROUP BY {unit} "
         f"ORDER BY prolific, CASE WHEN COUNT(*) > {most} THEN COUNT(*) END, "
@@ -172,7 +172,7 @@ def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: i
     for name, size, prolific in order:
         if waiting is not None:
             place = sizes.index(min(sizes))
-            if sizes[place] >= (share / 2 if waiting[2] else share):
+            if sizes[place] >= (wanted / 2 if waiting[2] else wanted):
                 break
             chosen[place].append(waiting[0])
             sizes[place] += waiting[1]
@@ -180,18 +180,18 @@ def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: i
     return chosen
 
 
-def _hold_out(database: sqlite3.Connection, family: int) -> None:
-    """Give what was added to a release to train, unless its speaker or sentence is in dev or test."""
-    held = f"FROM utterance WHERE family = {family} AND split IN ('dev', 'test') AND reason IS NULL"
+def _hold_out(database: sqlite3.Connection, corpus: int) -> None:
+    """Put the rows of deltas into train, unless their speaker or sentence is in dev or test."""
+    held = f"FROM utterance WHERE corpus = {corpus} AND split IN ('dev', 'test') AND reason IS NULL"
     for column, reason in (("person", "speaker is in dev or test"), ("sentence", IN_DEV_OR_TEST)):
         database.execute(
-            f"UPDATE utterance SET reason = '{reason}' WHERE family = {family} AND split = '{ADDED}' "
+            f"UPDATE utterance SET reason = '{reason}' WHERE corpus = {corpus} AND split = '{ADDED}' "
             f"AND reason IS NULL AND {column} IN (SELECT {column} {held})"
         )
-    database.execute(f"UPDATE utterance SET split = 'train' WHERE family = {family} AND split = '{ADDED}'")
+    database.execute(f"UPDATE utterance SET split = 'train' WHERE corpus = {corpus} AND split = '{ADDED}'")
 
 
-def _take_share(database: sqlite3.Connection, source: int, weight: float) -> None:
+def _apply_weight(database: sqlite3.Connection, source: int, weight: float) -> None:
     if weight == 1.0:
         return
     train = f"source = {source} AND split = 'train' AND reason IS NULL"
@@ -203,14 +203,14 @@ def _take_share(database: sqlite3.Connection, source: int, weight: float) -> Non
     )
 
 
-def _require_splits(database: sqlite3.Connection, shares: Sequence[WeightedSource]) -> None:
+def _require_splits(database: sqlite3.Connection, sources: Sequence[WeightedSource]) -> None:
     for split in SPLITS:
         query = "SELECT reason, COUNT(*) FROM utterance WHERE split IN (?, '') GROUP BY reason ORDER BY COUNT(*) DESC"
         reasons = dict(database.execute(query, (split,)).fetchall())
         if None not in reasons:
             listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no rows"
-            names = ", ".join(share.source.name for share in shares)
+            names = ", ".join(weighted.source.name for weighted in sources)
             raise DataError(
                 f"no utterance for {split} in {names} can be used ({listed}): name a source that has {split}, or one "
-                "without splits, with three utterances or more, of which splits are made"
+                "of three utterances or more without splits, for which prepare makes them"
             )

@@ -1,7 +1,7 @@
-"""Every utterance that `prepare` will read, in a database on disk: memory stays flat whatever the hours.
+"""Read the plan of a dataset, and note what was done with each utterance. Both are SQLite files, so memory stays flat.
 
-The plan is made once, whole (`audio/planning.py`), and then only read; what has been done stands in a scratch database
-beside it, which is made anew whenever `prepare` starts.
+`asr_lora.dataset.plan` writes the plan once, whole. The progress stands in a scratch database beside it, which is
+made anew whenever `prepare` starts.
 """
 
 import json
@@ -12,16 +12,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from asr_lora.dataset.subsets import UtteranceFacts
 from asr_lora.folders.dataset_folder import SPLITS
 
 PAGE = 1000  # rows read from the database together
 SCRATCH = """
 CREATE TABLE scratch.begun (number INTEGER PRIMARY KEY);
-CREATE TABLE scratch.heard (number INTEGER PRIMARY KEY, reason TEXT, seconds REAL, digest TEXT, pseudonym TEXT);
+CREATE TABLE scratch.outcome (number INTEGER PRIMARY KEY, reason TEXT, seconds REAL, digest TEXT, pseudonym TEXT);
 CREATE TABLE scratch.kept (number INTEGER PRIMARY KEY, split TEXT, id TEXT, speaker TEXT, seconds REAL, gender TEXT,
                            characters INTEGER, person TEXT, sentence INTEGER, digest TEXT);
 """
-KEPT = """
+KEPT_INDICES = """
 CREATE INDEX scratch.kept_split ON kept (split, number);
 CREATE INDEX scratch.kept_person ON kept (person, split, id);
 CREATE INDEX scratch.kept_sentence ON kept (sentence, split, id);
@@ -33,17 +34,22 @@ CREATE INDEX scratch.other_person ON other (person, split, id);
 CREATE INDEX scratch.other_sentence ON other (sentence, split, id);
 CREATE INDEX scratch.other_digest ON other (digest, split, id);
 """
+NOT_BEGUN = "reason IS NULL AND number NOT IN (SELECT number FROM scratch.begun)"
+
+Outcome = tuple[int, str | None, float | None, str | None, str | None]
+"""Number of the utterance, reason to leave it out, seconds, digest of its samples, pseudonym of its speaker."""
+OtherUtterance = tuple[str, str, int, str | None, str | None]
+"""Split, id, sentence key, person and digest of an utterance of another dataset."""
 
 
 @dataclass(frozen=True)
 class PlannedUtterance:
-    """An utterance of the plan."""
+    """An utterance of the plan that is to be decoded."""
 
     number: int
     id: str
-    clip: str
-    start: float
-    seconds: float | None
+    start: float  # seconds into the recording
+    seconds: float | None  # None: to the end of the recording
     text: str
     speaker: str  # "" where it is not known
     person: str
@@ -71,20 +77,16 @@ class PlanDatabase:
         return json.loads(value)
 
     def count(self, split: str | None = None) -> int:
-        """Utterances that are to be decoded, of one split or of all."""
+        """Count the utterances to decode, of one split or of all."""
         query = "SELECT COUNT(*) FROM utterance WHERE reason IS NULL AND (?1 IS NULL OR split = ?1)"
         return int(self.database.execute(query, (split,)).fetchone()[0])
 
-    def wanted(self, source: int) -> "PendingRecordings":
-        return PendingRecordings(self.database, source)
-
-    def take(self, source: int, clip: str) -> list[PlannedUtterance]:
-        """The utterances of a recording that were not taken before."""
+    def take(self, source: int, recording: str) -> list[PlannedUtterance]:
+        """Return the utterances of a recording that were not taken before, and note them as taken."""
         rows = self.database.execute(
-            "SELECT number, id, clip, start, seconds, text, speaker, person, split, gender, age, accent, domain "
-            "FROM utterance WHERE source = ? AND clip = ? AND reason IS NULL "
-            "AND number NOT IN (SELECT number FROM scratch.begun) ORDER BY number",
-            (source, clip),
+            "SELECT number, id, start, seconds, text, speaker, person, split, gender, age, accent, domain "
+            f"FROM utterance WHERE source = ? AND recording = ? AND {NOT_BEGUN} ORDER BY number",
+            (source, recording),
         ).fetchall()
         self.begin(row[0] for row in rows)
         return [PlannedUtterance(*row) for row in rows]
@@ -93,57 +95,57 @@ class PlanDatabase:
         """Note utterances as taken."""
         self.database.executemany("INSERT OR IGNORE INTO scratch.begun VALUES (?)", ((number,) for number in numbers))
 
-    def hear(self, rows: Iterable[tuple[int, str | None, float | None, str | None, str | None]]) -> None:
-        """Note what became of utterances: number, reason to leave it out, seconds, digest of its sound, pseudonym."""
+    def note_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         self.database.execute("BEGIN")
-        self.database.executemany("INSERT OR REPLACE INTO scratch.heard VALUES (?, ?, ?, ?, ?)", rows)
+        self.database.executemany("INSERT OR REPLACE INTO scratch.outcome VALUES (?, ?, ?, ?, ?)", outcomes)
         self.database.execute("COMMIT")
 
-    def settle(self) -> None:
-        """Gather what is kept, once all has been heard: what follows asks about that alone."""
+    def collect_kept(self) -> None:
+        """Collect the utterances of the dataset, once every outcome is noted. The methods below read only these."""
         self.database.executescript(
-            "BEGIN; INSERT INTO scratch.kept SELECT u.number, u.split, u.id, h.pseudonym, h.seconds, u.gender, "
-            "LENGTH(u.text), CASE WHEN u.speaker <> '' THEN u.person END, u.sentence, h.digest FROM utterance u "
-            f"JOIN scratch.heard h ON h.number = u.number WHERE u.reason IS NULL AND h.reason IS NULL; COMMIT; {KEPT}"
+            "BEGIN; INSERT INTO scratch.kept SELECT u.number, u.split, u.id, o.pseudonym, o.seconds, u.gender, "
+            "LENGTH(u.text), CASE WHEN u.speaker <> '' THEN u.person END, u.sentence, o.digest FROM utterance u "
+            "JOIN scratch.outcome o ON o.number = u.number WHERE u.reason IS NULL AND o.reason IS NULL; COMMIT; "
+            f"{KEPT_INDICES}"
         )
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
-        """Leave out utterances of train after all: id -> why."""
+        """Leave out utterances of train that were kept: id -> reason."""
         self.database.execute("BEGIN")
         self.database.executemany(
-            "UPDATE scratch.heard SET reason = ? WHERE number IN (SELECT k.number FROM utterance u "
+            "UPDATE scratch.outcome SET reason = ? WHERE number IN (SELECT k.number FROM utterance u "
             "JOIN scratch.kept k ON k.number = u.number WHERE u.id = ? AND k.split = 'train')",
-            ((reason, clip) for clip, reason in reasons.items()),
+            ((reason, id_) for id_, reason in reasons.items()),
         )
         self.database.execute(
-            "DELETE FROM scratch.kept WHERE number IN (SELECT number FROM scratch.heard WHERE reason IS NOT NULL)"
+            "DELETE FROM scratch.kept WHERE number IN (SELECT number FROM scratch.outcome WHERE reason IS NOT NULL)"
         )
         self.database.execute("COMMIT")
 
-    def kept(self, split: str) -> Iterator[dict[str, Any]]:
-        """What is in the dataset, without audio and text: enough for subsets and summaries."""
-        names = ("id", "speaker", "seconds", "gender", "characters")
-        query = f"SELECT {', '.join(names)} FROM scratch.kept WHERE split = ? ORDER BY number"
-        return (dict(zip(names, row, strict=True)) for row in self.database.execute(query, (split,)))
+    def kept(self, split: str) -> Iterator[UtteranceFacts]:
+        """Yield the utterances of a split of the dataset, in the order of the sources."""
+        query = "SELECT id, speaker, seconds, gender, characters FROM scratch.kept WHERE split = ? ORDER BY number"
+        return (UtteranceFacts(*row) for row in self.database.execute(query, (split,)))
 
     def dropped(self) -> Iterator[dict[str, str]]:
-        """What was left out and why, in the order of the rows."""
+        """Yield id, split and reason of every row that was left out, in the order of the sources."""
         rows = self.database.execute(
-            "SELECT u.id, u.split, COALESCE(u.reason, h.reason, CASE WHEN h.number IS NULL THEN 'missing' END) AS why "
-            "FROM utterance u LEFT JOIN scratch.heard h ON h.number = u.number WHERE why IS NOT NULL ORDER BY u.number"
+            "SELECT u.id, u.split, COALESCE(u.reason, o.reason, CASE WHEN o.number IS NULL THEN 'missing' END) AS why "
+            "FROM utterance u LEFT JOIN scratch.outcome o ON o.number = u.number WHERE why IS NOT NULL "
+            "ORDER BY u.number"
         )
-        return ({"id": clip, "split": split, "reason": reason} for clip, split, reason in rows)
+        return ({"id": id_, "split": split, "reason": reason} for id_, split, reason in rows)
 
     def leaks(self) -> Iterator[dict[str, str]]:
-        """Utterances of a split that share speaker, sentence or sound with an earlier split."""
+        """Yield the utterances of a split that share speaker, sentence or samples with an earlier split."""
         for one, other in combinations(SPLITS, 2):
             yield from self._shared("kept", other, one)
 
-    def compare(self, rows: Iterable[tuple[str, str, int, str | None, str | None]]) -> Iterator[dict[str, str]]:
-        """Utterances of ours that share something with another dataset's: its split, id, sentence, person, digest."""
+    def compare(self, others: Iterable[OtherUtterance]) -> Iterator[dict[str, str]]:
+        """Yield the utterances that share speaker, sentence or samples with one of another dataset."""
         self.database.executescript(f"DROP TABLE IF EXISTS scratch.other; {OTHER}")
         self.database.execute("BEGIN")
-        self.database.executemany("INSERT INTO scratch.other VALUES (?, ?, ?, ?, ?)", rows)
+        self.database.executemany("INSERT INTO scratch.other VALUES (?, ?, ?, ?, ?)", others)
         self.database.execute("COMMIT")
         self.database.executescript(OTHER_INDICES)
         theirs = [split for (split,) in self.database.execute("SELECT DISTINCT split FROM scratch.other ORDER BY 1")]
@@ -152,42 +154,41 @@ class PlanDatabase:
                 yield from self._shared("other", ours, split)
 
     def _shared(self, table: str, ours: str, theirs: str) -> Iterator[dict[str, str]]:
-        """What our split shares with a split of a table, each with the first of the ids that it shares it with."""
+        """Yield what our split shares with a split of `table`, each with the first id that it shares it with."""
         for kind, column in (("speaker", "person"), ("sentence", "sentence"), ("clip", "digest")):
             rows = self.database.execute(
                 f"SELECT k.id, (SELECT MIN(o.id) FROM scratch.{table} o WHERE o.{column} = k.{column} AND o.split = ?) "
                 "AS example FROM scratch.kept k WHERE k.split = ? AND example IS NOT NULL ORDER BY k.number",
                 (theirs, ours),
             )
-            for clip, example in rows:
-                yield {"id": clip, "split": ours, "shares": kind, "with": theirs, "example": example}
+            for id_, example in rows:
+                yield {"id": id_, "split": ours, "shares": kind, "with": theirs, "example": example}
 
 
 @dataclass(frozen=True)
 class PendingRecordings:
-    """The recordings of a source that hold utterances not taken yet."""
+    """The recordings of a source with utterances that were not taken yet."""
 
     database: sqlite3.Connection
     source: int
 
     def __iter__(self) -> Iterator[str]:
         last = -1
-        while True:  # in pages, as `take` writes in between
+        while True:  # in pages, since `take` writes in between
             rows = self.database.execute(
-                # "+source" keeps the index by source out of it, which would be read whole for every page.
-                "SELECT number, clip FROM utterance WHERE +source = ? AND reason IS NULL AND number > ? "
-                "AND number NOT IN (SELECT number FROM scratch.begun) ORDER BY number LIMIT ?",
+                # "+source" keeps SQLite from the index by source, which it would read whole for every page.
+                f"SELECT number, recording FROM utterance WHERE +source = ? AND number > ? AND {NOT_BEGUN} "
+                "ORDER BY number LIMIT ?",
                 (self.source, last, PAGE),
             ).fetchall()
             if not rows:
                 return
             last = rows[-1][0]
-            yield from dict.fromkeys(clip for _, clip in rows)
+            yield from dict.fromkeys(recording for _, recording in rows)
 
-    def __contains__(self, clip: object) -> bool:
+    def __contains__(self, recording: object) -> bool:
         found = self.database.execute(
-            "SELECT 1 FROM utterance WHERE source = ? AND clip = ? AND reason IS NULL "
-            "AND number NOT IN (SELECT number FROM scratch.begun) LIMIT 1",
-            (self.source, clip),
+            f"SELECT 1 FROM utterance WHERE source = ? AND recording = ? AND {NOT_BEGUN} LIMIT 1",
+            (self.source, recording),
         )
         return found.fetchone() is not None

@@ -1,7 +1,7 @@
-"""The job: sources of speech -> a dataset folder of parquet splits and nested low-data subsets.
+"""Prepare speech sources: write a dataset folder of parquet splits and nested low-data subsets.
 
-Rows become a plan on disk; recordings are decoded in the order in which their source gives them and written in parts;
-the parts are joined. So memory stays flat whatever the hours, and a run that was killed goes on where it was.
+The rows of the sources become a plan on disk. The recordings are decoded in the order in which their source gives them
+and written in parts, and the parts are joined. So memory stays flat, and a run that was killed continues.
 """
 
 import os
@@ -14,11 +14,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from asr_lora.dataset.leaks import Other, list_leaks
+from asr_lora.dataset.leaks import OtherDataset, list_leaks
 from asr_lora.dataset.parts import MAX_SECONDS, MIN_SECONDS, PART_ROWS, decode_all, join_parts, leave_out
 from asr_lora.dataset.plan import SelectionRules, build_plan
 from asr_lora.dataset.plan_database import PlanDatabase
-from asr_lora.dataset.subset_files import Draws, draw, draw_anew, remove_subsets, write_subsets
+from asr_lora.dataset.subset_files import (
+    SubsetRequest,
+    choose_subsets,
+    remove_subsets,
+    replace_subsets,
+    write_subsets,
+)
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS, read_id_list, require_cap, subset_seconds
 from asr_lora.dataset.summary import summarise
 from asr_lora.errors import ConfigError, DataError
@@ -31,6 +37,8 @@ from asr_lora.sources.interface import WeightedSource
 from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import alone
 from asr_lora.text import TextCleaning
+
+PLAN_VERSION = 2  # an unfinished run of another version starts anew
 
 
 def prepare(
@@ -52,57 +60,53 @@ def prepare(
     text_column: str | None = None,
     drop: Sequence[str] = (),
 ) -> DatasetFolder:
-    """Decode train, dev and test of one or several sources into `out`; unchanged sources are recognised at once.
+    """Decode train, dev and test of one or several sources into `out`. Nothing is done where the dataset is up to date.
 
-    Bad clips are left out, counted by reason in dataset.json and listed in dropped.jsonl. Text is kept as it is unless
-    `text` says otherwise. What was interrupted goes on where it stopped. Where only other subsets are asked for, they
-    are drawn from the speech that is there, and those no longer asked for are removed.
+    Unusable utterances are left out, counted by reason in dataset.json and listed in dropped.jsonl. Texts stay as they
+    are unless `text` changes them. An interrupted run continues. Where only the subsets differ, only they are replaced.
 
     Args:
         source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
-            files, a dataset on the hub as "hf:NAME:CONFIG"; several are mixed, each perhaps with a weight: "talks=0.5".
-        language: name or code of the language, such as "Dutch" or "nl"; by code also one that Whisper does not have.
-        locale: the folder's name in a release where it differs from the code, such as "zh-CN".
-        subsets: lengths of the nested low-data subsets, such as "1h", or "1h@2" for the hour drawn with seed 2; those
-            that train cannot fill are left out.
-        seed: of every choice: of subsets, of splits made here, of the share that a weight takes.
-        speaker_cap: seconds, the most that one speaker gives to a subset.
-        id_lists: text files of ids, one a line, each to become the subset that it is named for.
-        deltas: delta releases laid over the only source; they go to train, unless speaker or sentence is held out.
-        splits_from: "release", or "validated" for splits of our own from all validated clips of a release.
-        against: prepared datasets or sources with which nothing should be shared; what is, is counted and listed.
-        text: what to do to transcripts.
-        keep_marks: whether `[disfluency]` and the like stay in the text of Spontaneous Speech.
-        keep_shared_sentences: where splits are made here, whether train keeps sentences of dev and test.
-        text_column: where a table has its text, when it is not found by itself.
-        drop: rules of `asr_lora.labels.rules`; what they find in train is left out, and nothing of dev and test.
+            files, or a dataset on the hub as "hf:NAME:CONFIG"; or several of these, each perhaps with a weight as in
+            "talks=0.5".
+        language: name or code such as "Dutch" or "nl"; a language that Whisper does not have by its code.
+        locale: folder of the language in a release, where its name is not the code, such as "zh-CN".
+        subsets: lengths of nested subsets, such as "1h", or "1h@2" for another seed; those that train cannot fill are
+            left out.
+        seed: seed of all random choices: subsets, splits made by prepare, and the share that a weight takes.
+        speaker_cap: most seconds of one speaker in a subset.
+        id_lists: text files of ids, one a line; each becomes the subset that it is named for.
+        deltas: delta releases over the only source; they go to train, unless their speaker or sentence is held out.
+        splits_from: "release", or "validated" to make splits of all validated clips of a release.
+        against: prepared datasets or sources; what the dataset shares with them is counted and listed.
+        text: changes of the texts.
+        keep_marks: whether marks such as `[disfluency]` stay in the texts of Spontaneous Speech.
+        keep_shared_sentences: whether train keeps sentences of dev and test, where prepare makes the splits.
+        text_column: column of the text in a table, where it has an unusual name.
+        drop: rules of `asr_lora.labels.rules`; train is left without the utterances in which they find something.
 
     Raises:
         ConfigError: the language or a rule is unknown, a subset is no length, an id list cannot be read, `out` holds
             something else, or another prepare works there.
         DataError: a source cannot be read, or no utterance of a split can be used.
     """
-    dropped = require_droppable(drop)
-    code, rules = (
-        spoken_language(language),
-        SelectionRules(text or TextCleaning(), keep_shared_sentences, seed, dropped),
-    )
+    code = spoken_language(language)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, seed, require_droppable(drop))
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
-    draws = Draws(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
-    words = [source] if isinstance(source, str | Path) else source
-    shares = open_sources(
-        words, locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks,
-        text_column=text_column,
+    request = SubsetRequest(tuple(subsets), seed, speaker_cap, tuple(read_id_list(path) for path in id_lists))
+    sources = open_sources(
+        [source] if isinstance(source, str | Path) else source,
+        locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks, text_column=text_column,
     )  # fmt: skip
-    others = [Other.open(word, locale or code) for word in against]
-    sources = _made_from(shares)
-    read = [source.to_json() for source in sources], [other.digest for other in others]
-    speech = fingerprint(*read, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
-    stamp = fingerprint(speech, asdict(draws))
-    facts = DatasetRecord(
-        fingerprint=stamp, speech_fingerprint=speech, language=code, sources=sources, text=rules.text.chosen(),
+    others = [OtherDataset.open(name, locale or code) for name in against]
+    records = _source_records(sources)
+    digests = [each.to_json() for each in records], [other.digest for other in others]
+    speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
+    stamp = fingerprint(speech, asdict(request))
+    record = DatasetRecord(
+        fingerprint=stamp, speech_fingerprint=speech, language=code, sources=records, text=rules.text.chosen(),
         splits_from=splits_from, marks_kept=keep_marks, drop=list(rules.drop), splits={}, subsets={},
     )  # fmt: skip
     folder = DatasetFolder(out)
@@ -110,55 +114,59 @@ def prepare(
         return folder
     _require_ours(folder, code)
     with _alone(folder):
-        if not folder.reusable(stamp):  # made by another process in the meantime
-            _make(folder, shares, others, rules, draws, facts)
+        if not folder.reusable(stamp):  # another process may have made it in the meantime
+            _make(folder, sources, others, rules, request, record)
     return folder
 
 
 def _make(
     folder: DatasetFolder,
-    shares: Sequence[WeightedSource],
-    others: Sequence[Other],
+    sources: Sequence[WeightedSource],
+    others: Sequence[OtherDataset],
     rules: SelectionRules,
-    draws: Draws,
-    facts: DatasetRecord,
+    request: SubsetRequest,
+    record: DatasetRecord,
 ) -> None:
-    """Draw other subsets from the speech that is there, or else decode all that is not decoded yet."""
-    speech = str(facts.speech_fingerprint)
+    """Replace the subsets where the splits are up to date; else decode what is not decoded yet."""
+    speech = str(record.speech_fingerprint)
     if folder.has_speech(speech, rules.seed):
-        draw_anew(folder, str(facts.fingerprint), draws)
+        replace_subsets(folder, str(record.fingerprint), request)
         return
-    with closing(_open_plan(folder, shares, rules, fingerprint(speech, rules.seed))) as plan:
-        decode_all(plan, shares, folder)
+    with closing(_open_plan(folder, sources, rules, fingerprint(speech, rules.seed, PLAN_VERSION))) as plan:
+        decode_all(plan, sources, folder)
         join_parts(plan, folder)
-        leave_out(plan, folder, train_findings(folder, facts.language, rules.drop) if rules.drop else {})
-        _finish(plan, folder, facts, shares, others, draws)
+        leave_out(plan, folder, train_findings(folder, record.language, rules.drop) if rules.drop else {})
+        _finish(plan, folder, record, sources, others, request)
 
 
-def _made_from(shares: Sequence[WeightedSource]) -> list[SourceRecord]:
+def _source_records(sources: Sequence[WeightedSource]) -> list[SourceRecord]:
     return [
-        SourceRecord(name=share.source.name, digest=share.source.digest(), family=share.family + 1, weight=share.weight)
-        for share in shares
+        SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
+        for each in sources
     ]
 
 
 def _require_ours(folder: DatasetFolder, language: str) -> None:
-    """Check that nothing but a dataset of the same language would be written over."""
+    """Check that `folder` is new or holds a dataset of the same language.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
     folder.require_ours(folder.ours)
     if folder.complete and (before := folder.read_json().get("language")) != language:
-        raise ConfigError(f"{folder.root} holds a dataset of {before!r}: name another folder with --out")
+        raise ConfigError(f"{folder.root} holds a dataset of language {before!r}: name another folder with --out")
 
 
 @contextmanager
 def _alone(folder: DatasetFolder) -> Iterator[None]:
-    """Hold the work folder for this process alone, by a lock that dies with it; tidy up what is of no more use.
+    """Lock the work folder for this process, and remove what is not needed afterwards. A killed process frees the lock.
 
     Raises:
-        ConfigError: another process holds it.
-        OSError: the disk did not do what was asked of it.
+        ConfigError: another process holds the lock.
+        OSError: the databases cannot be written, for example because the disk is full.
     """
     new, done = not folder.root.exists(), False
-    busy = f"another prepare is at work on {folder.root}: wait until it ends, or name another --out"
+    busy = f"another prepare works on {folder.root}: wait until it ends, or name another folder with --out"
     try:
         with alone(folder.lock, busy):
             try:
@@ -167,12 +175,12 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
             except sqlite3.Error as error:
                 raise OSError(f"{folder.work} cannot be written ({error})") from error
             finally:
-                if done or not folder.part(0).is_file():  # else the next run goes on from here
+                if done or not folder.part(0).is_file():  # else the next run continues
                     _discard(folder)
     finally:
         for place in (folder.work, *([folder.root] if new else [])):
             with suppress(OSError):
-                place.rmdir()  # where nothing is left in it
+                place.rmdir()  # fails where something is left in it
 
 
 def _discard(folder: DatasetFolder) -> None:
@@ -182,52 +190,52 @@ def _discard(folder: DatasetFolder) -> None:
 
 
 def _open_plan(
-    folder: DatasetFolder, shares: Sequence[WeightedSource], rules: SelectionRules, stamp: str
+    folder: DatasetFolder, sources: Sequence[WeightedSource], rules: SelectionRules, stamp: str
 ) -> PlanDatabase:
-    """Go on with the plan that is there where it was made for the same, else make it anew."""
+    """Open the plan of an interrupted run where it was made for the same `stamp`; else build a new one."""
     if not folder.stamp.is_file() or folder.stamp.read_text(encoding="utf-8") != stamp:
         _discard(folder)
         write_text(folder.stamp, stamp)
     if not folder.plan.is_file():
-        build_plan(folder.plan, shares, rules)
+        build_plan(folder.plan, sources, rules)
     return PlanDatabase(folder.plan, folder.scratch)
 
 
 def _finish(
     plan: PlanDatabase,
     folder: DatasetFolder,
-    facts: DatasetRecord,
-    shares: Sequence[WeightedSource],
-    others: Sequence[Other],
-    draws: Draws,
+    record: DatasetRecord,
+    sources: Sequence[WeightedSource],
+    others: Sequence[OtherDataset],
+    request: SubsetRequest,
 ) -> None:
-    """Check that no split is empty, put the files in place, and write the manifest last."""
+    """Check that no split is empty, move the files into place, and write the manifest last."""
     reasons: dict[str, Counter[str]] = {split: Counter() for split in (*SPLITS, "")}
-    for drop in plan.dropped():
-        reasons[drop["split"]][drop["reason"]] += 1
+    for row in plan.dropped():
+        reasons[row["split"]][row["reason"]] += 1
     for split in SPLITS:
         if pq.read_metadata(folder.draft(split)).num_rows == 0:
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
-            names = ", ".join(share.source.name for share in shares)
+            names = ", ".join(each.source.name for each in sources)
             raise DataError(
-                f"no utterance of {split} in {names} can be used ({listed}): mend that in the source. Where recordings "
-                "are missing: they are looked for from the folder of the table that names them"
+                f"no utterance of {split} in {names} can be used ({listed}): correct the source. Paths of recordings "
+                "start from the folder of the table that names them"
             )
-    drawn = draw(lambda: plan.kept("train"), draws)
+    chosen = choose_subsets(lambda: plan.kept("train"), request)
     remove_subsets(folder)
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
         os.replace(folder.draft(split), folder.split(split))
     write_jsonl(folder.dropped, plan.dropped())
     leaks = list_leaks(plan, folder, others)
-    report_new_splits(folder, facts.language)
+    report_new_splits(folder, record.language)
     splits = {split: SplitRecord(**summarise(plan.kept(split)), **file_facts(folder.split(split))) for split in SPLITS}
     made = {
         "speech_seed": plan.fact("seed"),
         "notes": plan.fact("notes"),
         "splits": splits,
-        **write_subsets(lambda: plan.kept("train"), folder, draws, *drawn),
+        **write_subsets(lambda: plan.kept("train"), folder, request, *chosen),
         "dropped": dict(sum(reasons.values(), Counter()).most_common()),
         **leaks,
     }
-    folder.write(facts.model_copy(update=made))
+    folder.write(record.model_copy(update=made))

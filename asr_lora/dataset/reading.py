@@ -1,4 +1,4 @@
-"""Read a prepared split: `datasets` maps it into memory, so hours of speech cost no memory."""
+"""Read a split of a prepared dataset. `datasets` maps the file into memory, so that it needs none of its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 
 TEXT_COLUMNS = ("id", "text", "speaker", "gender", "age", "accent", "domain")
 ROWS_AT_ONCE = 1024
-SOUND_COLUMNS = ("peak", "loudness_db", "clipped")  # what decoding showed, as in checks.Sound
+SOUND_COLUMNS = ("peak", "loudness_db", "clipped")  # as in `asr_lora.labels.rules.AudioMeasurements`
 
 
 def row_schema() -> pa.Schema:
-    """Schema of a split, with the note that makes `datasets.load_dataset("parquet", ...)` see audio in it."""
+    """Return the schema of a split, with the metadata by which `datasets.load_dataset` finds its audio."""
     from datasets import Audio, Features, Value
 
     columns = {name: Value("string") for name in TEXT_COLUMNS}
@@ -31,7 +31,7 @@ def row_schema() -> pa.Schema:
 
 @dataclass(frozen=True)
 class Split:
-    """A split, or a subset of it, in memory-mapped rows."""
+    """The memory-mapped rows of a split, or of a subset of it."""
 
     rows: Any  # datasets.Dataset
 
@@ -55,25 +55,25 @@ class Split:
         return list(self.rows["speaker"])
 
     def waveform(self, index: int) -> np.ndarray:
-        """Decode one utterance: samples, shape (samples,), float32, 16 kHz."""
+        """Decode the audio of one utterance: 16 kHz, shape (samples,), float32."""
         return decode(self.rows[index]["audio"]["bytes"])
 
     def select(self, indices: Sequence[int]) -> "Split":
         return Split(self.rows.select(indices))
 
     def evenly(self, count: int) -> "Split":
-        """So many utterances evenly over the split; all where it has fewer."""
+        """Select `count` utterances evenly over the split, or all where it has fewer."""
         if count >= len(self):
             return self
         return self.select([place * len(self) // count for place in range(count)])
 
 
 def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
-    """Open a split of a prepared dataset, or a low-data subset of train.
+    """Open a split of a prepared dataset, or a subset of train.
 
     Raises:
-        DataError: the dataset is incomplete, damaged, or has no such split.
-        ConfigError: there is no such subset.
+        DataError: the dataset is incomplete or damaged, or does not have the split.
+        ConfigError: the dataset does not have the subset.
     """
     import datasets
 
@@ -92,12 +92,12 @@ def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
     if wanted is not None:
         ids = rows["id"]
-        rows = rows.select([index for index, clip in enumerate(ids) if clip in wanted])
+        rows = rows.select([index for index, id_ in enumerate(ids) if id_ in wanted])
     return Split(rows)
 
 
 def split_rows(dataset: DatasetFolder, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a split, row by row, straight from its file: memory stays flat, and nothing is cached."""
+    """Yield columns of a split, row by row from its file, with flat memory and without a cache."""
     with pq.ParquetFile(dataset.split_file(split), pre_buffer=False) as table:
         for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
             yield from batch.to_pylist()

@@ -16,11 +16,13 @@ from asr_lora.folders.report_folder import AnalysisFolder, ComparisonFolder
 from asr_lora.pages.analysis_page import spectrum_figures
 from asr_lora.pages.comparison_page import render_markdown, render_page
 from asr_lora.pages.tables import latex_csv
+from asr_lora.system.renamed import renamed_keywords
 
 AUDIO_UTTERANCES = 60
 AUDIO_BYTES = 9_000_000  # of FLAC in a page, a third more as base64: 12 MB in all
 
 
+@renamed_keywords(terms="hotwords", guards="regression_sets")
 def compare(
     reports: Sequence[Path],
     *,

@@ -25,10 +25,12 @@ from asr_lora.model.find_model import NamedModel, find_model, model_identity, tr
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
 from asr_lora.system.processes import ProcessGroup, join_process_group
+from asr_lora.system.renamed import renamed_keywords
 
 STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hypotheses depend on none
 
 
+@renamed_keywords(terms="hotwords")
 def evaluate(
     model: str,
     dataset: Path,
@@ -152,11 +154,7 @@ def _system_record(model: NamedModel, whisper: Whisper, name: str) -> SystemReco
 
 
 def _score_again(
-    folder: ReportFolder,
-    data: Split,
-    facts: dict[str, object],
-    normaliser: Normaliser,
-    hotwords: list[Hotword],
+    folder: ReportFolder, data: Split, facts: dict[str, object], normaliser: Normaliser, hotwords: list[Hotword]
 ) -> None:
     """Bring name, training and scores of a report up to date; its hypotheses stay as they are.
 

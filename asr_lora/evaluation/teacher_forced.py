@@ -1,4 +1,4 @@
-"""What a model, best an untouched one, thinks of labels: how likely each text is with the sound, and what it hears."""
+"""Score labels with a model: the teacher-forced loss of each text, and the transcript of the model itself."""
 
 import functools
 import math
@@ -20,22 +20,23 @@ from asr_lora.model.whisper import Whisper, evaluating
 from asr_lora.training.batches import IGNORED, TrainingSet, collated
 from asr_lora.training.examples import plain_examples
 
-# An untouched Whisper repeats itself where a second of silence follows the speech, but not after three (whisper-base:
-# the same WER as at 30 s); a third of 30 s costs a third.
+# A base Whisper repeats itself where one second of silence follows the speech, but not where three do (whisper-base:
+# the same WER as at 30 s). The shorter context costs less.
 SILENT_TAIL_SECONDS = 5.0
-SPARE_TOKENS = 20  # a hypothesis twice as long as the label, and this, has already said that they differ
+SPARE_TOKENS = 20  # a hypothesis of twice the label's tokens and these already shows that the two differ
 
 
 def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[str] = ()) -> Iterator[list[ModelScore]]:
-    """Yield opinions on a split's utterances, a batch at a time, longest first.
+    """Yield the scores of a split's utterances, a batch at a time, longest first.
 
-    Encoder once, decoder three times: the text with the sound, the text with silence, and free.
+    The encoder runs once and the decoder three times: on the label with the audio, on the label with silence, and free.
 
     Args:
-        data: the utterances; those whose text is too long for the decoder are passed over.
+        whisper: the model.
+        data: the utterances; those whose text is too long for the decoder are left out.
         name: of the split.
-        done: ids that need no opinion. Batches of none but these are passed over, and no other batch changes by it, so
-            that opinions are the same after a stop: what an utterance is batched with tells in the last digits.
+        done: ids that are scored already. A batch that holds only these is left out, and no other batch changes, so
+            that scores are the same after an interruption: the batch of an utterance changes its last digits.
     """
     known = TrainingSet(data, whisper)
     seconds = known.seconds
@@ -48,12 +49,12 @@ def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[s
         inputs, labels = collated([targets[index] for index in batch])
         with evaluating(whisper.model):
             frames = frames_of(max(contexts[index] for index in batch))
-            states = encode_batch(whisper, [known.split.waveform(index) for index in batch], frames)
-            heard = token_losses(whisper, states, inputs, labels)
-            nothing = silence(frames)
-            unheard = token_losses(whisper, nothing.expand(len(batch), -1, -1), inputs, labels)
+            encoded = encode_batch(whisper, [known.split.waveform(index) for index in batch], frames)
+            losses = token_losses(whisper, encoded, inputs, labels)
+            quiet = silence(frames).expand(len(batch), -1, -1)
+            silent_losses = token_losses(whisper, quiet, inputs, labels)
             limit = min(MAX_NEW_TOKENS, 2 * max(len(known.tokens[index]) for index in batch) + SPARE_TOKENS)
-            texts = decode_encoded(whisper, states, DecodingOptions(max_new_tokens=limit))
+            texts = decode_encoded(whisper, encoded, DecodingOptions(max_new_tokens=limit))
         errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
         yield [
             ModelScore(
@@ -67,23 +68,24 @@ def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[s
                 hypothesis=text,
                 cer=round(error.rate, 4),
             )
-            for index, loss, silent, text, error in zip(batch, heard, unheard, texts, errors, strict=True)
+            for index, loss, silent, text, error in zip(batch, losses, silent_losses, texts, errors, strict=True)
         ]
 
 
 def token_losses(
-    whisper: Whisper, states: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+    whisper: Whisper, encoded: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
 ) -> list[list[float]]:
-    """Cross-entropy of each token that is learnt, in nats, row by row.
+    """Compute the teacher-forced cross-entropy of each target token, in nats, row by row.
 
     Args:
-        states: of the encoder, shape (batch, frames / 2, width).
-        inputs: what the decoder is given, shape (batch, tokens).
-        labels: what comes next, of the same shape, IGNORED where nothing is asked.
+        whisper: the model.
+        encoded: encoder outputs, shape (batch, frames / 2, width).
+        inputs: tokens of the decoder's input, shape (batch, tokens).
+        labels: the token that follows each, same shape; IGNORED where it is no target.
     """
     inputs, labels = inputs.to(whisper.device), labels.to(whisper.device)
     logits = whisper.model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=inputs, use_cache=False
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded), decoder_input_ids=inputs, use_cache=False
     ).logits  # (batch, tokens, vocabulary)
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
@@ -92,7 +94,7 @@ def token_losses(
 
 
 def _context_seconds(seconds: float, context: Context) -> float:
-    """Seconds that the encoder sees: what the model was trained on, or enough silence for an untouched one."""
+    """Return the encoder context: as the model was trained, or with enough silence for a base model."""
     if context is Context.TRUE_LENGTH:
         return context_seconds(seconds, context)
     return min(float(math.ceil(seconds + SILENT_TAIL_SECONDS)), FULL_SECONDS)

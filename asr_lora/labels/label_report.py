@@ -1,4 +1,4 @@
-"""A prepared dataset -> findings about its labels, on disk beside it. Without a model."""
+"""Apply the label rules to a prepared dataset, and write the label report in its folder. No model is needed."""
 
 import os
 from collections import Counter
@@ -20,77 +20,87 @@ from asr_lora.labels.rules import (
     MODEL_RULES,
     NO_LABEL,
     RULES,
+    AudioMeasurements,
     Finding,
     Label,
-    Sound,
-    find,
-    finding,
+    Norms,
+    apply_rules,
+    count_reread_sentences,
     measure,
     norms_of,
-    sentences_of_many,
 )
 from asr_lora.labels.scripts import script_of, scripts_of
 
-MEASURED = ("seconds", "peak", "loudness_db", "clipped", "digest")  # columns of what prepare measured
-ROWS_AT_ONCE = 128  # decoded together, where it did not
-MOST_FRESH = 200_000  # utterances that `prepare` checks the labels of: some 250 h, within a gigabyte
+MEASURED = ("seconds", "peak", "loudness_db", "clipped", "digest")  # columns that prepare writes
+ROWS_AT_ONCE = 128  # rows read, and decoded where the columns are missing, together
+MAX_AT_PREPARE = 200_000  # utterances of which prepare checks the labels: about 250 h, in less than a gigabyte
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What is worth knowing about all labels of a dataset, and is no fault of any of them."""
+
+    norms: Norms | None
+    scripts_expected: list[str]
+    texts_by_script: dict[str, int]  # script of most letters -> texts, most texts first
+    sentences_of_several_readings: int
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What the rules found in a dataset."""
+    """The labels of a dataset and the findings about them."""
 
     labels: list[Label]
     findings: list[Finding]  # of the rules that were on
-    left_out: dict[str, int]  # by prepare: reason -> how many
+    left_out: dict[str, int]  # reason -> utterances that prepare left out
     without: tuple[str, ...]  # rules that were off
-    facts: dict[str, Any]
+    facts: LabelFacts
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rule -> how many utterances, in the order of the rules; those that found something."""
-        counts = Counter(found.rule for found in self.findings)
+        """Rule -> number of findings, in the order of RULES; rules that found nothing are not in it."""
+        counts = Counter(finding.rule for finding in self.findings)
         return {rule: counts[rule] for rule in RULES if counts[rule]}
 
     @property
     def suspicious(self) -> int:
-        """How many utterances of the splits have a label that something was found in."""
-        return len({(found.split, found.id) for found in self.findings if found.rule not in NO_LABEL})
+        """Number of utterances whose label has a finding."""
+        return len({(finding.split, finding.id) for finding in self.findings if finding.rule not in NO_LABEL})
 
     @property
     def leaked(self) -> int:
-        """How many utterances of dev and test share something with another split."""
-        return len({(found.split, found.id) for found in self.findings if found.rule in LEAKED.values()})
+        """Number of utterances of dev and test that share something with another split."""
+        return len({(finding.split, finding.id) for finding in self.findings if finding.rule in LEAKED.values()})
 
     def examples(self) -> dict[str, Finding]:
-        """Rule -> one finding."""
-        return {found.rule: found for found in reversed(self.findings)}
+        """Rule -> its first finding."""
+        return {finding.rule: finding for finding in reversed(self.findings)}
 
 
-def report_labels(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> LabelReport:
-    """Apply the rules to a dataset's splits, whose manifest need not be written yet.
+def make_label_report(dataset: DatasetFolder, language: str, *, without: Collection[str] = ()) -> LabelReport:
+    """Apply the rules to all splits of a dataset. Its manifest may still be missing.
 
     Args:
-        dataset: its splits, and the lists of what was left out and of what leaks.
-        language: its code.
-        without: names of rules that are off.
+        dataset: a folder with splits, dropped.jsonl and leaks.jsonl.
+        language: code of the language.
+        without: rules that are off.
 
     Raises:
-        ConfigError: no such rule.
+        ConfigError: `without` names an unknown rule.
         DataError: a split or a list cannot be read.
     """
     require_rules(without)
     labels = [label for split in SPLITS for label in _labels(dataset, split)]
     scripts = scripts_of(language, (label.text for label in labels))
     dropped = read_jsonl(dataset.dropped) if dataset.dropped.is_file() else []
-    found = [
+    findings = [
         *(Finding("left-out", str(row["split"]), str(row["id"]), str(row["reason"])) for row in dropped),
-        *find(labels, scripts),
+        *apply_rules(labels, scripts),
         *_leaks(dataset, labels),
     ]
     return LabelReport(
         labels=labels,
-        findings=[each for each in found if each.rule not in without],
+        findings=[finding for finding in findings if finding.rule not in without],
         left_out=dict(Counter(str(row["reason"]) for row in dropped).most_common()),
         without=tuple(rule for rule in RULES if rule in without),
         facts=_facts(labels, scripts),
@@ -98,122 +108,125 @@ def report_labels(dataset: DatasetFolder, language: str, *, without: Collection[
 
 
 def _leaks(dataset: DatasetFolder, labels: Iterable[Label]) -> Iterator[Finding]:
-    """What dev and test share with the splits before them, as `prepare` has listed it; of each kind the first."""
+    """Yield what dev and test share with earlier splits, from leaks.jsonl: the first leak of each kind."""
     if not dataset.leaks.is_file():
         raise DataError(f"{dataset.leaks} is missing. {dataset.remedy}")
     leaks: dict[tuple[str, str], dict[str, str]] = {}
     for row in read_jsonl(dataset.leaks):
-        if "of" not in row:  # else it is in another dataset
-            where = leaks.setdefault((row["split"], row["id"]), {})
-            where.setdefault(LEAKED[row["shares"]], f"also in {row['with']}, {row['example']}")
+        if "of" not in row:  # else the leak is to another dataset
+            of_utterance = leaks.setdefault((row["split"], row["id"]), {})
+            of_utterance.setdefault(LEAKED[row["shares"]], f"also in {row['with']}: {row['example']}")
     for label in labels:
         for rule, detail in leaks.get((label.split, label.id), {}).items():
-            yield finding(rule, label, detail)
+            yield label.finding(rule, detail)
 
 
 def report_new_splits(dataset: DatasetFolder, language: str) -> None:
-    """Write the findings about splits that were just written, and remove what was found in those before.
+    """Replace the label report of a dataset whose splits were just written.
 
-    Rules see all labels at once, so those of a very large dataset are left to `asr-lora check`.
+    The rules hold all labels in memory, so a very large dataset gets none: `asr-lora check` writes it.
     """
     folder = dataset.label_report
     for path in (folder.manifest, folder.page, *folder.all_model_scores):
         path.unlink(missing_ok=True)
-    if sum(pq.read_metadata(dataset.split(split)).num_rows for split in SPLITS) <= MOST_FRESH:
-        write_label_report(folder, report_labels(dataset, language))
+    if sum(pq.read_metadata(dataset.split(split)).num_rows for split in SPLITS) <= MAX_AT_PREPARE:
+        write_label_report(folder, make_label_report(dataset, language))
 
 
-def write_label_report(folder: LabelReportFolder, label_report: LabelReport, **more: object) -> None:
-    """Write findings.jsonl, then doctor.json with the counts and `more` facts."""
-    write_jsonl(folder.findings, [asdict(found) for found in label_report.findings])
+def write_label_report(folder: LabelReportFolder, report: LabelReport, **made_from: str) -> None:
+    """Write findings.jsonl, then the manifest with the counts.
+
+    Args:
+        made_from: further keys of the manifest, such as model and dataset_digest.
+    """
+    write_jsonl(folder.findings, [asdict(finding) for finding in report.findings])
     body = {
-        "utterances": len(label_report.labels),
-        "suspicious": label_report.suspicious,
-        "leaked": label_report.leaked,
-        "counts": label_report.counts,
-        "examples": {rule: asdict(example) for rule, example in label_report.examples().items()},
-        "left_out": label_report.left_out,
-        "without": list(label_report.without),
-        **label_report.facts,
-        **more,
+        "utterances": len(report.labels),
+        "suspicious": report.suspicious,
+        "leaked": report.leaked,
+        "counts": report.counts,
+        "examples": {rule: asdict(example) for rule, example in report.examples().items()},
+        "left_out": report.left_out,
+        "without": list(report.without),
+        **asdict(report.facts),
+        **made_from,
     }
     folder.write(LabelReportRecord.model_validate(body))
 
 
 def require_rules(names: Iterable[str], option: str = "--without", known: Collection[str] = tuple(RULES)) -> None:
-    """Check that there are such rules.
+    """Check that all names are names of known rules.
 
     Raises:
-        ConfigError: there are not.
+        ConfigError: one is not; the message names the nearest rule.
     """
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]}? There" if near else "there"
-            raise ConfigError(f"{option}: no rule {name!r}; {meant} are {', '.join(known)}")
+            hint = f", did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"{option}: there is no rule {name!r}{hint} The rules are {', '.join(known)}")
 
 
 def require_droppable(names: Collection[str]) -> tuple[str, ...]:
-    """Check that there are such rules, and that they find something in train without a model; order them.
+    """Check that all rules can find something in train without a model, and return them in the order of RULES.
 
     Raises:
-        ConfigError: there are not, or they do not.
+        ConfigError: one of them is unknown, needs a model, or finds nothing in train.
     """
-    if held_out := [name for name in names if name in NO_LABEL or name in MODEL_RULES]:
-        raise ConfigError(f"--drop {held_out[0]}: this rule finds nothing in train by itself ({RULES[held_out[0]]})")
-    require_rules(names, "--drop", [rule for rule in RULES if rule not in NO_LABEL and rule not in MODEL_RULES])
+    droppable = [rule for rule in RULES if rule not in NO_LABEL and rule not in MODEL_RULES]
+    if unusable := [name for name in names if name in RULES and name not in droppable]:
+        why = "needs a model" if unusable[0] in MODEL_RULES else "finds no fault of a label in train"
+        raise ConfigError(f"--drop {unusable[0]}: this rule {why}. The rules for --drop are {', '.join(droppable)}")
+    require_rules(names, "--drop", droppable)
     return tuple(rule for rule in RULES if rule in names)
 
 
 def train_findings(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
-    """What rules find in train while its splits are drafts: id -> the first of the rules that finds it."""
+    """Apply rules to the drafts of the splits. Return id -> first rule that finds something, for train only."""
     labels = [label for split in SPLITS for label in _labels(dataset, split, draft=True)]
-    found = find(labels, scripts_of(language, (label.text for label in labels)))
     first: dict[str, str] = {}
-    for each in found:
-        if each.split == "train" and each.rule in rules:
-            first.setdefault(each.id, each.rule)
+    for finding in apply_rules(labels, scripts_of(language, (label.text for label in labels))):
+        if finding.split == "train" and finding.rule in rules:
+            first.setdefault(finding.id, finding.rule)
     return first
 
 
-def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> dict[str, Any]:
-    """What is no fault of any one utterance, and still worth knowing."""
-    norms = norms_of(labels)
-    written = Counter(
-        Counter(script for char in label.text if (script := script_of(char))).most_common(1)[0][0]
-        for label in labels
-        if any(script_of(char) for char in label.text)
+def _facts(labels: Sequence[Label], scripts: frozenset[str]) -> LabelFacts:
+    by_script: Counter[str] = Counter()
+    for label in labels:
+        if letters := Counter(script for char in label.text if (script := script_of(char))):
+            by_script[letters.most_common(1)[0][0]] += 1
+    return LabelFacts(
+        norms=norms_of(labels),
+        scripts_expected=sorted(scripts),
+        texts_by_script=dict(by_script.most_common()),
+        sentences_of_several_readings=count_reread_sentences(labels),
     )
-    return {
-        "norms": asdict(norms) if norms else None,
-        "scripts_expected": sorted(scripts),
-        "texts_by_script": dict(written.most_common()),
-        "sentences_of_several_readings": sentences_of_many(labels),
-    }
 
 
 def _labels(dataset: DatasetFolder, split: str, *, draft: bool = False) -> Iterator[Label]:
     path = dataset.draft(split) if draft else dataset.split(split)
-    wanted = ["id", "text", "speaker"]
     try:
         with pq.ParquetFile(path) as file:
             measured = set(MEASURED) <= set(file.schema_arrow.names)
-            for rows in file.iter_batches(ROWS_AT_ONCE, columns=[*wanted, *(MEASURED if measured else ["audio"])]):
-                listed = rows.to_pylist()
-                for row, sound in zip(listed, _sounds(listed, measured), strict=True):
+            columns = ["id", "text", "speaker", *(MEASURED if measured else ["audio"])]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                rows = batch.to_pylist()
+                for row, sound in zip(rows, _measurements(rows, measured), strict=True):
                     yield Label(row["id"], split, row["text"] or "", row["speaker"] or "", sound)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}). {dataset.remedy}") from error
 
 
-def _sounds(rows: list[dict[str, Any]], measured: bool) -> list[Sound | None]:
+def _measurements(rows: list[dict[str, Any]], measured: bool) -> list[AudioMeasurements | None]:
+    """Return the measurements that prepare wrote; those of a dataset without them are made here."""
     if measured:
-        return [Sound(**{name: row[name] for name in MEASURED}) for row in rows]
+        return [AudioMeasurements(**{name: row[name] for name in MEASURED}) for row in rows]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_measured, (row["audio"]["bytes"] for row in rows)))
+        return list(pool.map(_measure_flac, (row["audio"]["bytes"] for row in rows)))
 
 
-def _measured(flac: bytes) -> Sound | None:
+def _measure_flac(flac: bytes | None) -> AudioMeasurements | None:
     try:
         return measure(decode(flac or b""), SAMPLE_RATE)
     except AudioError:

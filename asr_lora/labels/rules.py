@@ -1,7 +1,6 @@
-"""What is measured of an utterance's sound, and what of sound and text is suspicious: rules, and what they found.
+"""Rules on the audio and the text of labelled utterances, and what they find.
 
-A rule is a name, a sentence, and a function that finds it. Whatever it finds is a question to the owner of the data, so
-nothing is left out for it unless `prepare` is told to (`--drop`).
+A finding is a question to the owner of the data. `prepare` leaves out what a rule finds only where `--drop` names it.
 """
 
 import hashlib
@@ -15,82 +14,85 @@ from asr_lora.audio.decode import SILENCE_PEAK
 from asr_lora.labels.text_rules import TEXT_RULES, shown
 from asr_lora.text import sentence_key
 
-CLIPPED = 0.999  # of full scale: at or above it a sample has hit the ceiling
-QUIETEST_DB = -120.0
-CLIPPED_SHARE = 1e-3  # of the samples: fewer are a loud moment
-QUIET_DB = -50.0  # of full scale, in any dataset
-QUIET_BELOW_DB = 20.0  # the dataset's median, and MANY_SPREADS of its own
-SLOWEST, FASTEST = 0.4, 40.0  # letters a second, in any language
-MANY_SPREADS = 4.0  # robust standard deviations from the median: beyond it something is wrong rather than rare
-LEAST_SPREAD = 0.15  # of log pace: a corpus read by a machine would else flag every hesitation
-ENOUGH = 20  # utterances that a median and its spread are taken of
+CLIPPED = 0.999  # of full scale: a sample at or above it is clipped
+QUIETEST_DB = -120.0  # loudness of digital silence, dB of full scale
+CLIPPED_SHARE = 1e-3  # share of clipped samples above which an utterance is distorted
+QUIET_DB = -50.0  # dB of full scale: below it an utterance is quiet in any dataset
+QUIET_BELOW_DB = 20.0  # dB below the dataset's median, and at least MANY_SPREADS of its spread
+SLOWEST, FASTEST = 0.4, 40.0  # letters a second that are possible in any language
+MANY_SPREADS = 4.0  # robust standard deviations from the median: beyond it a value is wrong rather than rare
+LEAST_SPREAD = 0.15  # of log pace: else every hesitation would be a finding in a corpus of synthetic speech
+ENOUGH = 20  # utterances that a median and its spread need
 TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation, for a normal distribution
 
 RULES: dict[str, str] = {
-    "left-out": "prepare could not use it; dropped.jsonl has the list",
-    "unreadable": "its audio does not decode",
-    "silent": "nothing can be heard",
-    "quiet": "far quieter than the others",
-    "clipped": "samples at the ceiling: distorted",
-    "too-fast": "more text than can be said in that time: text of another clip, or the sound is cut",
-    "too-slow": "far less text than the time holds: text of another clip, or the text is cut",
-    "no-words": "nothing in the text can be said",
-    "too-many-tokens": "the text may not fit Whisper's decoder, and train leaves it out if so",
-    "wrong-script": "words in a script that the language is not written in",
-    "mixed-letters": "look-alike letters of two alphabets in one word",
-    "digits": "numbers in figures: nothing says how they were read",
-    "symbols": "signs that are read as a word, or not at all",
-    "markup": "tags, entities, addresses, or marks in brackets",
-    "brackets": "words in round brackets: were they read?",
-    "normal-form": "marks apart from their letters (NFD), or without one: other tokens for the same word",
-    "mojibake": "text read in the wrong encoding, or control characters",
-    "repeated": "the same words again and again",
-    "duplicate-audio": "the same samples twice in a split",
-    "reread": "a speaker reads a sentence twice in a split",
-    "leaked-audio": "held out, and its very samples are also in another split",
-    "leaked-sentence": "held out, and its sentence is also in another split",
-    "leaked-speaker": "held out, and its speaker is also in another split",
-    "unheard-text": "with --model: the text is hardly likelier with the sound than without it",
-    "unlikely-text": "with --model: far less likely than the other texts",
-    "text-ends-early": "with --model: the sound goes on where the text ends",
-    "sound-ends-early": "with --model: the end of the text is hardly likelier with the sound than without it",
-    "misheard": "with --model: the model hears far more of it otherwise than of the other utterances",
+    "left-out": "prepare could not use the utterance; dropped.jsonl has the reason",
+    "unreadable": "the audio does not decode",
+    "silent": "the audio is silent",
+    "quiet": "the audio is far quieter than that of the other utterances",
+    "clipped": "many samples are at full scale, so the audio is distorted",
+    "too-fast": "the audio is too short for the text: the text is of another utterance, or the audio is cut",
+    "too-slow": "the audio is too long for the text: the text is of another utterance, or the text is cut",
+    "no-words": "the text has no letter and no number",
+    "too-many-tokens": "the text may be too long for Whisper's decoder; train leaves it out if it is",
+    "wrong-script": "words are in a script that the language does not use",
+    "mixed-letters": "a word mixes look-alike letters of two alphabets",
+    "digits": "numbers are in figures, so the text does not say how they were read",
+    "symbols": "a sign may be read as a word or not at all",
+    "markup": "the text has tags, entities, addresses or marks in brackets",
+    "brackets": "words are in round brackets, which many readers leave out",
+    "normal-form": "marks are apart from their letters (NFD) or without one, which changes the tokens of a word",
+    "mojibake": "the text was read in the wrong encoding, or has control characters",
+    "repeated": "the text repeats the same words",
+    "duplicate-audio": "another utterance of the split has the same samples",
+    "reread": "the speaker reads the same sentence twice in the split",
+    "leaked-audio": "the utterance is held out, and another split has the same samples",
+    "leaked-sentence": "the utterance is held out, and another split has its sentence",
+    "leaked-speaker": "the utterance is held out, and another split has its speaker",
+    "unheard-text": "with --model: the text is hardly more likely with the audio than with silence",
+    "unlikely-text": "with --model: the text is far less likely than the other texts",
+    "text-ends-early": "with --model: the audio goes on after the end of the text",
+    "sound-ends-early": "with --model: the end of the text is hardly more likely with the audio than with silence",
+    "misheard": "with --model: the model's transcript differs far more than for the other utterances",
 }
-LEAKED = {"clip": "leaked-audio", "sentence": "leaked-sentence", "speaker": "leaked-speaker"}  # as leaks.jsonl says it
-NO_LABEL = frozenset({"left-out", *LEAKED.values()})  # what these find is no fault of a label
+LEAKED = {"clip": "leaked-audio", "sentence": "leaked-sentence", "speaker": "leaked-speaker"}  # keys of leaks.jsonl
+NO_LABEL = frozenset({"left-out", *LEAKED.values()})  # these rules find no fault of a label
 MODEL_RULES = tuple(rule for rule, meaning in RULES.items() if meaning.startswith("with --model"))
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """What decoding an utterance showed."""
+class AudioMeasurements:
+    """What `measure` finds in the decoded audio of an utterance."""
 
     seconds: float
     peak: float  # of full scale, 0 to 1
     loudness_db: float  # root mean square, dB of full scale
-    clipped: float  # share of samples at the ceiling
-    digest: str  # of the samples: equal ones sound the same
+    clipped: float  # share of the samples that are clipped
+    digest: str  # of the samples
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """An utterance of a prepared dataset, as the rules see it."""
+    """The text and the measured audio of an utterance of a prepared dataset."""
 
     id: str
     split: str
     text: str
-    speaker: str  # "": not known
-    sound: Sound | None  # None: its audio does not decode
+    speaker: str  # "" where it is not known
+    sound: AudioMeasurements | None  # None where the audio does not decode
 
     @property
     def letters(self) -> int:
-        """Letters and figures: what takes time to say."""
+        """Number of letters and figures of the text."""
         return sum(char.isalnum() for char in self.text)
 
     @property
     def sentence(self) -> int:
-        """Stands for the text without case and punctuation: equal ones are read alike."""
+        """A number that is equal for texts that differ only in case and punctuation."""
         return sentence_key(self.text)
+
+    def finding(self, rule: str, detail: str) -> "Finding":
+        return Finding(rule, self.split, self.id, detail, self.text)
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Norms:
-    """What is normal in a dataset, robustly: medians, and spreads from the median absolute deviation."""
+    """What is usual in a dataset: medians, and spreads from the median absolute deviation."""
 
-    lead: float  # seconds around the words, whatever their number
+    lead: float  # seconds of silence around the words
     rate: float  # letters a second
     pace_spread: float  # of log(seconds / expected seconds)
     loudness_db: float
@@ -118,12 +120,12 @@ class Norms:
         return self.lead + letters / self.rate
 
 
-def measure(waveform: np.ndarray, sample_rate: int) -> Sound:
+def measure(waveform: np.ndarray, sample_rate: int) -> AudioMeasurements:
     """Measure samples, shape (samples,), float32 in about [-1, 1]."""
     size = np.abs(waveform)
     power = float(np.mean(np.square(waveform, dtype=np.float64))) if len(waveform) else 0.0
     pcm = np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
-    return Sound(
+    return AudioMeasurements(
         seconds=len(waveform) / sample_rate,
         peak=float(size.max(initial=0.0)),
         loudness_db=max(QUIETEST_DB, 10 * float(np.log10(power))) if power else QUIETEST_DB,
@@ -133,10 +135,10 @@ def measure(waveform: np.ndarray, sample_rate: int) -> Sound:
 
 
 def norms_of(labels: Iterable[Label]) -> Norms | None:
-    """What is normal among these; None: too few to say.
+    """Return what is usual among the labels; None where they are too few.
 
-    Short texts have a lower pace than long ones, since silence surrounds both alike. So the time of an utterance is
-    taken as a lead and a time for each letter: of all leads that is taken which leaves the least spread.
+    Silence surrounds short and long texts alike, so short texts have fewer letters a second. The expected time of an
+    utterance is therefore a lead plus a time for each letter. Of all leads, the one with the least spread is chosen.
     """
     sounds = [(label.sound, label.letters) for label in labels if label.sound and label.sound.seconds and label.letters]
     if len(sounds) < ENOUGH:
@@ -158,36 +160,32 @@ def norms_of(labels: Iterable[Label]) -> Norms | None:
 
 
 def median_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """Median, and the standard deviation that the median absolute deviation stands for: of values, shape (any,)."""
+    """Median and robust standard deviation (1.4826 times the median absolute deviation) of values, shape (n,)."""
     middle = float(np.median(values))
     return middle, TO_SIGMA * float(np.median(np.abs(values - middle)))
 
 
-def find(labels: Sequence[Label], scripts: frozenset[str]) -> Iterator[Finding]:
-    """Yield what every rule finds in labels that needs no model, utterance by utterance and then across them.
+def apply_rules(labels: Sequence[Label], scripts: frozenset[str]) -> Iterator[Finding]:
+    """Yield the findings of every rule that needs no model: first of single utterances, then of duplicates.
 
     Args:
-        labels: of all splits.
-        scripts: that the language is written in; empty: not known.
+        labels: the labels of all splits.
+        scripts: scripts of the language; empty where they are not known.
     """
     norms = norms_of(labels)
     for label in labels:
-        for rule, look in TEXT_RULES.items():
-            if detail := look(label.text, scripts):
-                yield finding(rule, label, detail)
+        for rule, check in TEXT_RULES.items():
+            if detail := check(label.text, scripts):
+                yield label.finding(rule, detail)
         for rule, detail in _sound_findings(label, norms):
-            yield finding(rule, label, detail)
-    yield from _twice(labels)
-
-
-def finding(rule: str, label: Label, detail: str) -> Finding:
-    return Finding(rule, label.split, label.id, detail, label.text)
+            yield label.finding(rule, detail)
+    yield from _duplicates(labels)
 
 
 def _sound_findings(label: Label, norms: Norms | None) -> Iterator[tuple[str, str]]:
     sound = label.sound
     if sound is None:
-        yield "unreadable", "its audio does not decode"
+        yield "unreadable", "the audio does not decode"
         return
     if sound.peak < SILENCE_PEAK:
         yield "silent", f"peak {sound.peak:.5f} of full scale"
@@ -217,24 +215,24 @@ def _pace_findings(letters: int, seconds: float, norms: Norms | None) -> Iterato
         yield "too-slow", detail
 
 
-def _twice(labels: Iterable[Label]) -> Iterator[Finding]:
-    """The same samples twice in a split; a sentence read twice there by one speaker."""
-    heard: dict[tuple[str, str], Label] = {}
-    read: dict[tuple[str, str, int], Label] = {}
+def _duplicates(labels: Iterable[Label]) -> Iterator[Finding]:
+    """Yield utterances with samples, or with speaker and sentence, of an earlier utterance of their split."""
+    by_samples: dict[tuple[str, str], Label] = {}
+    by_sentence: dict[tuple[str, str, int], Label] = {}
     for label in labels:
         if label.sound:
-            first = heard.setdefault((label.split, label.sound.digest), label)
+            first = by_samples.setdefault((label.split, label.sound.digest), label)
             if first is not label:
                 other = "" if first.text == label.text else f", whose text is {shown(first.text)}"
-                yield finding("duplicate-audio", label, f"sounds as {first.id}{other}")
+                yield label.finding("duplicate-audio", f"same samples as {first.id}{other}")
                 continue
         if label.speaker:
-            first = read.setdefault((label.split, label.speaker, label.sentence), label)
+            first = by_sentence.setdefault((label.split, label.speaker, label.sentence), label)
             if first is not label:
-                yield finding("reread", label, f"as {first.id}")
+                yield label.finding("reread", f"same sentence as {first.id}")
 
 
-def sentences_of_many(labels: Iterable[Label]) -> int:
-    """Sentences read more than once within a split: normal where several speakers read the same prompts."""
+def count_reread_sentences(labels: Iterable[Label]) -> int:
+    """Count sentences that a split has more than once, which is usual where several speakers read the same prompts."""
     readings = Counter((label.split, label.sentence) for label in labels)
     return sum(count > 1 for count in readings.values())

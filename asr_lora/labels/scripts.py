@@ -1,11 +1,11 @@
-"""Which scripts a language is written in, and which script a letter is of."""
+"""Find the scripts of a language, and the script of a letter."""
 
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 
-_LANGUAGES_OF = {  # every language that Whisper has a token for; those under two scripts are written in both
+_LANGUAGES_OF = {  # every language that Whisper has a token for; some use several scripts
     "Latin": "en de es fr pt tr pl ca nl sv it id fi vi ms cs ro da hu no hr lt la mi cy sk lv sl et br eu is bs sq sw"
     " gl sn yo so af oc uz fo ht tk nn mt lb mg tl haw ln ha jw su sr az tt kk",
     "Cyrillic": "ru uk bg sr mk be kk mn tg tt ba uz az bs tk",
@@ -45,11 +45,11 @@ _WIDTHS = ("Fullwidth", "Halfwidth")
 
 
 def scripts_of(language: str, texts: Iterable[str] = ()) -> frozenset[str]:
-    """Scripts that a language is written in; of a language not in the table, those of a tenth of the letters at least.
+    """Return the scripts of a language. For a language outside the table: each script of 10 % of the letters or more.
 
     Args:
-        language: its code, as `asr_lora.language.spoken_language` returns it.
-        texts: of the dataset, looked at only where the table does not know the language.
+        language: code, as `asr_lora.language.spoken_language` returns it.
+        texts: texts of the dataset, read only where the table does not have the language.
     """
     known = frozenset(script for script, codes in _LANGUAGES_OF.items() if language in codes.split())
     if known:
@@ -60,7 +60,7 @@ def scripts_of(language: str, texts: Iterable[str] = ()) -> frozenset[str]:
 
 @cache
 def script_of(char: str) -> str:
-    """Script of a letter by its Unicode name, such as "Latin"; "" for what is no letter or of no one script."""
+    """Return the script of a letter by its Unicode name, such as "Latin"; "" for other characters and scripts."""
     if not unicodedata.category(char).startswith("L"):
         return ""
     words = unicodedata.name(char, "").title().split()

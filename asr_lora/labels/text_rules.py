@@ -1,4 +1,4 @@
-"""What of a text alone is suspicious as a label of speech: one function a rule, which says what it saw."""
+"""Rules on the text of a label. Each rule is a function that returns what it found, or "" for nothing."""
 
 import re
 import unicodedata
@@ -8,10 +8,10 @@ from functools import lru_cache
 
 from asr_lora.labels.scripts import UNSPACED, script_of
 
-MAX_TEXT_TOKENS = 448 - 5  # what Whisper's decoder leaves beside start, language, task, no-timestamps and end
-MAX_REPEATS = 4  # of one word in a row
-REPEATED_WORDS, REPEATED_LETTERS = 3, 6  # said over at once: of texts with blanks between words, and without
-COMPARED = 400  # words of a text, no more: comparing costs their square
+MAX_TEXT_TOKENS = 448 - 5  # the decoder's limit without start, language, task, no-timestamps and end
+MAX_REPEATS = 4  # one word so many times in a row is a finding
+REPEATED_WORDS, REPEATED_LETTERS = 3, 6  # items that are repeated at once: words, or letters in scripts without spaces
+COMPARED = 400  # words of a text that are compared: the cost grows with their square
 SHOWN = 40  # characters of a text in a finding
 _MARKUP = re.compile(
     r"</?[A-Za-z][^<>]*>|<\|[^<>]*\|>|&(?:[A-Za-z]{2,8}|#\d{1,6}|#x[0-9A-Fa-f]{1,6});|https?://\S*|\bwww\.\S+"
@@ -31,20 +31,20 @@ TextRule = Callable[[str, frozenset[str]], str]
 
 
 def no_words(text: str, _: frozenset[str]) -> str:
-    """Nothing in it can be said."""
-    return "" if any(unicodedata.category(char)[0] in "LN" for char in text) else shown(text) or "nothing at all"
+    """The text has no letter and no number."""
+    return "" if any(unicodedata.category(char)[0] in "LN" for char in text) else shown(text) or "the text is empty"
 
 
 def too_many_tokens(text: str, _: frozenset[str]) -> str:
-    """Byte-level tokens are never more than bytes, so what passes here fits; what does not may still fit."""
+    """The text has more bytes than the decoder takes tokens; it may still fit, since a token has one byte or more."""
     size = len(f" {text.strip()}".encode(errors="surrogatepass"))
     return f"{size} bytes may be more than {MAX_TEXT_TOKENS} tokens" if size > MAX_TEXT_TOKENS else ""
 
 
 def wrong_script(text: str, scripts: frozenset[str]) -> str:
-    """Whole words in a script that the language is not written in.
+    """Whole words are in a script that the language does not use.
 
-    Latin words within other scripts are normal (names, borrowed words) up to half of the letters.
+    Latin words within another script are usual (names, borrowed words) up to half of the letters.
     """
     if not scripts or (text.isascii() and "Latin" in scripts):
         return ""
@@ -59,7 +59,7 @@ def wrong_script(text: str, scripts: frozenset[str]) -> str:
 
 
 def mixed_letters(text: str, _: frozenset[str]) -> str:
-    """Words of look-alike letters from two alphabets, such as a Latin a within Cyrillic."""
+    """A word mixes look-alike letters of two alphabets, such as a Latin a within Cyrillic."""
     if text.isascii():
         return ""
     alike = {"Latin", "Cyrillic", "Greek"}
@@ -68,29 +68,29 @@ def mixed_letters(text: str, _: frozenset[str]) -> str:
 
 
 def digits(text: str, _: frozenset[str]) -> str:
-    """Numbers in figures: nothing says how they were read."""
+    """Numbers are in figures, so the text does not say how they were read."""
     return _some(char for char in text if unicodedata.category(char)[0] == "N" and char not in _SAID_SIGNS)
 
 
 def symbols(text: str, _: frozenset[str]) -> str:
-    """Signs that are read as a word, or not at all."""
+    """The text has signs that may be read as a word or not at all."""
     plain = _MARKUP.sub(" ", text)
     signs = (char for char in plain if char in _READ_SYMBOLS or unicodedata.category(char) in ("Sc", "Sm", "So"))
     return _some(char for char in signs if char not in _SAID_SIGNS)
 
 
 def markup(text: str, _: frozenset[str]) -> str:
-    """Tags, entities, addresses and marks in square or curly brackets."""
+    """The text has tags, entities, addresses, or marks in square or curly brackets."""
     return _some(_MARKUP.findall(text))
 
 
 def brackets(text: str, _: frozenset[str]) -> str:
-    """Words in round brackets, which many readers leave out."""
+    """Words are in round brackets, which many readers leave out."""
     return _some(_BRACKETS.findall(text))
 
 
 def normal_form(text: str, _: frozenset[str]) -> str:
-    """Letter and mark apart where Unicode has one character (NFD), or a mark without a letter: other tokens."""
+    """A mark is apart from its letter (NFD) or has none, which changes the tokens of the word."""
     if text.isascii():
         return ""
     composed = unicodedata.normalize("NFC", text)
@@ -101,7 +101,7 @@ def normal_form(text: str, _: frozenset[str]) -> str:
 
 
 def mojibake(text: str, scripts: frozenset[str]) -> str:
-    """UTF-8 that was read as another encoding, replacement and control characters."""
+    """UTF-8 was read in another encoding, or the text has replacement or control characters."""
     for char in text:
         if char in "\ufffd\ufeff" or unicodedata.category(char) in ("Cc", "Co", "Cs"):
             return f"the character U+{ord(char):04X}"
@@ -109,14 +109,14 @@ def mojibake(text: str, scripts: frozenset[str]) -> str:
 
 
 def repeated(text: str, scripts: frozenset[str]) -> str:
-    """A word four times in a row, or several words said over at once."""
+    """A word comes four times in a row, or several words come twice in a row."""
     words = text.casefold().split()[:COMPARED]
     if len(words) < 4 and scripts & UNSPACED:
-        return _said_over([char for char in text if char.isalnum()][:COMPARED], REPEATED_LETTERS, "")
+        return _repetition([char for char in text if char.isalnum()][:COMPARED], REPEATED_LETTERS, "")
     for place in range(len(words) - MAX_REPEATS + 1):
         if len(set(words[place : place + MAX_REPEATS])) == 1:
             return f"{shown(words[place])}, {MAX_REPEATS} times or more"
-    return _said_over(words, 2 if len(words) == 4 else REPEATED_WORDS, " ")
+    return _repetition(words, 2 if len(words) == 4 else REPEATED_WORDS, " ")
 
 
 TEXT_RULES: dict[str, TextRule] = {
@@ -135,17 +135,17 @@ TEXT_RULES: dict[str, TextRule] = {
 
 
 def shown(text: str) -> str:
-    """The beginning of a text, as it stands in a finding."""
+    """Return the beginning of a text, short enough for a finding."""
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _some(found: object) -> str:
-    """The first few different ones, for a finding."""
+    """Return the first different items as one text for a finding."""
     return shown(" ".join(dict.fromkeys(found)))  # type: ignore[call-overload]
 
 
-def _said_over(items: list[str], least: int, blank: str) -> str:
-    """So many items, or more, that come twice in a row."""
+def _repetition(items: list[str], least: int, blank: str) -> str:
+    """Return the first sequence of `least` items or more that comes twice in a row; "" where there is none."""
     for length in range(least, len(items) // 2 + 1):
         run = 0
         for place in range(len(items) - length):
@@ -162,7 +162,7 @@ def _scripts_in(word: str) -> frozenset[str]:
 
 @lru_cache
 def _bytes_of(codec: str) -> dict[int, str]:
-    """Character -> the byte that the code page reads it from, as a character below U+0100; unused bytes stand as is."""
+    """Character -> byte of a code page, as a character below U+0100. Unused bytes stand for themselves."""
     table = {byte: chr(byte) for byte in range(256)}
     for byte in range(128, 256):
         table[ord(bytes([byte]).decode(codec, errors="ignore") or chr(byte))] = chr(byte)
@@ -191,7 +191,7 @@ def _misread(text: str, scripts: frozenset[str]) -> str:
 
 
 def _plausible(char: str, scripts: frozenset[str]) -> bool:
-    """Whether a text of these scripts may well hold a character, so that finding it in disguise is no accident."""
+    """Whether texts of these scripts use a character, so that its UTF-8 bytes are hardly there by accident."""
     if script_of(char) == "Latin":
         return ord(char) <= 0x17F or char in _OTHER_LATIN or 0x1EA0 <= ord(char) <= 0x1EF9
     return script_of(char) in scripts or char in "\ufeff\u00a0¡¿«»·°–—‘’‚“”„…€"

@@ -1,4 +1,4 @@
-"""Confidence intervals of an error rate and of the difference of two, by bootstrap (Bisani & Ney, ICASSP 2004)."""
+"""Compute confidence intervals of error rates and their differences by bootstrap (Bisani & Ney, ICASSP 2004)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 REPLICATES = 10_000
-MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead: a handful of speakers gives no interval
+MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead: too few speakers give no interval
 AT_ONCE = 250_000  # weights drawn at a time, which bounds memory
 Key = TypeVar("Key")
 
@@ -32,12 +32,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What B is beside A: "better", "worse" or "not distinguishable"."""
+        """What B is against A: "better", "worse" or "not distinguishable"."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
 class Sums(NamedTuple):
-    """A count summed over the utterances, and over each replicate of them."""
+    """A count summed over the utterances, and over the utterances of each bootstrap replicate."""
 
     total: float
     replicates: np.ndarray  # (REPLICATES,), float64
@@ -45,7 +45,7 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Resamples:
-    """A bootstrap's sampling units. The draws follow from units and seed, so every system meets the same ones."""
+    """The sampling units of a bootstrap. The draws follow from units and seed: they are the same for every system."""
 
     unit: str  # "speaker" or "utterance"
     units: int
@@ -67,12 +67,12 @@ class Resamples:
 def _weights(units: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each unit is drawn, (replicates at a time, units), uint8: multinomial, `units` draws a row.
 
-    Poisson counts given their sum are multinomial, and so is what is left when draws of single units make up for a sum
-    that is too small. So most draws are read off a table, for which 16 random bits suffice, and only about five times
-    the root of `units` are drawn one by one; of few units, all are.
+    Independent Poisson counts are multinomial given their sum, and stay so when single draws fill up a sum that is too
+    small. So most counts come from a table, with 16 random bits each, and only about five times the root of `units` are
+    drawn one by one (of few units, all).
     """
     generator = np.random.default_rng(seed)
-    mean = max(0.0, 1 - 5 / np.sqrt(units))  # a sum beyond `units` is then one in millions, and that row drawn again
+    mean = max(0.0, 1 - 5 / np.sqrt(units))  # a sum above `units` is then one in millions; that row is drawn again
     table = _poisson_table(mean)
     step = max(1, AT_ONCE // units)
     for start in range(0, REPLICATES, step):
@@ -90,7 +90,7 @@ def _weights(units: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _poisson_table(mean: float) -> np.ndarray:
-    """Which count 16 random bits stand for, (65536,), uint8."""
+    """Return the Poisson count for each value of 16 random bits, (65536,), uint8."""
     counts = np.arange(32)
     mass = np.exp(-mean) * mean**counts / np.cumprod(np.maximum(counts, 1).astype(float))
     edges = np.round(65536 * np.cumsum(mass)[:-1])
@@ -129,10 +129,10 @@ def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums
     """Interval of B's error rate minus A's, both on the same replicates.
 
     Args:
-        edits_a: of A.
-        edits_b: of B.
-        lengths_a: of the reference.
-        lengths_b: of the reference as B is held against it, where a normaliser joins compounds; A's when not given.
+        edits_a: edits of A.
+        edits_b: edits of B.
+        lengths_a: lengths of the references of A.
+        lengths_b: those of B, which differ where a normaliser joins compounds; those of A when not given.
     """
     lengths_b = lengths_b or lengths_a
     many_a, many_b = (
@@ -140,14 +140,14 @@ def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums
     )
     some = (lengths_a.replicates > 0) | (edits_a.replicates > 0) | (edits_b.replicates > 0)
     low, high = np.quantile((many_b - many_a)[some], [0.025, 0.975]) if some.any() else (0.0, 0.0)
-    # A tie counts half, so that a system beside itself improves with probability one half.
+    # A tie counts half, so that a system against itself has a probability of improvement of one half.
     fewer, same = edits_b.replicates < edits_a.replicates, edits_b.replicates == edits_a.replicates
     value = float(_rates(edits_b.total, lengths_b.total) - _rates(edits_a.total, lengths_a.total))
     return Difference(value, float(low), float(high), float(np.mean(fewer) + np.mean(same) / 2))
 
 
 def _rates(edits: float | np.ndarray, lengths: float | np.ndarray) -> np.ndarray:
-    """Edits over lengths; where there is nothing to divide by, as `wer.Errors.rate` has it."""
+    """Edits over lengths; over no reference as in `wer.Errors.rate`."""
     return np.where(np.asarray(lengths) > 0, edits / np.maximum(lengths, 1), np.asarray(edits) > 0)
 
 

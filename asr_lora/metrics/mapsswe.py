@@ -1,7 +1,7 @@
-"""The matched pairs sentence segment word error test (MAPSSWE; Gillick & Cox, ICASSP 1989), as NIST's sc_stats has it.
+"""The matched pairs sentence segment word error test (MAPSSWE; Gillick & Cox, ICASSP 1989), as in NIST's sc_stats.
 
-Utterances are cut into segments that two correct words, correct in both systems, keep apart, so that the errors of one
-segment say nothing of the next. The difference of errors, segment by segment, is tested against zero.
+Utterances are cut into segments separated by two words in a row that both systems have right, so that the errors of one
+segment are independent of those of the next. The mean difference of errors per segment is tested against zero.
 """
 
 import math
@@ -16,29 +16,29 @@ SIGNIFICANT = 0.05  # p below which two systems differ, two-tailed: |z| above 1.
 
 
 class ErrorSegment(NamedTuple):
-    """A stretch in which at least one of two systems errs."""
+    """A stretch in which at least one of two systems makes an error."""
 
     errors_a: int
     errors_b: int
-    reference: int  # words, the correct ones that bound it included, as sc_stats counts them
+    reference: int  # words, including the correct ones at its ends, as sc_stats counts them
 
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """The test of B against A; sc_stats prints A minus B, so its mean and z have the other sign."""
+    """Result of the test of B against A; sc_stats prints A minus B, so its mean and z have the other sign."""
 
     segments: int
     errors_a: int
     errors_b: int
     reference: int
-    mean: float  # errors of B minus those of A, a segment
+    mean: float  # errors of B minus those of A, per segment
     deviation: float  # standard deviation of that difference
-    z: float  # 0 where the difference is the same in every segment, and so without spread, as in sc_stats
-    p: float  # two-tailed, under the normal distribution; without spread by the sign test, which sc_stats does not do
+    z: float  # 0 where the difference is the same in every segment (no variance), as in sc_stats
+    p: float  # two-tailed, normal distribution; without variance from a sign test, which sc_stats does not do
 
     @property
     def verdict(self) -> str:
-        """What B is beside A: "better", "worse" or "not distinguishable"."""
+        """What B is against A: "better", "worse" or "not distinguishable"."""
         if self.p >= SIGNIFICANT:
             return "not distinguishable"
         return "better" if self.mean < 0 else "worse"
@@ -48,7 +48,7 @@ def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPair
     """Test two systems on the same utterances, their alignments in the same order.
 
     Raises:
-        ValueError: two alignments are not of the same reference.
+        ValueError: two alignments have references of different lengths.
     """
     found = [part for one, other in zip(a, b, strict=True) for part in segments(one, other)]
     changes = [part.errors_b - part.errors_a for part in found]
@@ -69,7 +69,7 @@ def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPair
 
 
 def segments(a: Alignment, b: Alignment, *, boundary: int = BOUNDARY) -> list[ErrorSegment]:
-    """Cut one utterance into segments with errors, kept apart by `boundary` words that both systems have right."""
+    """Cut one utterance into segments with errors, separated by `boundary` words that both systems have right."""
     (added_a, right_a), (added_b, right_b) = _places(a), _places(b)
     if len(right_a) != len(right_b):
         raise ValueError(f"alignments of {len(right_a)} and {len(right_b)} reference words are of two utterances")
@@ -96,7 +96,7 @@ def segments(a: Alignment, b: Alignment, *, boundary: int = BOUNDARY) -> list[Er
 
 
 def _places(alignment: Alignment) -> tuple[list[int], list[bool]]:
-    """Words added before each reference word and after the last, (words + 1,), and which words are right, (words,)."""
+    """Count insertions before each reference word and after the last, (words + 1,); mark the right words, (words,)."""
     added, right = [0], []
     for step in alignment:
         if step.reference is None:

@@ -1,15 +1,15 @@
-"""Text normalisation before words are compared: named and versioned, as a score means nothing without it.
+"""Normalise text before words are compared, by a name and version: a score means nothing without them.
 
-- `none`: as written; words are what blanks part, and any white space is one blank.
-- `basic`: ours, for every language.
-- `whisper`: Whisper's own, English with its lists of numbers, contractions and spellings, all others without.
+- `none`: as written; words are separated by white space.
+- `basic`: the package's own, for every language.
+- `whisper`: Whisper's own; for English with its lists of numbers, contractions and spellings, for others without.
 - `leaderboard`: as the Open ASR Leaderboard scores languages other than English (its `ml_normalizer` and
   `normalize_compound_pairs` of August 2026): Whisper's for other languages, then digits to words, then compounds that
-  one side writes together and the other apart are joined on both. Not taken over: that it leaves out utterances whose
-  reference is empty, and that its word errors also forgive compounds within longer mismatches (`kaldialign` with
-  `merge_compounds`). English is refused, because it scores English with lists of names and abbreviations of its own.
+  one side writes together and the other apart are joined on both. Two differences: utterances with an empty reference
+  count, and compounds within longer mismatches are errors (there `kaldialign` with `merge_compounds` forgives them).
+  English is refused, because the leaderboard scores it with lists of names and abbreviations of its own.
 
-`whisper` and `leaderboard` put blanks in the place of combining marks, so they flatter Indic and Thai systems.
+`whisper` and `leaderboard` replace combining marks by blanks, which lowers the error rates of Indic and Thai systems.
 """
 
 import json
@@ -30,17 +30,17 @@ EXTRA = "pip install 'asr_lora[scores]'"
 
 _APOSTROPHES = re.compile(r"(?<=\w)[’‘ʼ`´](?=\w)")
 _BRACKETS = (re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\(([^)]+?)\)"))
-# Scripts that put no blanks between words, by how the names of their letters begin: there, CER leads.
+# Scripts without blanks between words, by the first word of the names of their letters: there, CER leads.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What is done to a reference and a hypothesis before they are compared."""
+    """The changes to references and hypotheses before they are compared."""
 
     label: str  # name and version
     clean: Callable[[str], str]
-    joins: bool = False  # whether compounds that only one side writes together are joined
+    joins: bool = False  # whether compounds are joined where only one side writes them together
 
     def pairs(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
         """Normalise references and hypotheses of the same utterances."""
@@ -55,7 +55,7 @@ def find_normaliser(name: str, language: str) -> Normaliser:
     """Return a normaliser by name (`basic`) or label (`basic-1`), for the language that is spoken.
 
     Raises:
-        ConfigError: there is no such normaliser, it does not suit the language, or it needs a package that is missing.
+        ConfigError: there is no such normaliser, it is not for the language, or it needs a package that is missing.
     """
     plain = name if name in LABELS else name.rpartition("-")[0]
     if LABELS.get(plain, name) != name and plain != name:
@@ -77,7 +77,7 @@ def find_normaliser(name: str, language: str) -> Normaliser:
 
 
 def as_written(text: str) -> str:
-    """Leave all but white space as it is."""
+    """Change nothing but white space, which becomes single blanks."""
     return " ".join(text.split())
 
 
@@ -85,8 +85,8 @@ def basic(text: str) -> str:
     """Lower-case, drop punctuation and symbols, keep what distinguishes words.
 
     Unlike Whisper's BasicTextNormalizer it keeps combining marks (Devanagari, Thai and others lose their vowels
-    without them), bracketed text, and apostrophes within a word (arXiv 2409.02449). Hyphens part words. Numbers stay
-    as written.
+    without them), bracketed text, and apostrophes within a word (arXiv 2409.02449). Hyphens separate words. Numbers
+    stay as written.
     """
     text = unicodedata.normalize("NFC", _APOSTROPHES.sub("'", text)).lower()
     kept = []
@@ -95,13 +95,13 @@ def basic(text: str) -> str:
         within = 0 < place < len(text) - 1 and text[place - 1].isalnum() and text[place + 1].isalnum()
         if category[0] in "LMN" or (char == "'" and within):
             kept.append(char)
-        elif category != "Cf":  # joiners and direction marks vanish; all else parts words
+        elif category != "Cf":  # joiners and direction marks are dropped; all else separates words
             kept.append(" ")
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
 
 
 def characters_lead(references: Sequence[str]) -> bool:
-    """Whether most letters are of scripts without blanks between words, where a word error rate counts phrases."""
+    """Whether most letters are of scripts without blanks between words, where WER would count phrases."""
     letters = [char for text in references for char in text if char.isalpha()]
     return 2 * sum(_unspaced(char) for char in letters) > len(letters)
 
@@ -159,7 +159,7 @@ def _spelt(digits: str, language: str) -> str:
 
 
 def join_compounds(reference: str, hypothesis: str) -> tuple[str, str]:
-    """Join words on both sides where a stretch differs in its blanks alone."""
+    """Join words on both sides where a stretch differs in its blanks only."""
     said, heard = reference.split(), hypothesis.split()
     new_said: list[str] = []
     new_heard: list[str] = []

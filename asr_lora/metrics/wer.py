@@ -1,4 +1,4 @@
-"""MarkedWord and character errors: aligned by jiwer, pooled over the corpus. The only place that counts errors.
+"""Count word and character errors: aligned by jiwer, pooled over the corpus. No other module counts errors.
 
 Empty references. Every word of a hypothesis is then an insertion, which counts in the pooled rate. A rate over no
 reference words at all is 0.0 where nothing was inserted and 1.0 where anything was: never a division by zero.
@@ -47,7 +47,7 @@ class Errors:
 
     @property
     def information_lost(self) -> float:
-        """MarkedWord information lost: 1 - hits² / (reference words x hypothesis words), from 0 to 1."""
+        """Word information lost: 1 - hits² / (reference words x hypothesis words), from 0 to 1."""
         if not self.edits:
             return 0.0
         return 1.0 - self.hits**2 / (self.reference * self.hypothesis) if self.hits else 1.0
@@ -62,14 +62,14 @@ class Errors:
 
 
 class Step(NamedTuple):
-    """One place of an alignment: what was said beside what was heard; None where there is nothing."""
+    """One step of an alignment: a unit of the reference and of the hypothesis; None where there is none."""
 
     reference: str | None
     hypothesis: str | None
 
     @property
     def kind(self) -> str:
-        """Said alike ("equal"), or wrong ("sub"), added ("ins") or missing ("del")."""
+        """Return "equal", "sub" (substitution), "ins" (insertion) or "del" (deletion)."""
         if self.reference is None:
             return "ins"
         if self.hypothesis is None:
@@ -131,7 +131,7 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> li
 
 @dataclass(frozen=True)
 class MarkedWord:
-    """One word of an alignment as it is shown, with `Step.kind`."""
+    """A word of an alignment with its `Step.kind`, as pages show it."""
 
     text: str
     kind: str
@@ -171,26 +171,9 @@ class Rates:
     reference_characters: int
 
 
-def pool_rates(words: Sequence[Errors], characters: Sequence[Errors]) -> Rates:
-    """Pool the word and character errors of all utterances."""
-    word, character = total(words), total(characters)
-    return Rates(
-        wer=word.rate,
-        cer=character.rate,
-        mer=word.match_rate,
-        wil=word.information_lost,
-        substitutions=word.substitutions,
-        insertions=word.insertions,
-        deletions=word.deletions,
-        reference_words=word.reference,
-        character_edits=character.edits,
-        reference_characters=character.reference,
-    )
-
-
 @dataclass(frozen=True)
 class Scored:
-    """Hypotheses of one system after a normaliser, aligned and counted utterance by utterance."""
+    """References and hypotheses of one system after a normaliser, aligned and counted by utterance."""
 
     normaliser: str  # label
     references: list[str]
@@ -201,7 +184,20 @@ class Scored:
 
     @property
     def rates(self) -> Rates:
-        return pool_rates(self.words, self.characters)
+        """Rates that are pooled over all utterances."""
+        word, character = total(self.words), total(self.characters)
+        return Rates(
+            wer=word.rate,
+            cer=character.rate,
+            mer=word.match_rate,
+            wil=word.information_lost,
+            substitutions=word.substitutions,
+            insertions=word.insertions,
+            deletions=word.deletions,
+            reference_words=word.reference,
+            character_edits=character.edits,
+            reference_characters=character.reference,
+        )
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str], normaliser: Normaliser) -> Scored:
@@ -223,7 +219,7 @@ class Scores:
 
 
 def corpus_scores(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
-    """Score a corpus: what training selects by on dev, from the same counts as `evaluate` reports."""
+    """Score a corpus by the counts that `evaluate` reports too; training selects checkpoints by it on dev."""
     clean, raw = (
         [[change(text) for text in side] for side in (references, hypotheses)] for change in (basic, as_written)
     )

@@ -4,10 +4,9 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from asr_lora.labels.label_report import LabelReport
-from asr_lora.labels.model_scores import ModelScore, doubt
+from asr_lora.labels.label_report import LabelFacts, LabelReport
+from asr_lora.labels.model_scores import ModelScore, suspicion
 from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import MarkedWord, align
@@ -31,7 +30,7 @@ def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tupl
     for finding in label_report.findings:
         if finding.rule not in SPARE:
             rules[finding.split, finding.id].append(places[finding.rule])
-    doubts = {(opinion.split, opinion.id): doubt(opinion) for opinion in thought}
+    doubts = {(opinion.split, opinion.id): suspicion(opinion) for opinion in thought}
     return sorted(rules, key=lambda key: (-len(rules[key]), -doubts.get(key, 0.0), min(rules[key]), key))[:WORST_SHOWN]
 
 
@@ -70,7 +69,7 @@ class LabelView:
     silent_rules: Sequence[str]  # those that found nothing
     without: Sequence[str]  # those that were switched off
     left_out: Mapping[str, int]  # utterances that `prepare` left out, by reason
-    facts: Mapping[str, Any]  # of the label report
+    facts: LabelFacts
     asked: int  # utterances that a model scored
     charts: Sequence[Figure]
     worst: Sequence[SuspiciousUtterance]

@@ -1,4 +1,4 @@
-"""A folder of recordings, each with its text beside it -> utterances."""
+"""Read a folder of recordings, each with its text in a .txt file of the same name."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import SPLIT_NAMES
 from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, files_digest, safe_id
 
-MAX_TEXT_BYTES = 1 << 16  # of a text file beside its recording
+MAX_TEXT_BYTES = 1 << 16  # a longer text is no text of one utterance
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,16 @@ class AudioTextPairs:
                 if not any(path.with_suffix(suffix).is_file() for suffix in suffixes | {s.upper() for s in suffixes}):
                     yield BadRow(str(relative), "no audio beside the text", split)
             elif path.suffix.lower() in suffixes:
-                yield _beside(path, relative, split)
+                yield _utterance(path, relative, split)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for recording in wanted:
             yield recording, self.home / recording
 
 
-def _beside(path: Path, relative: Path, split: str) -> Utterance | BadRow:
-    beside = path.with_suffix(".txt")
+def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:
     try:
-        with beside.open("rb") as handle:
+        with path.with_suffix(".txt").open("rb") as handle:
             text = handle.read(MAX_TEXT_BYTES + 1)
         if len(text) > MAX_TEXT_BYTES:
             return BadRow(str(relative), "text is too long for one utterance", split)
@@ -62,7 +61,7 @@ def _beside(path: Path, relative: Path, split: str) -> Utterance | BadRow:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files under a folder, in the order of their names; hidden ones are passed over."""
+    """Yield all files under a folder that are not hidden, in the order of their names."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -76,6 +75,6 @@ def _stamp(path: Path) -> int:
 
 
 def holds_audio_text_pairs(folder: Path) -> bool:
-    """Whether there is at least one recording with a text beside it."""
+    """Whether a folder has at least one recording with a text beside it."""
     suffixes = readable_suffixes()
     return any(path.suffix.lower() in suffixes and path.with_suffix(".txt").is_file() for path in _walk(folder))

@@ -1,4 +1,4 @@
-"""What others call the columns and splits of their tables, and the utterance that a row of one is."""
+"""Find the columns of tables by their usual names, and make utterances of their rows."""
 
 import math
 import re
@@ -10,25 +10,28 @@ from asr_lora.sources.interface import GENDERS, SPLIT_HERE, Utterance
 TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "raw_transcription", "normalized_text")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "spk", "spk_id")
 ID_COLUMNS = ("id", "utt_id", "utterance_id", "utt")
-ACCENT_COLUMNS = ("accent", "accents")
+ACCENT_COLUMNS = ("accents", "accent")
 DOMAIN_COLUMNS = ("domain", "sentence_domain")
 SPLIT_NAMES = {"train": "train", "training": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev",
                "test": "test", "testing": "test"}  # fmt: skip
 
 
+Row = dict[str, Any]  # a row of a table that others have written: column -> value
+
+
 def find_text(row: Mapping[str, Any], text_column: str | None) -> str | None:
-    """The text of a row, from the column that was named or else from the first that has one; None: it has none."""
+    """Return the text of a row from `text_column`, or from the first usual column that has one; None without any."""
     text = first(row, (text_column,) if text_column else TEXT_COLUMNS)
     return text if isinstance(text, str) else None
 
 
 def utterance_of(row: Mapping[str, Any], *, name: str, recording: str, text: str, split: str, **cut: Any) -> Utterance:
-    """The utterance that a row describes, with what the row says of who speaks, and of what.
+    """Make the utterance of a row, with speaker, gender, age, accent and domain where the row has them.
 
     Args:
-        name: its id.
-        recording: its recording.
-        cut: start and seconds, where it is a stretch of the recording.
+        name: id of the utterance.
+        recording: name of its recording.
+        cut: start and seconds, where the utterance is part of the recording.
     """
     return Utterance(
         id=name,
@@ -49,15 +52,15 @@ def _plain(value: object) -> str:
 
 
 def first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The value of the first of `names` that a row has; None where it has none of them."""
+    """Return the value of the first column of `names` that has one, or None."""
     return next((row[name] for name in names if name in row and row[name] is not None), None)
 
 
 def as_seconds(value: Any, least: float = 0.0) -> float:
-    """A time in seconds.
+    """Return a time in seconds.
 
     Raises:
-        TypeError, ValueError, OverflowError: it is none, or below `least`.
+        TypeError, ValueError, OverflowError: the value is no finite number, or is below `least`.
     """
     number = float(value)
     if isinstance(value, bool) or not math.isfinite(number) or number < least:
@@ -66,6 +69,6 @@ def as_seconds(value: Any, least: float = 0.0) -> float:
 
 
 def split_of(name: str) -> str:
-    """The split that the name of a file or folder tells, such as validation-00000-of-00002.parquet."""
+    """Return the split in the name of a file or folder, such as dev for validation-00000-of-00002.parquet."""
     words = re.split(r"[-_. ]", name.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), SPLIT_HERE)

@@ -1,7 +1,7 @@
-"""Common Voice, unpacked or an archive -> utterances. Every header generation is read by the names of its columns."""
+"""Read releases of Common Voice, unpacked or in an archive. Tables of all versions are read by their column names."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -10,10 +10,10 @@ from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.source_folder import ReleaseFolder
-from asr_lora.sources.archive import MAX_CLIP_BYTES, Member, is_archive, members
+from asr_lora.sources.archive import MAX_RECORDING_BYTES, Member, is_archive, members
+from asr_lora.sources.columns import utterance_of
 from asr_lora.sources.interface import (
     ADDED,
-    GENDERS,
     SPLIT_HERE,
     BadRow,
     Recording,
@@ -25,23 +25,22 @@ from asr_lora.sources.interface import (
 )
 from asr_lora.sources.lines import numbered_lines
 
-REQUIRED = ("client_id", "path", "sentence")
-SPONTANEOUS_REQUIRED = ("client_id", "audio_file", "transcription")
-PEOPLE = "commonvoice"  # a client_id is the same person in every release
+SCRIPTED = ("client_id", "path", "sentence")  # columns of speaker, recording and text
+SPONTANEOUS = ("client_id", "audio_file", "transcription")  # the same in Spontaneous Speech
+SPEAKERS = "commonvoice"  # a client_id is the same person in every release
 MARK = re.compile(r"\[[^\[\]]{1,40}\]")  # such as [disfluency] in Spontaneous Speech
 VALIDATED = "validated"
 
-Line = tuple[int, bytes]  # its number, from 1, and what stands in it
-Read = Callable[[dict[str, str], str, str], Utterance | BadRow]  # of a row, its place and its split
+Line = tuple[int, bytes]  # number, from 1, and content
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Which tables of a release are read, and as what.
+    """The tables of a release to read.
 
     Attributes:
-        splits: name of a table, without its ending, -> split of its rows.
-        keep_marks: whether `[disfluency]` and the like stay in the text of Spontaneous Speech.
+        splits: name of a table without its ending -> split of its rows.
+        keep_marks: whether marks such as `[disfluency]` stay in the texts of Spontaneous Speech.
     """
 
     splits: dict[str, str] = field(default_factory=lambda: {split: split for split in SPLITS})
@@ -49,18 +48,18 @@ class Tables:
 
     @classmethod
     def of(cls, kind: str, *, keep_marks: bool = False) -> "Tables":
-        """What to read: the splits of a "release", "validated" to be split here, or a "delta" over another release."""
+        """Choose the tables: the splits of a "release", all "validated" clips, or a "delta" over another release."""
         chosen = {"release": {split: split for split in SPLITS}, "validated": {VALIDATED: SPLIT_HERE}}
         return cls({**chosen, "delta": {VALIDATED: ADDED}}[kind], keep_marks)
 
 
 @dataclass(frozen=True)
 class ReleaseOnDisk:
-    """The unpacked folder of one locale."""
+    """One locale of a release, in an unpacked folder."""
 
     locale: Path
     tables: Tables = Tables()
-    speaker_namespace: str = PEOPLE
+    speaker_namespace: str = SPEAKERS
 
     @property
     def name(self) -> str:
@@ -75,13 +74,9 @@ class ReleaseOnDisk:
         for path in self._table_files():
             if fnmatch(path.name, ReleaseFolder.SPONTANEOUS):
                 yield from read_spontaneous(path, self.tables)
-                continue
-            split = self.tables.splits[path.stem]
-            rows = 0
-            for rows, row in enumerate(read_table(self.locale, path.stem, split), 1):  # noqa: B007
-                yield row
-            if not rows:
-                raise DataError(no_rows(str(path)))
+            else:
+                rows = read_table(self.locale, path.stem, self.tables.splits[path.stem])
+                yield from _require_rows(rows, str(path))
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for name in wanted:
@@ -100,12 +95,12 @@ class ReleaseOnDisk:
 
 @dataclass(frozen=True)
 class ReleaseArchive:
-    """One locale of a release in its archive, which is read from beginning to end and never unpacked to disk."""
+    """One locale of a release, in an archive that is read as a stream and never unpacked to disk."""
 
     archive: Path
-    language: str  # name of the locale's folder in it
+    language: str  # name of the locale's folder in the archive
     tables: Tables = Tables()
-    speaker_namespace: str = PEOPLE
+    speaker_namespace: str = SPEAKERS
 
     @property
     def name(self) -> str:
@@ -116,23 +111,19 @@ class ReleaseArchive:
         return fingerprint(sampled_digest(self.archive), self.language.lower(), *chosen)
 
     def rows(self) -> Iterator[Utterance | BadRow]:
-        homes: set[str] = set()  # folders of locales
-        ours: set[PurePosixPath] = set()  # those of them whose tables were read
-        seen: set[str] = set()
+        locales: set[str] = set()
+        read: set[PurePosixPath] = set()  # locales whose tables were read
+        seen: set[str] = set()  # tables that were read
         for member in members(self.archive):
             if member.path.parent.name in (ReleaseFolder.CLIPS, ReleaseFolder.AUDIOS):
-                homes.add(str(member.path.parent.parent))
+                locales.add(str(member.path.parent.parent))
             table = self._table(member)
             if table is None:
                 continue
-            ours.add(member.path.parent)
+            read.add(member.path.parent)
             seen.add(table)
-            rows = 0
-            for rows, row in enumerate(self._read(table, member), 1):  # noqa: B007
-                yield row
-            if not rows:
-                raise DataError(no_rows(f"{self.archive}: {member.path}"))
-        self._require(homes, ours, seen)
+            yield from _require_rows(self._read(table, member), f"{self.archive}: {member.path}")
+        self._require(locales, read, seen)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for member in members(self.archive):
@@ -140,14 +131,14 @@ class ReleaseArchive:
             if folder.name not in (ReleaseFolder.CLIPS, ReleaseFolder.AUDIOS) or not self._is_ours(folder.parent):
                 continue
             if name in wanted:
-                if member.size > MAX_CLIP_BYTES:
+                if member.size > MAX_RECORDING_BYTES:
                     yield name, AudioError("file is too large", f"{member.path} has {member.size} bytes")
                 else:
                     yield name, member.read()
 
-    def _is_ours(self, home: PurePosixPath) -> bool:
-        # Spontaneous Speech has its locale at the end of the release's own name.
-        name = home.name.lower()
+    def _is_ours(self, locale: PurePosixPath) -> bool:
+        # Spontaneous Speech has the locale at the end of the name of the release.
+        name = locale.name.lower()
         return name == self.language.lower() or bool(
             re.fullmatch(rf"sps-corpus-.*-{re.escape(self.language.lower())}", name)
         )
@@ -163,19 +154,19 @@ class ReleaseArchive:
     def _read(self, table: str, member: Member) -> Iterator[Utterance | BadRow]:
         place = f"{self.archive}: {member.path}"
         if table.endswith(".tsv"):
-            return _rows(member.lines(), table, place, SPONTANEOUS_REQUIRED, _spoken(self.tables))
-        return _rows(member.lines(), f"{table}.tsv", place, REQUIRED, _utterance, self.tables.splits[table])
+            return _rows(member.lines(), table, place, SPONTANEOUS, tables=self.tables)
+        return _rows(member.lines(), f"{table}.tsv", place, SCRIPTED, self.tables.splits[table])
 
-    def _require(self, homes: set[str], ours: set[PurePosixPath], seen: set[str]) -> None:
-        if len(ours) > 1:
-            listed = ", ".join(sorted(map(str, ours)))
-            raise DataError(f"{self.archive} holds {self.language!r} more than once ({listed}): take another archive")
-        if not homes:
+    def _require(self, locales: set[str], read: set[PurePosixPath], seen: set[str]) -> None:
+        if len(read) > 1:
+            listed = ", ".join(sorted(map(str, read)))
+            raise DataError(f"{self.archive} has {self.language!r} more than once ({listed}): name another archive")
+        if not locales:
             raise DataError(
                 f"{self.archive} has no {ReleaseFolder.CLIPS}/ folder in it, so it is no Common Voice release"
             )
-        if not any(self._is_ours(PurePosixPath(home)) for home in homes):
-            there = ", ".join(sorted({PurePosixPath(home).name for home in homes}))
+        if not any(self._is_ours(PurePosixPath(locale)) for locale in locales):
+            there = ", ".join(sorted({PurePosixPath(locale).name for locale in locales}))
             raise DataError(f"{self.archive} has no locale {self.language!r}; it has {there}. Name one with --locale")
         if not any(table.endswith(".tsv") for table in seen) and (lacking := set(self.tables.splits) - seen):
             raise DataError(_missing(f"{self.archive}: {ReleaseFolder.table(sorted(lacking)[0])}"))
@@ -185,7 +176,7 @@ def find_release(source: Path, language: str, tables: Tables) -> ReleaseOnDisk |
     """Find one locale of a release, in a folder or in an archive.
 
     Raises:
-        DataError: no such folder; the locales that are there are named. An archive tells when it is read.
+        DataError: a folder does not have the locale. An archive without it raises the error when it is read.
     """
     if source.is_file() and is_archive(source):
         return ReleaseArchive(source, language, tables)
@@ -193,23 +184,23 @@ def find_release(source: Path, language: str, tables: Tables) -> ReleaseOnDisk |
 
 
 def find_locale(source: Path, language: str) -> Path:
-    """Find the folder of one locale: `source` itself, or inside a release, or inside a folder of releases.
+    """Find the folder of a locale: `source` itself, or in a release, or in a folder of releases.
 
     Raises:
-        DataError: no such folder; the locales that are there are named.
+        DataError: there is none, or more than one. The message names the locales that there are.
     """
     if not source.is_dir():
         kind = "no folder and no .tar.gz, .tgz or .tar archive" if source.is_file() else "not there"
         raise DataError(f"{source} is {kind}. Name a Common Voice release, such as cv-corpus-25.0-.../ or its archive")
     locales = _locales(source)
     if source in locales:
-        return source  # the user named the folder itself, whatever it is called
+        return source  # the user named the folder of the locale
     wanted = language.lower()
     named = [place for place in locales if re.fullmatch(rf"(sps-corpus-.*-)?{re.escape(wanted)}", place.name.lower())]
     if len(named) == 1:
         return named[0]
     if named:
-        raise DataError(f"{source} holds {language!r} more than once ({', '.join(map(str, named))}): name one of them")
+        raise DataError(f"{source} has {language!r} more than once ({', '.join(map(str, named))}): name one of them")
     if locales:
         there = ", ".join(sorted({place.name for place in locales}))
         raise DataError(f"{source} has no locale {language!r}; it has {there}. Name one with --locale")
@@ -239,59 +230,64 @@ def is_locale(place: Path) -> bool:
 
 
 def read_table(locale: Path, table: str, split: str | None = None) -> Iterator[Utterance | BadRow]:
-    """Read one TSV of an unpacked release, as rows of `split` (of the table's own name when not given).
+    """Read a table of an unpacked release. Its rows are of `split`, or of the split that the table is named for.
 
-    The TSVs are written without quoting, so a stray quotation mark is text. A row that is cut short or is not UTF-8
-    comes back as a BadRow; extra columns are ignored.
+    The tables are written without quoting, so a quotation mark is text. Further columns are ignored.
 
     Raises:
-        DataError: the table is missing, empty, or lacks a column.
+        DataError: the table is missing, is empty or does not have a column.
     """
     path = locale / ReleaseFolder.table(table)
     if not path.is_file():
         raise DataError(_missing(str(path)))
     with path.open("rb") as handle:
         lines = numbered_lines(handle.readline)
-        yield from _rows(lines, path.name, str(path), REQUIRED, _utterance, table if split is None else split)
+        yield from _rows(lines, path.name, str(path), SCRIPTED, table if split is None else split)
 
 
 def read_spontaneous(path: Path, tables: Tables | None = None) -> Iterator[Utterance | BadRow]:
-    """Read the TSV of a Spontaneous Speech release; marks such as [disfluency] are taken out unless they are to stay.
+    """Read the table of a Spontaneous Speech release, without marks such as [disfluency] unless `tables` keeps them.
 
     Raises:
-        DataError: the table is empty or lacks a column.
+        DataError: the table is empty or does not have a column.
     """
     with path.open("rb") as handle:
         lines = numbered_lines(handle.readline)
-        yield from _rows(lines, path.name, str(path), SPONTANEOUS_REQUIRED, _spoken(tables or Tables()))
+        yield from _rows(lines, path.name, str(path), SPONTANEOUS, tables=tables or Tables())
 
 
-def no_rows(table: str) -> str:
-    """What to say of a table without rows."""
-    name = PurePosixPath(table).stem
-    return (
-        f"{table} has a header and no rows: take a release that has {name}, or make splits of your own from all "
-        "validated clips with --from validated"
-    )
+def _require_rows(rows: Iterable[Utterance | BadRow], table: str) -> Iterator[Utterance | BadRow]:
+    row = None
+    for row in rows:
+        yield row
+    if row is None:
+        raise DataError(
+            f"{table} has a header and no rows: name a release that has {PurePosixPath(table).stem}, or make splits of "
+            "all validated clips with --from validated"
+        )
 
 
 def _missing(table: str) -> str:
     return (
-        f"{table} is missing: unpack the release again, or name another folder; a delta release is laid over its base "
-        "(prepare BASE --delta DELTA), and --from validated needs no splits"
+        f"{table} is missing: unpack the release again, or name another folder. For a delta release, name its base too "
+        "(prepare BASE --delta DELTA). Without splits, use --from validated"
     )
 
 
 def _rows(
-    lines: Iterable[Line], table: str, place: str, required: tuple[str, ...], read: Read, split: str = ""
+    lines: Iterable[Line],
+    table: str,
+    place: str,
+    columns: tuple[str, str, str],
+    split: str = "",
+    tables: Tables = Tables(),
 ) -> Iterator[Utterance | BadRow]:
-    """Read the rows of a table whose name is `table` and whose full place, for messages, is `place`."""
+    """Read the rows of a table with name `table`. Error messages call it `place`."""
     lines = iter(lines)
     header = _fields(next(lines, (1, b""))[1])
     if not header:
         raise DataError(f"{place} is empty: unpack the release again, or name another folder")
-    lacking = [name for name in required if name not in header]
-    if lacking:
+    if lacking := [name for name in columns if name not in header]:
         raise DataError(f"{place} has no column {', '.join(lacking)}; its first line is not a Common Voice header")
     for number, line in lines:
         if not line.strip():
@@ -303,10 +299,13 @@ def _rows(
             yield BadRow(where, "row is not UTF-8", split)
             continue
         row = dict(zip(header, values, strict=False))
-        if any(name not in row for name in required) or not row[required[1]].strip():
+        recording = _recording_name(row.get(columns[1], ""))
+        if any(name not in row for name in columns) or recording in ("", ".", ".."):
             yield BadRow(where, "row is cut short", split)
+        elif columns is SPONTANEOUS:
+            yield _spontaneous(row, recording, tables)
         else:
-            yield read(row, where, split)
+            yield utterance_of(row, name=_stem(recording), recording=recording, text=row[columns[2]], split=split)
 
 
 def _fields(line: bytes) -> list[str]:
@@ -314,47 +313,19 @@ def _fields(line: bytes) -> list[str]:
     return text.split("\t") if text.strip() else []
 
 
-def _clip_name(path: str) -> str:
-    name = path.strip().replace("\\", "/").rsplit("/", 1)[-1]  # never out of the clips folder
-    return name if "." in name else f"{name}.mp3"  # releases 1 to 3 leave it out
+def _recording_name(path: str) -> str:
+    name = path.strip().replace("\\", "/").rsplit("/", 1)[-1]  # never outside the clips folder
+    return name if "." in name or not name else f"{name}.mp3"  # releases 1 to 3 leave the ending out
 
 
-def _utterance(row: dict[str, str], where: str, split: str) -> Utterance | BadRow:
-    name = _clip_name(row["path"])
-    if name in (".", ".."):
-        return BadRow(where, "row is cut short", split)
-    return Utterance(
-        id=name.rsplit(".", 1)[0],
-        recording=name,
-        text=" ".join(row["sentence"].split()),
-        speaker=row["client_id"],
-        split=split,
-        gender=GENDERS.get(row.get("gender", ""), ""),
-        age=row.get("age", ""),
-        accent=row.get("accents", row.get("accent", "")),
-        domain=row.get("sentence_domain", ""),
-    )
+def _stem(recording: str) -> str:
+    return recording.rsplit(".", 1)[0]
 
 
-def _spoken(tables: Tables) -> Read:
-    as_released = tables.splits == Tables().splits
-
-    def read(row: dict[str, str], where: str, _: str) -> Utterance | BadRow:
-        name, split = _clip_name(row["audio_file"]), row.get("split", "").strip()
-        if name in (".", ".."):
-            return BadRow(where, "row is cut short", split)
-        if as_released and split not in SPLITS:
-            return BadRow(name.rsplit(".", 1)[0], "in no split", "")
-        text = row["transcription"] if tables.keep_marks else MARK.sub(" ", row["transcription"])
-        return Utterance(
-            id=name.rsplit(".", 1)[0],
-            recording=name,
-            text=" ".join(text.split()),
-            speaker=row["client_id"],
-            split=split if as_released else next(iter(tables.splits.values())),
-            gender=GENDERS.get(row.get("gender", ""), ""),
-            age=row.get("age", ""),
-            accent=row.get("accents", row.get("accent", "")),
-        )
-
-    return read
+def _spontaneous(row: dict[str, str], recording: str, tables: Tables) -> Utterance | BadRow:
+    as_released, split = tables.splits == Tables().splits, row.get("split", "").strip()
+    if as_released and split not in SPLITS:
+        return BadRow(_stem(recording), "in no split", "")
+    text = row["transcription"] if tables.keep_marks else MARK.sub(" ", row["transcription"])
+    split = split if as_released else next(iter(tables.splits.values()))
+    return utterance_of(row, name=_stem(recording), recording=recording, text=text, split=split)

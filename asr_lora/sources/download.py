@@ -1,8 +1,8 @@
-"""A dataset of Mozilla Data Collective -> its archive on disk, checked against the platform's checksum.
+"""Download an archive of Mozilla Data Collective, and check it against the platform's checksum.
 
-The platform's own client, `datacollective` (extra `mdc`), speaks to it and goes on with what a broken connection left.
-What it leaves to us: it never hashes what came, takes the server's word for the name of the file, reads a `.env` file
-wherever it finds one, and reports on standard output.
+The platform's client, `datacollective` (extra `mdc`), downloads it and continues after a broken connection. It does not
+hash the archive, trusts the server's file name, reads any `.env` file and prints to standard output: this module
+prevents or replaces that.
 """
 
 import os
@@ -29,52 +29,57 @@ SCHEME = "mdc:"
 KEY, ADDRESS = "MDC_API_KEY", "MDC_API_URL"
 SITE = "https://mozilladatacollective.com"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-PAUSES = (1.0, 5.0, 15.0, 60.0)  # seconds before each new try after a broken connection; counted anew where bytes came
+PAUSES = (
+    1.0,
+    5.0,
+    15.0,
+    60.0,
+)  # seconds before each new try; tries are counted from the last bytes that arrived
 TERMS = ("license", "licenseAbbreviation", "licenseUrl", "restrictions", "forbiddenUsage", "additionalConditions")
 
 
 def mdc_dataset(source: str | Path) -> str | None:
-    """Give the dataset that `mdc:<dataset>` names; None for any other source."""
+    """Return the dataset of a source called `mdc:<dataset>`; None for any other source."""
     text = str(source)
     return text.removeprefix(SCHEME) if text.startswith(SCHEME) else None
 
 
 def fetch(dataset: str, folder: Path) -> Path:
-    """Download a dataset's archive, or find it where an earlier call has put it.
+    """Download the archive of a dataset, unless an earlier call has downloaded and checked it.
 
-    What a dataset is, its licence and its terms are said before anything is downloaded. A broken connection is tried
-    again, and what came is kept for the next call. An archive that is there and was checked is not asked for again.
+    Name, licence and terms of the dataset are printed first. After a broken connection the download continues, in this
+    call or in the next.
 
     Args:
         dataset: id or slug, as in the address of the dataset's page.
-        folder: where downloads are kept; each dataset has a folder of its own in it.
+        folder: folder of all downloads, in which each dataset has its own.
 
     Returns:
-        The archive.
+        The path of the archive.
 
     Raises:
-        ConfigError: no key in the environment, no `datacollective`, not the name of a dataset, no space; another
-            process is downloading it.
-        DataError: the platform refuses (key, terms, price, gone, too many requests), fails, or sends something else
-            than its checksum promises.
+        ConfigError: the key or `datacollective` is missing, the name or the key is not accepted, the disk is too small,
+            or another process downloads the dataset.
+        DataError: the platform fails or does not give access (terms, price, removed, too many requests), or the
+            SHA-256 of the archive differs from the one that the platform states.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", dataset):
         raise ConfigError(
-            f"{SCHEME}{dataset}: write the id or slug that ends the address of the dataset's page, {SITE}"
+            f"{SCHEME}{dataset} is no dataset: write the id or slug at the end of the address of its page on {SITE}"
         )
     home = DownloadFolder(folder / dataset)
     if home.complete and home.whole(record := home.read()):
         return home.archive(record.file)
     client = _client()
     page = f"{SITE}/datasets/{dataset}"
-    with _in_one_sentence(dataset, page):
+    with _as_own_errors(dataset, page):
         details = client.get_dataset_details(dataset)
     name = _safe_name(details.filename, dataset)
     _say_terms(details, page)
     _require_space(home, name, details)
     with alone(home.lock, f"{SCHEME}{dataset} is being downloaded by another process: wait until it ends"):
         if not _left_whole(home, name, details):
-            with _progress(home.part(name), int(details.sizeBytes or 0)), _in_one_sentence(dataset, page):
+            with _progress(home.part(name), int(details.sizeBytes or 0)), _as_own_errors(dataset, page):
                 _download(client, dataset, home, name)
         digest = _checked(home, name, details.checksum, dataset)
         archive = home.archive(name)
@@ -88,17 +93,17 @@ def fetch(dataset: str, folder: Path) -> Path:
 
 
 def _client() -> Any:
-    """Import the platform's client, with all that it needs in place.
+    """Import the platform's client.
 
     Raises:
-        ConfigError: no key, an address that would send it in the clear, or no client.
+        ConfigError: the key is not set, the address would send it unencrypted, or the client is not installed.
     """
     if not os.environ.get(KEY, "").strip():
         raise ConfigError(f"{KEY} is not set: make a key at {SITE}/api-reference, then: export {KEY}=...")
     address = urlsplit(os.environ.get(ADDRESS, SITE))
     if address.scheme != "https" and address.hostname not in LOCAL_HOSTS:
-        raise ConfigError(f"{ADDRESS} must begin with https://, or the key could be read on its way")
-    # A .env file in this folder or above could otherwise send the key to an address of its own.
+        raise ConfigError(f"{ADDRESS} must begin with https://, since others could read the key otherwise")
+    # Else a .env file in this folder or above could send the key to another address.
     os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
     try:
         import datacollective
@@ -110,7 +115,7 @@ def _client() -> Any:
 
 
 def _safe_name(name: str | None, dataset: str) -> str:
-    """Check a file name that the platform gives: it becomes a path on this disk."""
+    """Check the file name that the platform gives, since it becomes a path on this disk."""
     if not name or name in (".", "..") or not re.fullmatch(r"[\w][\w .+@=-]{0,200}", name):
         raise DataError(f"{SCHEME}{dataset}: the platform gives no usable file name ({name!r}): download it by hand")
     return name
@@ -127,10 +132,10 @@ def _say_terms(details: Any, page: str) -> None:
     size = f", {float(details.sizeBytes) / 1e9:.2f} GB" if details.sizeBytes else ""
     say(f"{details.get('name') or details.id}{owner}{size}")
     if not terms:
-        say("licence: none is named")
+        say("licence: none is stated")
     for name, text in terms.items():
         say(f"{name}: {' '.join(text.split())}")
-    say(f"terms, to be agreed to there once: {page}")
+    say(f"accept the terms once at: {page}")
 
 
 def _require_space(home: DownloadFolder, name: str, details: Any) -> None:
@@ -138,11 +143,14 @@ def _require_space(home: DownloadFolder, name: str, details: Any) -> None:
     have = max(_size(home.part(name)), _size(home.archive(name)))
     lacking = int(details.sizeBytes or 0) - have - shutil.disk_usage(there).free
     if lacking > 0:
-        raise ConfigError(f"{there} lacks {lacking / 1e9:.1f} GB for {name}: make room there or name another folder")
+        raise ConfigError(
+            f"{there} lacks {lacking / 1e9:.1f} GB for {name}: free space there, or set MDC_DOWNLOAD_PATH to another "
+            "folder"
+        )
 
 
 def _left_whole(home: DownloadFolder, name: str, details: Any) -> bool:
-    """Whether an earlier call was stopped after the last byte; the client would ask for more and be refused."""
+    """Whether an earlier call was stopped after the last byte, where the client would fail: it would ask for more."""
     part = home.part(name)
     if home.archive(name).is_file():
         return True
@@ -155,7 +163,7 @@ def _left_whole(home: DownloadFolder, name: str, details: Any) -> bool:
 
 
 def _download(client: Any, dataset: str, home: DownloadFolder, name: str) -> None:
-    """Let the client download, again where the connection breaks."""
+    """Download with the client, and try again after a broken connection."""
     from datacollective.errors import DownloadError
 
     failures = 0
@@ -172,9 +180,9 @@ def _download(client: Any, dataset: str, home: DownloadFolder, name: str) -> Non
         if failures > len(PAUSES):
             raise DataError(
                 f"{SCHEME}{dataset}: the connection broke {failures} times in a row; {kept / 1e6:.1f} MB are kept. "
-                "Run the same command again to go on"
+                "Run the same command again to continue"
             )
-        tqdm.write(f"the connection broke after {kept / 1e6:.1f} MB: going on", file=sys.stderr)
+        tqdm.write(f"the connection broke after {kept / 1e6:.1f} MB; the download continues", file=sys.stderr)
         time.sleep(PAUSES[failures - 1])
 
 
@@ -187,19 +195,19 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _checked(home: DownloadFolder, name: str, promised: str | None, dataset: str) -> str:
-    """Return the archive's SHA-256; remove the archive where it is not what the platform promises.
+    """Return the archive's SHA-256, and remove an archive with a wrong one.
 
     Raises:
-        DataError: it was another.
+        DataError: the SHA-256 differs from the one that the platform states.
     """
     found, expected = sha256_file(home.archive(name)), _sha256_of(promised)
     if expected is None:
-        say(f"warning: the platform gives no SHA-256 of {name}, so it could not be checked; it has {found}")
+        say(f"warning: the platform states no SHA-256 of {name}, so it is not checked; it has {found}")
     elif found != expected:
         home.archive(name).unlink()
         raise DataError(
-            f"{SCHEME}{dataset}: {name} came with SHA-256 {found} where the platform promises {expected}; it was "
-            "removed. Run the same command again to download it anew"
+            f"{SCHEME}{dataset}: {name} has the SHA-256 {found}, but the platform states {expected}. The file was "
+            "removed: run the same command again"
         )
     return found
 
@@ -211,7 +219,7 @@ def _sha256_of(promised: str | None) -> str | None:
 
 @contextmanager
 def _progress(part: Path, total: int) -> Iterator[None]:
-    """Show how much of a file has come, by its size on disk: the client's own bar would write to standard output."""
+    """Show the progress by the size of the file: the client's own bar would write to standard output."""
     done = threading.Event()
     with tqdm(total=total or None, initial=_size(part), desc="download", unit="B", unit_scale=True) as bar:
 
@@ -230,8 +238,8 @@ def _progress(part: Path, total: int) -> Iterator[None]:
 
 
 @contextmanager
-def _in_one_sentence(dataset: str, page: str) -> Iterator[None]:
-    """Turn what the client raises into a sentence; texts of its errors may hold signed addresses, so none is shown."""
+def _as_own_errors(dataset: str, page: str) -> Iterator[None]:
+    """Raise our errors for the client's, whose texts are not shown since they may contain signed addresses."""
     import requests
     from datacollective.errors import AuthenticationError, RateLimitError, ResourceRemovedError
 
@@ -240,7 +248,7 @@ def _in_one_sentence(dataset: str, page: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise ConfigError(
-            f"{what}: the key in {KEY} is not accepted: make a new one at {SITE}/api-reference"
+            f"{what}: the platform does not accept the key in {KEY}: make a new one at {SITE}/api-reference"
         ) from error
     except RateLimitError as error:
         after = error.response.headers.get("Retry-After", "") if error.response is not None else ""
@@ -250,33 +258,35 @@ def _in_one_sentence(dataset: str, page: str) -> Iterator[None]:
         raise DataError(f"{what} was removed from the platform: look for a newer release at {SITE}/datasets") from error
     except FileNotFoundError as error:
         if error.errno is not None:
-            raise  # of this disk, not of the platform
+            raise  # the error is of this disk, not of the platform
         raise DataError(
-            f"{what}: there is no such dataset: see how its page's address ends, {SITE}/datasets"
+            f"{what}: there is no such dataset: write the end of the address of its page, {SITE}/datasets"
         ) from error
     except PermissionError as error:
         if error.errno is not None:
             raise
-        raise DataError(f"{what}: no access: sign in at {page}, agree to the terms, and run this again") from error
+        raise DataError(
+            f"{what}: no access: sign in at {page}, accept the terms, and run the same command again"
+        ) from error
     except requests.HTTPError as error:
         raise DataError(f"{what}: {_answer(error, page)}") from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        remedy = "look at the network, then run the same command again"
+        remedy = "check the network, and run the same command again"
         raise DataError(f"{what}: the platform cannot be reached ({type(error).__name__}): {remedy}") from error
     except (requests.RequestException, ValueError, TypeError, AttributeError, RuntimeError) as error:
         remedy = f"pip install --upgrade datacollective, or download it by hand from {page}"
         raise DataError(
-            f"{what}: the platform's answer is not understood ({type(error).__name__}): {remedy}"
+            f"{what}: the platform's answer has an unknown form ({type(error).__name__}): {remedy}"
         ) from error
 
 
 def _answer(error: Any, page: str) -> str:
     status = error.response.status_code if error.response is not None else 0
     if status == 402:
-        return f"it has a price: buy it at {page}, and run this again"
+        return f"it has a price: buy it at {page}, and run the same command again"
     if status >= 500:
-        return f"the platform fails ({status}): run the same command again later"
-    return f"the platform refuses ({status}): download it by hand from {page}"
+        return f"the platform has an error ({status}): run the same command again later"
+    return f"the platform gives no access ({status}): download it by hand from {page}"
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Read datasets of the Hugging Face hub as streams: only what is read is downloaded."""
+"""Read datasets of the Hugging Face hub as streams, so that only what is read is downloaded."""
 
 import re
 from collections.abc import Iterator
@@ -8,23 +8,24 @@ from typing import Any
 
 from asr_lora.errors import DataError, first_line
 from asr_lora.folders.digests import folder_digest
+from asr_lora.sources.columns import Row
 
-HUB_TRIES, HUB_PAUSE, HUB_SECONDS = 1, 1, 10.0  # beyond those of the client below; after each; for one answer
+HUB_TRIES, HUB_PAUSE, HUB_SECONDS = 1, 1, 10.0  # further tries; pause before each and limit of one answer, in seconds
 
 
 @dataclass(frozen=True)
 class HubTable:
     """A split of a dataset on the hub, as a stream."""
 
-    split: str  # as it is called there
-    audio: str  # name of its column of audio
+    split: str  # its name on the hub
+    audio: str  # name of the column of audio
     stream: Any  # datasets.IterableDataset
 
-    def rows(self, *, audio: bool) -> Iterator[dict[str, Any]]:
-        """Its rows, with the audio not decoded or without it; classes, such as gender, by their names.
+    def rows(self, *, audio: bool) -> Iterator[Row]:
+        """Yield the rows: only the encoded audio, or everything else. Classes such as gender become their names.
 
         Raises:
-            DataError: the hub does not answer, or what it has cannot be read.
+            DataError: the hub does not answer, or its files cannot be read.
         """
         import datasets
 
@@ -37,24 +38,24 @@ class HubTable:
         except _hub_errors() as error:
             raise DataError(
                 f"split {self.split} cannot be read to its end ({first_line(error)}): run the same command again, and "
-                "it goes on where this stopped"
+                "it continues"
             ) from error
 
 
 def _named(classes: Any, value: Any) -> Any:
-    """A value, or the name of the class that it is a number of."""
+    """Return the name of a class by its number; any other value as it is."""
     return classes.names[value] if classes and isinstance(value, int) and 0 <= value < len(classes.names) else value
 
 
 def hub_splits(repository: str, config: str | None) -> list[HubTable]:
-    """Open a dataset on the hub that is plain data: nothing is downloaded but what is read.
+    """Open the splits of a dataset on the hub. Nothing is downloaded yet, and no code of the dataset is run.
 
     Raises:
-        DataError: there is none, the machine is offline, or it has no audio.
+        DataError: the dataset does not exist, needs a login, is a program, or has no audio; or the hub does not answer.
     """
     import datasets
 
-    # Twenty tries of up to half a minute each would be a wait of ten minutes for a hub that is gone.
+    # The defaults of `datasets`, twenty tries of up to 30 s, mean ten minutes of waiting for a hub that is down.
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = HUB_TRIES
     datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = HUB_PAUSE
     datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = HUB_PAUSE
@@ -62,7 +63,7 @@ def hub_splits(repository: str, config: str | None) -> list[HubTable]:
     try:
         splits = datasets.load_dataset(repository, config, streaming=True)
     except _hub_errors() as error:
-        raise DataError(_hub_sentence(repository, error)) from error
+        raise DataError(_hub_message(repository, error)) from error
     tables = []
     for split, stream in splits.items():
         features = stream.features or {}
@@ -74,10 +75,10 @@ def hub_splits(repository: str, config: str | None) -> list[HubTable]:
 
 
 def hub_revision(repository: str) -> str:
-    """The commit that a dataset on the hub is at; the digest of its files where it is a folder of this machine.
+    """Return the commit of a dataset on the hub, or the digest of the files where it is a local folder.
 
     Raises:
-        DataError: there is none, or the machine is offline.
+        DataError: the dataset does not exist, or the hub does not answer.
     """
     if Path(repository).is_dir():
         return folder_digest(Path(repository))
@@ -86,45 +87,45 @@ def hub_revision(repository: str) -> str:
     try:
         return str(HfApi().dataset_info(repository, timeout=HUB_SECONDS).sha)
     except _hub_errors() as error:
-        raise DataError(_hub_sentence(repository, error)) from error
+        raise DataError(_hub_message(repository, error)) from error
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The last are those of the HTTP library, whichever it is.
+    # The bases of HfHubHTTPError are the errors of the HTTP library, which depends on the version.
     return (ValueError, RuntimeError, TypeError, datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__)
 
 
-def _hub_sentence(repository: str, error: Exception) -> str:
-    """What is wrong with a dataset on the hub, and the command that mends it; the hub's libraries tell it by words."""
+def _hub_message(repository: str, error: Exception) -> str:
+    """Say what is wrong with a dataset on the hub, and how to correct it. Only the texts of errors tell the causes."""
     from huggingface_hub.constants import ENDPOINT
 
     name, said, whole = f"hf:{repository}", first_line(error), f"{type(error).__name__}: {error}"
     response = getattr(error, "response", None)
     if "gated" in whole.lower():
         page = f"{ENDPOINT}/datasets/{repository}"
-        return f"{name} is for those who agreed to its terms: agree to them at {page}, then log in with: hf auth login"
+        return f"{name} is gated: accept its terms at {page}, then log in with: hf auth login"
     if "NotFound" in type(error).__name__ or getattr(response, "status_code", None) in (401, 403, 404):
         return (
-            f"the hub has no {name}, or not for you: look the name up at {ENDPOINT}/datasets, or, where it is private, "
-            "log in with: hf auth login"
+            f"the hub has no {name}, or it is private: look the name up at {ENDPOINT}/datasets, or log in with: "
+            "hf auth login"
         )
     if "BuilderConfig" in whole or "Config name is missing" in whole:
         there = re.findall(r"'([^']+)'", whole.partition("[")[2].partition("]")[0])
         return (
-            f"{name} has to be told which of its configurations is wanted, by a name that it has: "
-            f"{', '.join(there)[:400]}. Write such as {name}:{(there or ['NAME'])[0]}"
+            f"{name} has several configurations: {', '.join(there)[:400]}. Name one of them, such as "
+            f"{name}:{(there or ['NAME'])[0]}"
         )
     if "script" in whole:
         return (
-            f"{name} is a program that loads data, and none is run. The hub may have its data as parquet: hf download "
+            f"{name} is a program, which is not run. The hub may have its data as parquet: hf download "
             f"{repository} --repo-type dataset --revision refs/convert/parquet --local-dir DIR, then prepare DIR/CONFIG"
         )
     if "OfflineMode" in whole or "offline mode" in whole:
-        return f"{name} cannot be opened, as HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
+        return f"{name} cannot be opened, since HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE"
     return (
-        f"{name} cannot be opened ({said}): check the name and the connection and run this again, or download its "
-        "parquet files and name their folder"
+        f"{name} cannot be opened ({said}): check the name and the connection, and run the same command again; or "
+        "download its parquet files and name their folder"
     )

@@ -1,4 +1,4 @@
-"""What a source of speech is: rows of text, and the recordings that they speak of. `prepare` works from that alone."""
+"""Define a source of speech: its rows of text, and the recordings that belong to them."""
 
 import hashlib
 import os
@@ -10,67 +10,67 @@ from typing import Protocol
 from asr_lora.errors import AudioError
 from asr_lora.folders.digests import fingerprint
 
-SPLIT_HERE = ""  # the source has no splits: `prepare` makes them
-ADDED = "added"  # goes to train, unless its speaker or its sentence is in dev or test
+SPLIT_HERE = ""  # split of an utterance that `prepare` gives one
+ADDED = "added"  # split of an utterance that goes to train, unless its speaker or sentence is in dev or test
 GENDERS = {"male": "male", "male_masculine": "male", "m": "male", "female": "female", "female_feminine": "female",
            "f": "female"}  # fmt: skip
-SAMPLED_BLOCKS, SAMPLED_BYTES = 64, 1 << 16  # of a large file, enough to tell it from another
+SAMPLED_BLOCKS, SAMPLED_BYTES = 64, 1 << 16  # blocks of a large file that its digest covers
 
-Recording = Path | bytes | AudioError  # the last where the source itself cannot give it
+Recording = Path | bytes | AudioError  # an AudioError where the source cannot provide the recording
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One utterance of a source, not yet decoded."""
+    """One labelled stretch of speech in a source, before it is decoded."""
 
     id: str
-    recording: str  # its recording, as the source names it
+    recording: str  # name of its recording in the source
     text: str  # as spoken and cased
-    speaker: str = ""  # as the source names them: never written to disk as it is; "" where it is not known
+    speaker: str = ""  # name in the source, which is never written to a dataset; "" where it is not known
     split: str = SPLIT_HERE  # train, dev or test, SPLIT_HERE or ADDED
     gender: str = ""
     age: str = ""
     accent: str = ""
     domain: str = ""
     start: float = 0.0  # seconds into the recording
-    seconds: float | None = None  # from there on; None: to its end
+    seconds: float | None = None  # None: to the end of the recording
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no utterance."""
+    """A row of a source that cannot be used."""
 
-    id: str  # or its place, such as train.tsv:17
+    id: str  # or the place of the row, such as train.tsv:17
     reason: str
     split: str = SPLIT_HERE
 
 
 class WantedRecordings(Protocol):
-    """Names of the recordings that are still to be read: in the order of the rows, or asked one by one."""
+    """Names of the recordings that are still to be read, in the order of the rows."""
 
     def __iter__(self) -> Iterator[str]: ...
     def __contains__(self, recording: object) -> bool: ...
 
 
 class Source(Protocol):
-    """A source of speech."""
+    """A source of speech, from which `prepare` reads rows and recordings."""
 
     @property
     def name(self) -> str:
-        """For manifests: says what it is, without a path of this machine."""
+        """Name for manifests, without a path of this machine."""
 
     @property
     def speaker_namespace(self) -> str:
-        """Whose names the speakers' names are: two sources that agree in this name the same speaker_namespace."""
+        """Two sources with the same namespace mean the same person by the same speaker name."""
 
     def digest(self) -> str:
-        """A digest found without reading every recording; equal ones mean that nothing has changed."""
+        """Return a digest that changes when the source changes, without reading every recording."""
 
     def rows(self) -> Iterator[Utterance | BadRow]:
-        """Every row, in an order that is always the same."""
+        """Yield all rows, always in the same order."""
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
-        """The wanted recordings by name, in whatever order the source can give them, always the same."""
+        """Yield the wanted recordings with their names, in an order that suits the source and is always the same."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ class WeightedSource:
     """A source, and how much of it a dataset takes.
 
     Attributes:
-        family: sources of one family make up one corpus: a release and its deltas.
+        corpus: number of the corpus that the source belongs to. A release and its deltas are one corpus.
         weight: share of its train utterances that the dataset takes, above 0 and at most 1.
     """
 
     source: Source
-    family: int
+    corpus: int
     weight: float = 1.0
 
 
 def sampled_digest(path: Path) -> str:
-    """A digest of a file's length and of blocks spread over it: as good as all of it for data that was not forged."""
+    """Return a digest of a file's length and of blocks spread over it, which is enough where nobody forges files."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as handle:
@@ -99,7 +99,7 @@ def sampled_digest(path: Path) -> str:
 
 
 def files_digest(names: Iterable[tuple[str, int]]) -> str:
-    """A digest of names and sizes of files in any order: a sum, so that a million of them need no memory."""
+    """Return a digest of names and sizes of files in any order. It is a sum, so a million files need no memory."""
     total = 0
     for name, size in names:
         total += int.from_bytes(hashlib.sha256(f"{name}:{size}".encode(errors="surrogateescape")).digest())
@@ -107,14 +107,14 @@ def files_digest(names: Iterable[tuple[str, int]]) -> str:
 
 
 def folder_listing(folder: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of the files directly in a folder."""
+    """Yield names and sizes of the files directly in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name, entry.stat().st_size
 
 
 def safe_id(name: str) -> str:
-    """An id that can be a file's name, from any text; texts that would become the same keep apart by a digest."""
+    """Make an id of any text that can be a file name. A digest keeps texts apart that would give the same id."""
     plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
     if plain == name.replace("/", "_") and len(plain) <= 100 and not plain.startswith("."):
         return plain

@@ -1,4 +1,4 @@
-"""Data folders of Kaldi -> utterances."""
+"""Read data folders of Kaldi."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from asr_lora.sources.lines import numbered_lines
 
 @dataclass(frozen=True)
 class Kaldi:
-    """Data folders of Kaldi: wav.scp and text, perhaps segments, utt2spk and spk2gender.
+    """Data folders of Kaldi, with wav.scp and text, and perhaps segments, utt2spk and spk2gender.
 
     Attributes:
-        folders: split -> folder; SPLIT_HERE where there is one only.
+        folders: split -> folder; the split is SPLIT_HERE where there is one folder.
     """
 
     home: Path
@@ -50,29 +50,29 @@ class Kaldi:
 
 
 def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | BadRow]:
-    """Read a Kaldi data folder. Recordings are named as in wav.scp, from the folder; a command is refused, never run.
+    """Read a Kaldi data folder. Paths in wav.scp start from the folder. Commands in wav.scp are never run.
 
     Raises:
-        DataError: wav.scp or text is missing or is no such table, a file but text says two things of one key, or
-            wav.scp holds a command.
+        DataError: wav.scp or text is missing, a line is not UTF-8, a file other than text has two values of one key,
+            or wav.scp has a command.
     """
     names = {"wav": KaldiFolder.RECORDINGS, "text": KaldiFolder.TEXT, "segments": KaldiFolder.SEGMENTS,
              "spk": KaldiFolder.SPEAKERS, "gender": KaldiFolder.GENDERS}  # fmt: skip
     for kind in ("wav", "text"):
         if not (folder / names[kind]).is_file():
             raise DataError(f"{folder / names[kind]} is missing: a Kaldi folder has {names['wav']} and {names['text']}")
-    with closing(sqlite3.connect("")) as join:  # on disk as soon as it is large
+    with closing(sqlite3.connect("")) as join:  # SQLite moves it to disk where it is large
         for kind, name in names.items():
             join.execute(f"CREATE TABLE {kind} (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
             for place, key, value in _pairs(folder / name):
                 if kind == "wav" and value.rstrip().endswith("|"):
-                    raise DataError(f"{place}: a command is not run; write its audio to a file and name that")
+                    raise DataError(f"{place}: commands are not run. Write the audio to a file, and name the file")
                 if join.execute(f"INSERT OR IGNORE INTO {kind} VALUES (?, ?)", (key, value)).rowcount:
                     continue
                 if kind == "text":
                     yield BadRow(key, "utterance is listed before", split)
                 elif join.execute(f"SELECT value FROM {kind} WHERE key = ?", (key,)).fetchone() != (value,):
-                    raise DataError(f"{place}: {key} stands there before, as something else; keep one of the lines")
+                    raise DataError(f"{place}: {key} has another value in an earlier line. Keep one of the two lines")
         yield from _joined(join, split, (folder / names["segments"]).is_file())
 
 
@@ -110,7 +110,7 @@ def _joined(join: sqlite3.Connection, split: str, cut: bool) -> Iterator[Utteran
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, first word and rest of each line; nothing where there is no such file."""
+    """Yield place, first word and rest of each line; nothing where the file does not exist."""
     if not path.is_file():
         return
     with path.open("rb") as handle:
@@ -118,7 +118,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
             try:
                 key, _, value = line.decode("utf-8").strip().partition(" ")
             except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8; mend the line") from error
+                raise DataError(f"{path}, line {number}: the line is not UTF-8. Correct it") from error
             if "\t" in key:
                 key, _, value = f"{key} {value}".strip().partition("\t")
             if key:
@@ -126,7 +126,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def find_kaldi(place: Path) -> Kaldi | None:
-    """The Kaldi data that a folder is, or those by split that its folders are."""
+    """Find Kaldi data in a folder, or in its subfolders that are named by splits."""
     if (place / KaldiFolder.RECORDINGS).is_file():
         return Kaldi(place, {SPLIT_HERE: place})
     folders = {split_of(path.parent.name): path.parent for path in sorted(place.glob(f"*/{KaldiFolder.RECORDINGS}"))}

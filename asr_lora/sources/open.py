@@ -1,4 +1,4 @@
-"""What a user names as SOURCE -> the source that it is, recognised by what is there."""
+"""Open the sources that a user names. What a source is, is recognised by its files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ KNOWN = (
 
 
 def open_sources(
-    words: Sequence[str | Path],
+    names: Sequence[str | Path],
     *,
     locale: str,
     deltas: Sequence[Path] = (),
@@ -38,47 +38,49 @@ def open_sources(
     keep_marks: bool = False,
     text_column: str | None = None,
 ) -> list[WeightedSource]:
-    """Open the sources that a user named, each perhaps with a weight, and the deltas over the only one.
+    """Open sources, each perhaps with a weight, and deltas over the only source.
 
     Args:
-        words: paths and names, such as "cv/", "hf:google/fleurs:nl_nl" or "talks.jsonl=0.5".
+        names: paths and names, such as "cv/", "hf:google/fleurs:nl_nl" or "talks.jsonl=0.5".
         locale: folder of the language in a Common Voice release.
-        splits_from: "release", or "validated": all validated clips of a release, split here.
+        splits_from: "release", or "validated" for all validated clips of a release, of which prepare makes splits.
 
     Raises:
-        ConfigError: a weight that is none; deltas over several sources or over none that can have them.
-        DataError: a source is not there, or is of no kind that is known.
+        ConfigError: a weight is not above 0 and at most 1, or an option does not fit the sources.
+        DataError: a source does not exist, or is of an unknown kind.
     """
     if splits_from not in (RELEASE, VALIDATED):
         raise ConfigError(f"--from {splits_from}: write {RELEASE} or {VALIDATED}")
-    shares = []
-    for family, word in enumerate(words):
+    opened = []
+    for corpus, word in enumerate(names):
         name, weight = split_weight(word)
         tables = Tables.of(splits_from, keep_marks=keep_marks)
         source = open_source(name, locale=locale, tables=tables, text_column=text_column)
         if splits_from == VALIDATED and not isinstance(source, ReleaseOnDisk | ReleaseArchive):
-            raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, which {name} is not: leave it out")
-        shares.append(WeightedSource(source, family, weight))
-    if text_column and not any(isinstance(share.source, Manifest | ParquetFiles | HubDataset) for share in shares):
+            raise ConfigError(f"--from {VALIDATED} is for Common Voice releases, and {name} is none: leave it out")
+        opened.append(WeightedSource(source, corpus, weight))
+    if text_column and not any(isinstance(each.source, Manifest | ParquetFiles | HubDataset) for each in opened):
         raise ConfigError(
-            f"--text-column {text_column} is for manifests, parquet and hf:, none of which is here: leave it out"
+            f"--text-column {text_column} is for manifests, parquet files and hf: datasets, and no source is one: "
+            "leave it out"
         )
     if not deltas:
-        return shares
-    if len(shares) != 1 or not isinstance(shares[0].source, ReleaseOnDisk | ReleaseArchive):
-        raise ConfigError("--delta is laid over one Common Voice release: name that one alone as SOURCE")
+        return opened
+    if len(opened) != 1 or not isinstance(opened[0].source, ReleaseOnDisk | ReleaseArchive):
+        raise ConfigError("--delta needs exactly one SOURCE, a Common Voice release: name only that release")
     kind = DELTA if splits_from == RELEASE else VALIDATED
     for delta in deltas:
         found = find_release(delta, locale, Tables.of(kind, keep_marks=keep_marks))
-        shares.append(WeightedSource(found, 0, shares[0].weight))
-    return shares
+        opened.append(WeightedSource(found, 0, opened[0].weight))
+    return opened
 
 
 def open_source(word: str, *, locale: str, tables: Tables | None = None, text_column: str | None = None) -> Source:
-    """Open one source, which is recognised by what is there.
+    """Open one source, without a weight.
 
     Raises:
-        DataError: it is not there, or of no kind that is known.
+        ConfigError: the name after "hf:" is empty.
+        DataError: the source does not exist, or is of an unknown kind.
     """
     tables = tables or Tables()
     if word.startswith("hf:"):
@@ -105,13 +107,13 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
 
 
 def local_path(word: str) -> Path:
-    """Where a source lies on this machine; a dataset of Mozilla Data Collective is downloaded first."""
+    """Return the path of a source. A dataset of Mozilla Data Collective is downloaded first."""
     dataset = mdc_dataset(word)
     return fetch(dataset, downloads_folder()) if dataset else Path(word)
 
 
 def split_weight(word: str | Path) -> tuple[str, float]:
-    """Name and weight of a source: "talks=0.5" is ("talks", 0.5); what exists under the whole name has weight 1.
+    """Split "talks=0.5" into ("talks", 0.5). A name without a weight, or of an existing file, has the weight 1.
 
     Raises:
         ConfigError: the weight is not above 0 and at most 1.
@@ -127,9 +129,8 @@ def split_weight(word: str | Path) -> tuple[str, float]:
         return word, 1.0
     if weight > 1:
         raise ConfigError(
-            f"{word}: a weight above 1 would store utterances twice, and training on them twice is what more steps are "
-            "for: leave it at 1 and lower the others"
+            f"{word}: a weight above 1 would store utterances twice. Leave it at 1, and lower the other weights"
         )
     if not weight > 0:
-        raise ConfigError(f"{word}: a weight is the share of train that is taken, above 0 and at most 1")
+        raise ConfigError(f"{word}: write a weight above 0 and at most 1, the share of the source's train that is used")
     return name, weight

@@ -1,4 +1,4 @@
-"""Tables that hold the audio itself: parquet files (Hugging Face audio datasets, prepared ones) and hub datasets."""
+"""Read tables that contain audio: parquet files, such as those of prepared datasets, and datasets on the hub."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
-from asr_lora.sources.columns import ID_COLUMNS, find_text, first, split_of, utterance_of
+from asr_lora.sources.columns import ID_COLUMNS, Row, find_text, first, split_of, utterance_of
 from asr_lora.sources.hub_tables import HubTable, hub_revision, hub_splits
 from asr_lora.sources.interface import (
     SPLIT_HERE,
@@ -23,13 +23,13 @@ from asr_lora.sources.interface import (
 )
 
 ROWS_AT_ONCE = 32  # read from a file together
-OTHER = "other"  # none of train, dev and test, in a source that has them
+OTHER = "other"  # a split that is none of train, dev and test, in a source that has these
 NO_SPLIT = "split is none of train, dev and test"
 
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """Parquet files with a column of audio; their names tell their splits."""
+    """Parquet files with a column of audio, whose names tell their splits."""
 
     home: Path
     files: tuple[tuple[str, Path], ...]  # split and file
@@ -54,33 +54,29 @@ class ParquetFiles:
             with _open(path) as table:
                 audio = _audio_column(path, table.schema_arrow)
                 names = [name for name in table.schema_arrow.names if name != audio]
-                place = 0
-                for batch in _batches(path, table, names):
-                    for row in _dicts(batch):
-                        name = f"{path.stem}-{place:08}"
-                        if row is None:
-                            yield BadRow(name, "row cannot be read", split)
-                        else:
-                            yield utterance(row, name, f"{number}:{place}", split, self.text_column)
-                        place += 1
+                rows = (row for batch in _batches(path, table, names) for row in _dicts(batch))
+                for place, row in enumerate(rows):
+                    id_ = f"{path.stem}-{place:08}"
+                    if row is None:
+                        yield BadRow(id_, "row cannot be read", split)
+                    else:
+                        yield _utterance(row, id_, f"{number}:{place}", split, self.text_column)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for number, (split, path) in enumerate(self.files):
             if split == OTHER:
                 continue
             with _open(path) as table:
-                audio, place = _audio_column(path, table.schema_arrow), 0
-                for batch in _batches(path, table, [audio]):
-                    for value in batch.column(0):
-                        name = f"{number}:{place}"
-                        place += 1
-                        if name in wanted:
-                            yield name, _stored(value, self.home)
+                batches = _batches(path, table, [_audio_column(path, table.schema_arrow)])
+                for place, value in enumerate(value for batch in batches for value in batch.column(0)):
+                    name = f"{number}:{place}"
+                    if name in wanted:
+                        yield name, _stored(value, self.home)
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the Hugging Face hub that is plain data, read as a stream."""
+    """A dataset of the Hugging Face hub, read as a stream."""
 
     repository: str
     config: str | None = None
@@ -103,14 +99,14 @@ class HubDataset:
                 yield BadRow(table.split, NO_SPLIT)
                 continue
             for place, row in enumerate(table.rows(audio=False)):
-                yield utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
+                yield _utterance(row, f"{table.split}-{place:08}", f"{table.split}:{place}", split, self.text_column)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for split, table in self._tables():
             for place, row in enumerate(table.rows(audio=True) if split != OTHER else ()):
                 name = f"{table.split}:{place}"
                 if name in wanted:
-                    yield name, recording(row[table.audio], Path())
+                    yield name, _recording(row[table.audio], Path())
 
     def _tables(self) -> Iterator[tuple[str, HubTable]]:
         tables = hub_splits(self.repository, self.config)
@@ -118,7 +114,7 @@ class HubDataset:
 
 
 def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
-    """The parquet file that a path is, or those that a folder or its data/ folder holds."""
+    """Find a parquet file at a path, or parquet files in a folder and its subfolders."""
     if place.is_file():
         return ParquetFiles(place, ((SPLIT_HERE, place),), text_column) if place.suffix == ".parquet" else None
     found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
@@ -128,26 +124,26 @@ def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
     return ParquetFiles(place, tuple(zip(splits, found, strict=True)), text_column)
 
 
-def _splits(told: list[str]) -> list[str]:
-    """Splits that names tell: one split is no split; beside others, what has none (such as invalidated) is OTHER."""
-    if len(set(told)) == 1:
-        return [SPLIT_HERE] * len(told)
-    return [split or OTHER for split in told]
+def _splits(named: list[str]) -> list[str]:
+    """Return the splits of files by those in their names. Where all are the same, `prepare` makes the splits."""
+    if len(set(named)) == 1:
+        return [SPLIT_HERE] * len(named)
+    return [split or OTHER for split in named]
 
 
-def utterance(
+def _utterance(
     row: Mapping[str, Any], fallback: str, recording: str, split: str, text_column: str | None
 ) -> Utterance | BadRow:
-    """An utterance from a row of a table without its audio."""
+    """Make an utterance of a row without its audio."""
     text, given = find_text(row, text_column), first(row, ID_COLUMNS)
     if text is None:
         return BadRow(fallback, "row has no text", split)
-    name = safe_id(given) if isinstance(given, str) and given else fallback  # numbers are often not unique
+    name = safe_id(given) if isinstance(given, str) and given else fallback  # ids that are numbers are often not unique
     return utterance_of(row, name=name, recording=recording, text=text, split=split)
 
 
-def recording(value: Any, home: Path) -> Recording:
-    """The audio of a row: bytes, or a path from `home`."""
+def _recording(value: Any, home: Path) -> Recording:
+    """Return the audio of a row: bytes, or a path that starts from `home`."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
@@ -157,13 +153,13 @@ def recording(value: Any, home: Path) -> Recording:
 
 def _stored(value: pa.Scalar, home: Path) -> Recording:
     try:
-        return recording(value.as_py(), home)
+        return _recording(value.as_py(), home)
     except UnicodeDecodeError as error:
         return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
 
 
-def _dicts(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """Rows; None for one with text that is not UTF-8 or a time that there is not, which Arrow does not check."""
+def _dicts(batch: pa.RecordBatch) -> Iterator[Row | None]:
+    """Yield the rows, or None for a row with invalid UTF-8 or an invalid time, which Arrow does not check."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Tables that list recordings with their texts -> utterances: JSONL, CSV and TSV."""
+"""Read manifests: JSONL, CSV and TSV files that list recordings with their texts."""
 
 import csv
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint, sha256_file
-from asr_lora.sources.columns import ID_COLUMNS, SPLIT_NAMES, as_seconds, find_text, first, split_of, utterance_of
+from asr_lora.sources.columns import ID_COLUMNS, SPLIT_NAMES, Row, as_seconds, find_text, first, split_of, utterance_of
 from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, safe_id
 from asr_lora.sources.lines import numbered_lines
 
@@ -21,11 +21,11 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Manifest:
-    """One or several files that list recordings: JSON a line (NeMo, Whisper fine-tuning), CSV or TSV with a header.
+    """Files with a JSON object a line (NeMo, Whisper fine-tuning), or CSV or TSV files with a header.
 
     Attributes:
-        files: split -> file; SPLIT_HERE where the file has rows of every split or of none.
-        text_column: where the text stands; the first of TEXT_COLUMNS that is there when not given.
+        files: split -> file; the split is SPLIT_HERE where the rows name their split, or have none.
+        text_column: column of the text; None: the first of TEXT_COLUMNS.
     """
 
     home: Path
@@ -54,13 +54,13 @@ class Manifest:
 
 
 def read_manifest(path: Path, split: str = SPLIT_HERE, text_column: str | None = None) -> Iterator[Utterance | BadRow]:
-    """Read a manifest by the ending of its name.
+    """Read a manifest; the ending of its name tells the format. TSV files are read without quoting.
 
-    Paths in it are taken from its own folder. `offset` and `duration`, `audio.start_time` and `audio.end_time` cut a
-    stretch out of a recording; a `duration` without an `offset` only describes the file. TSVs are read without quoting.
+    Paths start from the folder of the manifest. `offset` and `duration`, or `audio.start_time` and `audio.end_time`,
+    cut an utterance out of a recording. A `duration` without `offset` only describes the file.
 
     Raises:
-        DataError: it cannot be read, or lacks a column.
+        DataError: the file cannot be read, or has no column of audio.
     """
     reader = _json_rows if path.suffix.lower() in (".jsonl", ".json") else _table_rows
     for place, row in reader(path):
@@ -70,14 +70,14 @@ def read_manifest(path: Path, split: str = SPLIT_HERE, text_column: str | None =
             yield _utterance(row, place, path.parent, split, text_column)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
     with path.open("rb") as handle:
         for number, line in numbered_lines(handle.readline):
             place = f"{path.name}:{number}"
             if not line.strip():
                 continue
             if number == 1 and line.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-                raise DataError(f"{path} is a JSON list: write one object a line, for example with jq -c '.[]'")
+                raise DataError(f"{path} is a JSON list: write one object a line, for example with: jq -c '.[]'")
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError:
@@ -88,13 +88,13 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 yield place, row if isinstance(row, dict) else "row is not JSON"
 
 
-def _table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    tabs = path.suffix.lower() == ".tsv"
+def _table_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
     with path.open("rb") as handle:
         lines = (line.decode("utf-8-sig", errors="replace") for _, line in numbered_lines(handle.readline))
-        plain: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        # Strict, as a quote that is never closed would swallow the rest.
-        reader = csv.reader(lines, **plain) if tabs else csv.reader(lines, strict=True)
+        if path.suffix.lower() == ".tsv":
+            reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:  # strict, since a quotation mark that is never closed would take in the rest of the file
+            reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
             if not header:
@@ -107,14 +107,14 @@ def _table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
                     damaged = "row is not UTF-8" if any("\ufffd" in value for value in values) else row
                     yield f"{path.name}:{reader.line_num}", damaged
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}; mend its quotation marks") from error
+            raise DataError(f"{path}, line {reader.line_num}: {error}. Correct the quotation marks") from error
 
 
 def _require_audio(path: Path, header: list[str]) -> None:
-    """A row without text is left out and counted; without a column for audio every row would be."""
+    """Check that a column has audio, since without it every row would be left out."""
     if not set(AUDIO_COLUMNS) & set(header):
         listed = ", ".join(header)[:200]
-        raise DataError(f"{path} has no column for audio ({', '.join(AUDIO_COLUMNS)}); it has {listed}")
+        raise DataError(f"{path} has no column of audio ({', '.join(AUDIO_COLUMNS)}). It has {listed}")
 
 
 def _utterance(
@@ -142,7 +142,7 @@ def _utterance(
 
 
 def _file_id(name: str, home: Path) -> str:
-    """An id from a file's path, of which what lies outside the manifest's folder is not told."""
+    """Make an id of a path. It does not show folders outside the manifest's own."""
     try:
         inside = (home / name).relative_to(home)
     except ValueError:
@@ -151,10 +151,10 @@ def _file_id(name: str, home: Path) -> str:
 
 
 def _times(row: Mapping[str, Any], audio: Mapping[str, Any]) -> tuple[float, float | None]:
-    """Start and length in seconds; no length where it is the whole recording from there on.
+    """Return start and length in seconds; no length means to the end of the recording.
 
     Raises:
-        TypeError, ValueError: they are no numbers, negative, or empty.
+        TypeError, ValueError, OverflowError: a time is no number, is negative, or the length is zero.
     """
     start, end, length = audio.get("start_time"), audio.get("end_time"), None
     if start is None and end is None and row.get("offset") not in (None, ""):
@@ -168,7 +168,7 @@ def _times(row: Mapping[str, Any], audio: Mapping[str, Any]) -> tuple[float, flo
 
 
 def find_manifest(place: Path, text_column: str | None) -> Manifest | None:
-    """The manifest that a file is, or those by split that a folder holds, such as train.jsonl and test.jsonl."""
+    """Find a manifest at a path, or manifests by split in a folder, such as train.jsonl and test.jsonl."""
     if place.is_file():
         return Manifest(place, {SPLIT_HERE: place}, text_column) if place.suffix.lower() in ENDINGS else None
     files = [path for path in sorted(place.iterdir()) if path.is_file() and path.suffix.lower() in ENDINGS]
@@ -176,7 +176,9 @@ def find_manifest(place: Path, text_column: str | None) -> Manifest | None:
     for path in files:
         split = split_of(path.name)
         if split in named:
-            raise DataError(f"{place} has {named[split].name} and {path.name} for {split}: name one file as SOURCE")
+            raise DataError(
+                f"{place} has two files for {split}, {named[split].name} and {path.name}: name one file as SOURCE"
+            )
         if split:
             named[split] = path
     if named:

@@ -179,6 +179,8 @@ def _wrap(units: Sequence[Word], line_length: int) -> list[str]:
 
 def display_width(text: str) -> int:
     """Columns that a text takes: 0 for combining marks and joiners, 2 for full-width characters, 1 for all others."""
+    if text.isascii():
+        return len(text)
     return sum(
         0 if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf") else
         2 if unicodedata.east_asian_width(char) in "WF" else 1

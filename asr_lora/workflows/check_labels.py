@@ -1,10 +1,10 @@
-"""The job: a prepared dataset -> what is suspicious about its labels, before a GPU hour is spent on them."""
+"""Check the labels of a prepared dataset: apply the rules, ask a model where one is given, and write the report."""
 
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
@@ -14,14 +14,16 @@ from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl, write_text
 from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.labels.label_report import LabelReport, report_labels, require_rules, write_label_report
-from asr_lora.labels.model_scores import ModelScore, judged
+from asr_lora.labels.label_report import LabelReport, make_label_report, require_rules, write_label_report
+from asr_lora.labels.model_scores import ModelScore, findings_from_scores
 from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
 
-OPINION_VERSION = 1  # of what an opinion holds
+SCORE_VERSION = 1  # raised where ModelScore, or the way to compute it, changes
+
+Scores = dict[tuple[str, str], ModelScore]  # (split, id) -> score
 
 
 def check_labels(
@@ -34,118 +36,120 @@ def check_labels(
     transcripts: bool = True,
     audio: bool = False,
 ) -> LabelReportFolder:
-    """Apply the rules of `asr_lora.labels.rules` to every utterance: findings.jsonl, doctor.json and a page.
+    """Apply the rules of `asr_lora.labels.rules` to all utterances, and write findings, counts and a page.
 
-    Nothing is changed or left out of the dataset. With a model, labels are also suspected by what it thinks of them;
-    interrupted, the same call goes on where it stopped.
+    The dataset is not changed. With a model, its scores give further findings; an interrupted check continues.
 
     Args:
         dataset: folder made by prepare.
-        model: best an untouched one; see `asr_lora.model.find_model`. None: rules only.
-        language_token: of a related language, where Whisper has none for the language.
-        precision: what the model computes in.
-        without: names of rules that are off.
+        model: a model as in `asr_lora.model.find_model`, best the base model; None applies the rules only.
+        language_token: a related language, where Whisper has no token for the language of the dataset.
+        precision: precision of the model.
+        without: rules that are off.
         transcripts: whether the page shows texts.
-        audio: whether the page carries the sound of the worst utterances.
+        audio: whether the page contains the audio of the most suspicious utterances.
+
+    Returns:
+        The folder with the report, inside the dataset's folder.
 
     Raises:
-        ConfigError: no such rule, or the model cannot be told the language.
-        DataError: the dataset or model cannot be used.
+        ConfigError: a rule is unknown, or the model has no token for the language.
+        DataError: the dataset or the model cannot be read.
     """
     require_rules(without)
     if language_token and not model:
-        raise ConfigError("--language-token is told to a model: add --model, such as --model openai/whisper-small")
-    place = DatasetFolder(dataset)
-    manifest = place.read()
-    data = {split: read_split(dataset, split) for split in SPLITS}  # checks sizes first
-    label_report = report_labels(place, manifest.language, without=without)
-    thought: list[ModelScore] = []
-    more = {"dataset_digest": place.splits_digest()}
-    folder = place.label_report
+        raise ConfigError("--language-token is for a model: add --model, such as --model openai/whisper-small")
+    prepared = DatasetFolder(dataset)
+    language = prepared.read().language
+    splits = {name: read_split(dataset, name) for name in SPLITS}  # checks the sizes of the files first
+    report = make_label_report(prepared, language, without=without)
+    scores: list[ModelScore] = []
+    made_from = {"dataset_digest": prepared.splits_digest()}
+    folder = prepared.label_report
     folder.manifest.unlink(missing_ok=True)
     if model:
-        readable = {split: _readable(data[split], split, label_report) for split in data}
-        thought = _opinions(place, readable, model, language_token, precision)
-        label_report = _with_opinions(label_report, thought, without)
-        more["model"] = model
-    sounds = _sounds(data, worst(label_report, thought)) if audio else {}
-    view = label_view(str(dataset), label_report, thought, transcripts=transcripts, sounds=sounds)
+        decodable = {name: _decodable(split, name, report) for name, split in splits.items()}
+        scores = _model_scores(prepared, decodable, model, language_token, precision)
+        report = _add_findings(report, scores, without)
+        made_from["model"] = model
+    sounds = _sounds(splits, worst(report, scores)) if audio else {}
+    view = label_view(str(dataset), report, scores, transcripts=transcripts, sounds=sounds)
     write_text(folder.page, render_label_page(view))
-    write_label_report(folder, label_report, **more)
+    write_label_report(folder, report, **made_from)
     return folder
 
 
 doctor = check_labels  # the name of earlier versions
 
 
-def _readable(data: Split, split: str, label_report: LabelReport) -> Split:
-    """What can be heard of a split."""
-    unreadable = {label.id for label in label_report.labels if label.split == split and label.sound is None}
-    return data.select([index for index, clip in enumerate(data.ids) if clip not in unreadable]) if unreadable else data
+def _decodable(split: Split, name: str, report: LabelReport) -> Split:
+    """Leave out the utterances whose audio does not decode."""
+    broken = {label.id for label in report.labels if label.split == name and label.sound is None}
+    return split.select([index for index, id_ in enumerate(split.ids) if id_ not in broken]) if broken else split
 
 
-def _with_opinions(label_report: LabelReport, thought: Sequence[ModelScore], without: Collection[str]) -> LabelReport:
-    """Add what follows from opinions; the model's tokenizer has also counted tokens, which bytes only bound."""
-    known = {(opinion.split, opinion.id) for opinion in thought}
+def _add_findings(report: LabelReport, scores: Sequence[ModelScore], without: Collection[str]) -> LabelReport:
+    """Add the findings from model scores, and correct "too-many-tokens": a scored text does fit the decoder."""
+    scored = {(score.split, score.id) for score in scores}
     kept = [
         replace(finding, detail="counted by the model's tokenizer") if finding.rule == "too-many-tokens" else finding
-        for finding in label_report.findings
-        if finding.rule != "too-many-tokens" or (finding.split, finding.id) not in known
+        for finding in report.findings
+        if finding.rule != "too-many-tokens" or (finding.split, finding.id) not in scored
     ]
-    more = [finding for finding in judged(thought, label_report.labels) if finding.rule not in without]
-    return replace(label_report, findings=kept + more)
+    more = [finding for finding in findings_from_scores(scores, report.labels) if finding.rule not in without]
+    return replace(report, findings=kept + more)
 
 
-def _opinions(
+def _model_scores(
     dataset: DatasetFolder,
-    data: dict[str, Split],
+    splits: dict[str, Split],
     model: str,
     language_token: str | None,
     precision: Precision,
 ) -> list[ModelScore]:
-    """What a model thinks of every utterance, in the order of the dataset; kept on disk as it goes."""
+    """Return the model's scores of all utterances, in the order of the dataset, and store them while it works."""
     from asr_lora.model.find_model import find_model, model_identity
     from asr_lora.model.open_model import open_model
 
     found = find_model(model)
     prompt = found.prompt(token=language_token, default=dataset.read().language)
     spoken = {"language": prompt.language, "token": prompt.token}
-    stamp = fingerprint(model_identity(found), dataset.splits_digest(), spoken, precision, OPINION_VERSION, list(data))
-    kept = dataset.label_report.model_scores(stamp)
-    rows = read_jsonl(kept) if kept.is_file() else []
-    write_jsonl(kept, rows)  # without a half-written last line
-    thought = {(row["split"], row["id"]): ModelScore(**row) for row in rows}
-    if any((name, clip) not in thought for name, split in data.items() for clip in split.ids):
+    stamp = fingerprint(model_identity(found), dataset.splits_digest(), spoken, precision, SCORE_VERSION, list(splits))
+    stored = dataset.label_report.model_scores(stamp)
+    rows = read_jsonl(stored) if stored.is_file() else []
+    write_jsonl(stored, rows)  # removes a half-written last line
+    scores: Scores = {(row["split"], row["id"]): ModelScore(**row) for row in rows}
+    if any((name, id_) not in scores for name, split in splits.items() for id_ in split.ids):
         whisper = open_model(found, prompt, precision=precision)
-        with kept.open("a", encoding="utf-8") as handle:
-            for name, split in data.items():
-                _ask(whisper, split, name, thought, handle)
-    return [thought[name, clip] for name, split in data.items() for clip in split.ids if (name, clip) in thought]
+        with stored.open("a", encoding="utf-8") as file:
+            for name, split in splits.items():
+                _score_split(whisper, split, name, scores, file)
+    return [scores[name, id_] for name, split in splits.items() for id_ in split.ids if (name, id_) in scores]
 
 
-def _ask(whisper: "Whisper", split: Split, name: str, thought: dict[tuple[str, str], ModelScore], handle: Any) -> None:
+def _score_split(whisper: "Whisper", split: Split, name: str, scores: Scores, file: TextIO) -> None:
     from asr_lora.evaluation.teacher_forced import score_labels
 
-    done = {clip for asked, clip in thought if asked == name}
-    with tqdm(total=len(split), initial=len(done), desc=f"ask about {name}", unit="clip") as bar:
+    done = {id_ for split_name, id_ in scores if split_name == name}
+    with tqdm(total=len(split), initial=len(done), desc=f"score {name}", unit="utterance") as bar:
         for batch in score_labels(whisper, split, name, done=done):
-            for opinion in batch:
-                thought[opinion.split, opinion.id] = opinion
-                handle.write(json.dumps(asdict(opinion), ensure_ascii=False) + "\n")
-            handle.flush()
-            bar.update(sum(opinion.id not in done for opinion in batch))
+            for score in batch:
+                scores[score.split, score.id] = score
+                file.write(json.dumps(asdict(score), ensure_ascii=False) + "\n")
+            file.flush()
+            bar.update(sum(score.id not in done for score in batch))
 
 
-def _sounds(data: dict[str, Split], wanted: Sequence[tuple[str, str]]) -> Sounds:
-    """FLAC of the first utterances of a list, as many as the page may carry."""
-    places = {name: {clip: index for index, clip in enumerate(split.ids)} for name, split in data.items()}
+def _sounds(splits: dict[str, Split], wanted: Sequence[tuple[str, str]]) -> Sounds:
+    """Return the FLAC of the first wanted utterances, up to the size that the page may have."""
+    places = {name: {id_: index for index, id_ in enumerate(split.ids)} for name, split in splits.items()}
     sounds: Sounds = {}
     size = 0
-    for name, clip in wanted:
-        if clip not in places.get(name, {}):
-            continue  # left out by prepare
-        flac = data[name].rows[places[name][clip]]["audio"]["bytes"]
+    for name, id_ in wanted:
+        if id_ not in places.get(name, {}):
+            continue  # prepare left it out
+        flac = splits[name].rows[places[name][id_]]["audio"]["bytes"]
         if flac and size + len(flac) <= AUDIO_BYTES:
-            sounds[name, clip] = flac
+            sounds[name, id_] = flac
             size += len(flac)
     return sounds

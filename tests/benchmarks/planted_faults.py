@@ -189,11 +189,11 @@ def alarms(rows: list[Row], kinds: dict[str, str], found: dict[str, set[str]], o
 
 def most_doubted(folder: DatasetFolder, kinds: dict[str, str], count: int) -> int:
     """Of the utterances that the model doubts most, how many are planted faults that it can hear."""
-    from asr_lora.labels.model_scores import ModelScore, doubt
+    from asr_lora.labels.model_scores import ModelScore, suspicion
 
     thought = [ModelScore(**row) for path in folder.label_report.all_model_scores for row in read_jsonl(path)]
     audible = {name for name, kind in KINDS.items() if kind.rules & HEARD} | {"wrong script", "mojibake"}
-    ranked = sorted(thought, key=doubt, reverse=True)[:count]
+    ranked = sorted(thought, key=suspicion, reverse=True)[:count]
     return sum(kinds.get(opinion.id) in audible for opinion in ranked)
 
 
