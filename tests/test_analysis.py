@@ -335,7 +335,7 @@ def test_page_tables_and_csv_say_the_same(lora_runs, full_run, tmp_path):
         assert (row["rows"], row["columns"]) == tuple(map(str, matrix["shape"]))
     assert page.count("<svg") == 2 + 3 * 3 + len(body["pairs"])
     assert not re.search(r"<script|<link (?!rel=.icon. href=.data:)|(src|href)=.(?!data:|#)", page)  # self-contained
-    for word in ("r8-0", "encoder self_attn.q_proj", "rank 4 would hold", "A begins at random"):
+    for word in ("r8-0", "encoder self_attn.q_proj", "rank 4 would hold", "A is initialised at random"):
         assert word in page
     assert "<b>$x" not in page
     assert "&lt;b&gt;$x_1$ &amp; \\1" in page

@@ -180,7 +180,7 @@ def test_a_frozen_encoder_is_heard_from_the_cache_as_it_would_be_run(base, split
     how = recipe(own_context=True)
     step = plan(data.seconds, how, 1)[0]
     run = [float(learner.loss(data[examples]).detach()) for examples in micro_batches(step, 30.0)]
-    data.states_cache = TensorCache(1e9, "states")
+    data.encoder_cache = TensorCache(1e9, "states")
     keep_encoder_outputs(data, learner, batch_seconds=30.0)
     batches = [data[examples] for examples in micro_batches(step, 30.0)]
     assert all(batch.features is None for batch in batches)

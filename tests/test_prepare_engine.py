@@ -268,6 +268,7 @@ print(json := killed, os.waitpid(start(out), 0)[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp_path, packed):
     rows = {split: [(f"{split}{n % 9}", f"{split}-{n}", f"frase {split} {n}") for n in range(size)]

@@ -307,8 +307,8 @@ def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
         assert [row["name"] for row in rows] == ["one", "one padded", "two"]
         comparison = read_comparison([folder.report(slug, split) for slug in ("one", "one-padded", "two")])
         for row, system in zip(rows, comparison.systems, strict=True):
-            assert row["wer"] == system["scores"]["wer"]
-            assert row["wer_interval"] == system["scores"]["wer_interval"]
+            assert row["wer"] == system.scores.wer
+            assert row["wer_interval"] == list(system.scores.wer_interval)
         pairs = {pair.b: pair.wer for pair in comparison.pairs if pair.a == "one"}
         assert rows[0]["difference"] is None
         for row in rows[1:]:

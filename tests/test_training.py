@@ -172,10 +172,10 @@ def test_interrupted_in_another_process_and_resumed_it_ends_as_if_never_stopped(
     stopped = process.wait()
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert "of 12. Go on with: asr-lora train" in stopped.stderr
+    assert "of 12. Continue with: asr-lora train" in stopped.stderr
     refused = apart.run("train", file)
     assert refused.returncode == 2
-    assert "unfinished run. Go on with: asr-lora train" in refused.stderr
+    assert "unfinished run. Continue it with: asr-lora train" in refused.stderr
     # A crash that leaves no time for anything, between two checkpoints.
     process = apart.start("train", file, "--resume")
     while not process.ended and metrics.read_text().count("loss") < 8:

@@ -64,7 +64,7 @@ def compare(
     folder = ComparisonFolder(out)
     folder.require_ours(folder.complete or folder.markdown.is_file())
     options = {
-        "--normaliser": normaliser, "--terms": hotwords, "--price-per-hour": price_per_hour, "--with-audio": audio,
+        "--normaliser": normaliser, "--hotwords": hotwords, "--price-per-hour": price_per_hour, "--with-audio": audio,
         "--analysis": analysis,
     }  # fmt: skip
     commands = _commands(reports, regression_sets, options, transcripts, out)
@@ -104,7 +104,7 @@ def _commands(
 ) -> list[str]:
     """Return the command that makes this comparison again, and the one that checks it."""
     words: list[object] = ["asr-lora", "compare", *reports]
-    words += [word for path in regression_sets for word in ("--guard", path)]
+    words += [word for path in regression_sets for word in ("--regression-set", path)]
     words += [word for option, value in options.items() if value is not None for word in (option, value)]
     words += [*([] if transcripts else ["--without-transcripts"]), "--out", out]
     return [shlex.join(map(str, words)), shlex.join(["asr-lora", "compare", "--rerun", str(out)])]

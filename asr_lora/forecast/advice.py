@@ -1,4 +1,4 @@
-"""Known traps that settings and data walk into: one sentence each, with what mends it."""
+"""Warn of settings and data that are known to fail: one sentence each, with the setting that mends it."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ LOW_FOR_AN_ADAPTER, HIGH_FOR_AN_ADAPTER = 5e-5, 1e-2
 LOW_FOR_ADALORA = 3e-3
 MOST_SCALE = 8.0  # alpha over rank
 EPOCHS = (1.0, 20.0)
-MUCH_PADDING = 2.0  # times the work of the speech alone
-ROOMY = 0.7  # of what is available: less is taken without a worry
+MUCH_PADDING = 2.0  # work with padding over work without
+ROOMY = 0.7  # share of the available memory that a run may take safely
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found out about a run, besides its settings."""
+    """Measured facts about a run, beside its settings."""
 
     plan: ScheduleSummary
     memory: MemoryForecast
@@ -36,7 +36,7 @@ class Facts:
 
 
 def warnings_of(config: RunConfig, facts: Facts) -> list[str]:
-    """Every trap in sight, the costliest first."""
+    """Return every warning, the most costly mistake first."""
     groups = (
         _of_place,
         _of_memory,
@@ -60,16 +60,16 @@ def _of_memory(config: RunConfig, facts: Facts) -> Iterator[str]:
     memory, training = facts.memory, config.training
     if memory.available is not None and not memory.fits:
         yield (
-            f"the run wants {memory.wanted / 1e9:.1f} GB and {memory.available / 1e9:.1f} GB are available, so it was "
-            "not timed: lower training.micro_batch_seconds, or set training.gradient_checkpointing=true, or take a "
+            f"the run needs {memory.wanted / 1e9:.1f} GB and {memory.available / 1e9:.1f} GB are available, so it was "
+            "not timed: lower training.micro_batch_seconds, or set training.gradient_checkpointing=true, or choose a "
             "smaller model"
         )
     roomy = ROOMY * memory.available if memory.available is not None else math.inf
     without = facts.peak_without_checkpointing
     if without is not None and without - memory.other < roomy:
         yield (
-            f"training.gradient_checkpointing computes every layer twice, and {without / 1e9:.1f} GB would do without "
-            "it: set training.gradient_checkpointing=false"
+            f"training.gradient_checkpointing computes every layer twice, and the run fits into memory without "
+            f"it ({without / 1e9:.1f} GB): set training.gradient_checkpointing=false"
         )
     if facts.device == "cpu" and facts.quantise is not Quantise.NONE:
         yield (
@@ -88,18 +88,18 @@ def _of_rate(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
     if config.method is Method.FULL:
         if rate >= HIGH_FOR_EVERY_WEIGHT:
             yield (
-                f"optimiser.learning_rate={rate:g} is high for full fine-tuning, which forgets at it: begin with "
+                f"optimiser.learning_rate={rate:g} is high for full fine-tuning and makes it forget: begin with "
                 "1e-5, or 2e-5 for a small model"
             )
     elif rate <= LOW_FOR_AN_ADAPTER:
-        yield f"optimiser.learning_rate={rate:g} is very low for an adapter, which hardly moves at it: begin with 1e-3"
+        yield f"optimiser.learning_rate={rate:g} is very low for an adapter, which hardly changes: begin with 1e-3"
     elif config.method is Method.ADALORA and rate < LOW_FOR_ADALORA:
         yield (
             f"optimiser.learning_rate={rate:g}: adalora learns slowly at the rates of lora; give it five to ten times "
             "as much, such as 5e-3"
         )
     elif config.method is not Method.ADALORA and rate >= HIGH_FOR_AN_ADAPTER:
-        yield f"optimiser.learning_rate={rate:g} is high for an adapter, which may diverge at it: begin with 1e-3"
+        yield f"optimiser.learning_rate={rate:g} is high for an adapter, which may diverge: begin with 1e-3"
     if config.optimiser.warmup_steps > steps / 3:
         yield (
             f"optimiser.warmup_steps={config.optimiser.warmup_steps} is more than a third of {steps} steps: set it to "
@@ -119,8 +119,8 @@ def _of_adapter(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
     if adapter.rank > facts.width:
         yield (
-            f"adapter.rank={adapter.rank} is more than the model's width of {facts.width}, so it adds weights and no "
-            f"freedom: set adapter.rank={facts.width} or far less"
+            f"adapter.rank={adapter.rank} is more than the model's width of {facts.width}, so the extra weights "
+            f"add nothing: set adapter.rank={facts.width} or far less"
         )
 
 
@@ -129,17 +129,17 @@ def _of_length(config: RunConfig, facts: Facts) -> Iterator[str]:
     fewest, most = EPOCHS
     if epochs < fewest:
         yield (
-            f"{training.steps} steps are {epochs:.2f} epochs, so some utterances are never heard: set training.steps="
+            f"{training.steps} steps are {epochs:.2f} epochs, so some utterances are never used: set training.steps="
             f"{math.ceil(training.steps / epochs)} or more, or name a smaller data.subset"
         )
     elif epochs > most:
         yield (
-            f"{training.steps} steps are {epochs:.0f} epochs, which a small dataset is learnt by heart in: set "
+            f"{training.steps} steps are {epochs:.0f} epochs, in which a small dataset is memorised: set "
             f"training.steps={max(1, round(training.steps * most / 2 / epochs))}, or early_stopping"
         )
     if training.batch_seconds < facts.longest_context:
         yield (
-            f"training.batch_seconds={training.batch_seconds:g} is less than the longest clip's context of "
+            f"training.batch_seconds={training.batch_seconds:g} is less than the longest utterance's context of "
             f"{facts.longest_context:.1f} s, which then makes a step alone: raise it, or lower data.max_seconds"
         )
 
@@ -174,8 +174,8 @@ def _of_context(config: RunConfig, facts: Facts) -> Iterator[str]:
         return
     if facts.padded_work >= MUCH_PADDING:
         yield (
-            f"model.context=full pads every clip to 30 s, {facts.padded_work:.1f} times the encoder's work of the "
-            "speech itself: set model.context=true_length unless other tools must run the model padded"
+            f"model.context=full pads every utterance to 30 s, {facts.padded_work:.1f} times the encoder's work for "
+            "the speech itself: set model.context=true_length unless other tools must run the model padded"
         )
     if config.examples.padded:
         yield (
@@ -189,15 +189,15 @@ def _of_cache(config: RunConfig, facts: Facts) -> Iterator[str]:
     masked = bool(config.augmentation.time_masks or config.augmentation.frequency_masks)
     if facts.encoder_frozen and not kept and not changed and not masked and facts.plan.epochs > 1:
         yield (
-            "the encoder does not train and yet hears every clip anew in each epoch: set data.cache_gb, such as 5, to "
-            "keep what it says"
+            "the encoder does not train, yet it runs on every utterance again in each epoch: set data.cache_gb, "
+            "such as 5, to keep its outputs"
         )
     if kept and changed:
-        what = "what a frozen encoder says" if facts.encoder_frozen else "its log-mel"
+        what = "outputs of a frozen encoder" if facts.encoder_frozen else "log-mels"
         sections = config.augmentation.model_dump(exclude_defaults=True)
         names = ", ".join(f"augmentation.{name}" for name in sections if not name.endswith("masks"))
         yield (
-            f"data.cache_gb={kept:g} is useless with {names}, as each utterance sounds otherwise every time and "
+            f"data.cache_gb={kept:g} has no effect with {names}, as the sound changes each time and "
             f"{what} cannot be kept: set data.cache_gb=0, or leave the augmentation out"
         )
 

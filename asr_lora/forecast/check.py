@@ -1,4 +1,4 @@
-"""The job: a config -> what training with it will take, before anything is spent."""
+"""Forecast what training with a config takes on this machine."""
 
 import hashlib
 import time
@@ -61,7 +61,7 @@ PROBED_STEPS = 3
 
 @dataclass(frozen=True)
 class ForecastInputs:
-    """All that a forecast looks at; the learner's model has no weights."""
+    """Everything that a forecast is computed from; the learner's model has no weights."""
 
     config: RunConfig
     learner: Learner
@@ -109,7 +109,7 @@ def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None
     Raises:
         ConfigError: the settings do not fit the model.
         DataError: the dataset or model cannot be used.
-        torch.OutOfMemoryError: memory does not suffice for the probe's steps, against all prediction.
+        torch.OutOfMemoryError: the probe ran out of memory although the forecast fits.
     """
     inputs = _subject(config)
     plan = _plan(inputs)
@@ -295,7 +295,7 @@ def _peak_without_checkpointing(inputs: ForecastInputs, plan: ScheduleSummary) -
 
 
 def _refusal(config: RunConfig) -> str | None:
-    """Why `train` would not write to the run folder as it is."""
+    """The reason why `train` would refuse the run folder; None if it would not."""
     folder = RunFolder(config.out)
     if not folder.root.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a run will take, as numbers: arithmetic over its schedule, its model's sizes and what a probe measured."""
+"""Estimate memory, time and cost of a run from its schedule, its model's sizes and measured steps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ FRAMES_A_SECOND = 50  # that the encoder's blocks see
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Of a model, as far as work depends on it."""
+    """The sizes of a model that decide the amount of computation."""
 
     width: int
     encoder_layers: int
@@ -24,16 +24,16 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class ScheduleSummary:
-    """What the schedule holds."""
+    """Numbers that follow from the schedule of a run."""
 
     steps: int
     epochs: float
-    utterances: int  # that are learnt from
+    utterances: int  # used for training
     left_out: dict[str, int]  # by reason
     hours: float  # of the utterances
-    padding: float  # share of what the encoder sees that is no speech
+    padding: float  # share of padding in the audio that the encoder sees
     micro_batches: int  # most in one step
-    evaluations: int  # of dev, by decoding; with the average's, where there is one
+    evaluations: int  # of dev, the one of averaged weights included
     dev_utterances: int
 
 
@@ -60,12 +60,12 @@ class MemoryForecast:
 
     @property
     def wanted(self) -> int:
-        """What the run takes beyond the interpreter and libraries, which are in memory already."""
+        """Memory beyond the interpreter and libraries, which are loaded already."""
         return self.peak - self.other
 
     @property
     def fits(self) -> bool:
-        """Whether that is available, as far as anybody says."""
+        """Whether that much is available, or the system does not state what is."""
         return self.available is None or self.wanted <= self.available
 
 
@@ -93,7 +93,7 @@ class TimeForecast:
 
 @dataclass(frozen=True)
 class Forecast(Tabular):
-    """What `asr-lora train` will take."""
+    """Memory, time and cost that `asr-lora train` will take."""
 
     columns = (Column("quantity", "Quantity"), Column("value", "", "g"), Column("unit", ""), Column("text", "Forecast"))
 
@@ -129,13 +129,13 @@ class Forecast(Tabular):
 
     @property
     def cost(self) -> float | None:
-        """In the price's currency; None without a price or a probe."""
+        """Cost in the currency of the price; None without a price or a probe."""
         if self.time is None or self.price_per_hour is None:
             return None
         return self.time.total / 3600 * self.price_per_hour
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON has it: bytes and seconds."""
+        """Return the forecast as JSON values, in bytes and seconds."""
         body = asdict(self)
         body["memory"] |= {"peak": self.memory.peak}
         if self.time is not None:
@@ -144,12 +144,12 @@ class Forecast(Tabular):
 
 
 def evaluations(steps: int, every: int, average_last: int) -> int:
-    """How often dev is decoded: every so many steps, after the last one, and for an average of weights."""
+    """Number of dev evaluations: every `every` steps, after the last step, and for averaged weights."""
     return math.ceil(steps / every) + (1 if average_last > 1 else 0)
 
 
 def utterances(schedule: Sequence[Sequence[Example]]) -> int:
-    """How many utterances are heard, repeats counted."""
+    """Number of utterances in a schedule, repetitions counted."""
     return sum(len(example.utterances) for step in schedule for example in step)
 
 
@@ -161,7 +161,7 @@ def step_work(
     micro_batch_seconds: float = math.inf,
     encoded: bool = False,
 ) -> float:
-    """Multiplications of a forward: what steps are held against each other by.
+    """Multiplications of the forward pass of a step, to compare steps by.
 
     Args:
         step: its examples.
@@ -221,7 +221,7 @@ def mean_step_seconds(seconds: Sequence[float], work: Sequence[float], mean_work
 
 
 def kept_bytes(step_bytes: int, steps: int) -> int:
-    """What a process keeps of freed memory on a CPU, where batches come in ever new shapes.
+    """Bytes of freed memory that a process keeps on a CPU, where batches have many shapes.
 
     The C library cannot give back holes between blocks, and kernels made for a shape are kept for the next time;
     `train` trims both, so what is kept stops growing. Fitted to runs of whisper-base (reports/forecast); a rule of

@@ -1,4 +1,4 @@
-"""Memory of a step and of decoding, found by running both over tensors that have shapes and no contents.
+"""Predict the memory of a step and of decoding by running both over tensors without contents.
 
 Torch's FakeTensorMode runs the model's own code, kernels chosen and autocast applied, without memory and almost
 without time; what would be allocated and freed is counted as it goes.
@@ -33,7 +33,7 @@ class StepFootprint:
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages that live, and the most there were at once."""
+    """Counts the bytes of live storages, and their peak."""
 
     def __init__(self, uncounted: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ def step_footprint(
     encoded: bool,
     accumulates: bool,
 ) -> StepFootprint:
-    """Run a micro-batch forward and backward over a model without contents.
+    """Run a micro-batch forward and backward over a model without contents, and count its memory.
 
     Args:
         learner: of a model on the meta device, which is made fake.
@@ -103,13 +103,13 @@ def step_footprint(
 
 
 def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: int) -> int:
-    """Most bytes at once while a batch is decoded greedily, weights not counted.
+    """Peak bytes while a batch is decoded greedily, weights not counted.
 
     Args:
         learner: of a model on the meta device, which is made fake.
-        rows: clips in the batch.
+        rows: utterances in the batch.
         context: seconds that the encoder sees.
-        new_tokens: most tokens that a clip is given.
+        new_tokens: most new tokens of an utterance.
     """
     whisper = learner.whisper
     prompt = len(whisper.prompt_tokens)

@@ -1,4 +1,4 @@
-"""A few real steps and one decoded batch, timed on this machine; nothing is written."""
+"""Time a few real steps and one decoded batch on this machine; nothing is written."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from asr_lora.training.setup import load_for_training, make_learner
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds that things took."""
+    """Measured times, in seconds."""
 
     load: float
     steps: tuple[float, ...]  # one after another, the warm-up left out
@@ -72,7 +72,7 @@ def run_probe(
 def _step(
     learner: Learner, optimiser: torch.optim.Optimizer, batches: list[Batch], tokens: int, step: int, config: RunConfig
 ) -> float:
-    """Take one optimiser step as the training loop does, and say its seconds."""
+    """Take one optimiser step as the training loop does; return its time in seconds."""
     begun = time.perf_counter()
     loss = learner.gradients(
         batches, tokens=tokens, seed=config.training.seed, step=step,
@@ -96,7 +96,7 @@ def _encoded(learner: Learner, batches: list[Batch]) -> tuple[list[Batch], float
     _finish(learner.processes.device)
     took = time.perf_counter() - begun
     return [
-        replace(batch, features=None, states=kept.clone()) for batch, kept in zip(batches, states, strict=True)
+        replace(batch, features=None, encoder_outputs=kept.clone()) for batch, kept in zip(batches, states, strict=True)
     ], took
 
 
@@ -128,6 +128,6 @@ def _timed(learner: Learner, waveforms: Sequence[object], tokens: int) -> float:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Utterances -> micro-batches of log-mels and targets: what a step learns from, read and collated."""
+"""Read training examples from a dataset and collate them to micro-batches of log-mels and targets."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.training.examples import GAP_SECONDS, Example, ScheduleSettings, schedule
 from asr_lora.training.tensor_cache import TensorCache
 
-IGNORED = -100  # what cross-entropy leaves out
+IGNORED = -100  # labels that cross-entropy leaves out
 TIMESTAMP_SECONDS = 0.02  # the step of Whisper's timestamp tokens
 
 
@@ -26,17 +26,17 @@ class Batch:
     """One micro-batch."""
 
     features: torch.Tensor | None  # (batch, mel, frames) log-mel
-    states: torch.Tensor | None  # (batch, frames / 2, width) in their place: outputs of an encoder that does not train
-    decoder_inputs: torch.Tensor  # (batch, tokens): start token first, once
-    labels: torch.Tensor  # (batch, tokens): what comes next; IGNORED within the prompt and in the padding
-    context_seconds: float = 0.0  # that the encoder sees of one row
+    encoder_outputs: torch.Tensor | None  # (batch, frames / 2, width) of a frozen encoder, instead of features
+    decoder_inputs: torch.Tensor  # (batch, tokens), with one start token in front
+    labels: torch.Tensor  # (batch, tokens): the next token; IGNORED within the prompt and in the padding
+    context_seconds: float = 0.0  # audio that the encoder sees of one row
 
 
 class TrainingSet(torch.utils.data.Dataset[Batch]):
-    """Utterances with their tokens, those that cannot be learnt from left out and named by reason.
+    """Utterances with their tokens; those that are too long are left out and listed by reason.
 
-    Indexed by the examples of a micro-batch, all of one context, it reads them; so a loader's workers decode audio and
-    compute log-mels.
+    An index is the list of examples of one micro-batch, which share one context, so that the workers of a DataLoader
+    decode audio and compute log-mels.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.examples = examples or ExampleSettings()
         self.augmentation = augmentation or AugmentationSettings()
         self.features_cache: TensorCache | None = None
-        self.states_cache: TensorCache | None = None
+        self.encoder_cache: TensorCache | None = None
 
     def schedule(self, settings: ScheduleSettings) -> Iterator[list[Example]]:
-        """The examples of each optimiser step, for ever; see `asr_lora.training.examples.schedule`."""
+        """Yield the examples of each optimiser step without end; see `asr_lora.training.examples.schedule`."""
         return schedule(self.seconds, [len(text) for text in self.tokens], settings)
 
     def __len__(self) -> int:
@@ -78,8 +78,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, examples: Sequence[Example]) -> Batch:
         inputs, labels = collated([self.target(example) for example in examples])
-        states = self.kept_states(examples)
-        return Batch(self.features(examples) if states is None else None, states, inputs, labels, examples[0].context)
+        outputs = self.cached_encoder_outputs(examples)
+        features = self.features(examples) if outputs is None else None
+        return Batch(features, outputs, inputs, labels, examples[0].context)
 
     def features(self, examples: Sequence[Example]) -> torch.Tensor:
         """Log-mels of examples of one context, shape (batch, mel, frames)."""
@@ -89,12 +90,12 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         return [self.split.ids[index] for index in example.utterances]
 
     def target_tokens(self, example: Example) -> int:
-        """How many tokens of an example are learnt, known before anything is read."""
+        """Number of target tokens of an example; no audio is read."""
         return sum(label != IGNORED for label in self.target(example)[1])
 
     @property
     def changes_sound(self) -> bool:
-        """Whether an utterance sounds otherwise each time."""
+        """Whether augmentation changes the sound of an utterance from epoch to epoch."""
         changed = self.augmentation
         return bool(changed.noise or changed.reverb or changed.gain_db or changed.speeds != (1.0,))
 
@@ -103,9 +104,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         return bool(self.augmentation.time_masks or self.augmentation.frequency_masks)
 
     def target(self, example: Example) -> tuple[list[int], list[int]]:
-        """Return what the decoder is given and what it is to answer at each place, IGNORED where nothing is learnt.
+        """Return the decoder's input tokens and its labels, IGNORED where nothing is learnt.
 
-        Where there are examples without speech, the first place learns too: to say no-speech there, or the language.
+        If the run has examples without speech, the first position is learnt too: the no-speech token or the language.
         """
         learns_speech = self.examples.no_speech > 0
         if not example.utterances:
@@ -136,7 +137,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         return text
 
     def _starts(self, example: Example) -> list[float]:
-        """Where each utterance begins, in seconds: one after the other, with a silence drawn between them."""
+        """Start of each utterance in seconds: one after the other, with a random silence between them."""
         generator = random.Random(example.seed)
         starts, now = [], 0.0
         for index in example.utterances:
@@ -169,7 +170,7 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         return mask_features(features, sound, self.augmentation, example.seed)
 
     def _cached_features(self, example: Example, cache: TensorCache, frames: int) -> torch.Tensor:
-        """The same from float16 of the utterance and its tail; whatever follows is as silent as the tail's end."""
+        """Log-mel from the float16 cache of the utterance and its silent tail, whose last frame is repeated."""
         key = self.ids(example)[0]
         kept = cache.get(key)
         if kept is None:
@@ -180,16 +181,16 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         missing = frames - features.shape[1]
         return torch.cat([features, features[:, -1:].expand(-1, missing)], dim=1) if missing else features
 
-    def state_key(self, example: Example) -> str:
+    def encoder_key(self, example: Example) -> str:
         return f"{self.ids(example)[0]}:{frames_of(example.context)}"
 
-    def kept_states(self, examples: Sequence[Example]) -> torch.Tensor | None:
-        """Encoder outputs of a micro-batch, where all of them are kept."""
-        if self.states_cache is None or any(len(example.utterances) != 1 for example in examples):
+    def cached_encoder_outputs(self, examples: Sequence[Example]) -> torch.Tensor | None:
+        """Encoder outputs of a micro-batch, shape (batch, frames / 2, width); None unless all are in the cache."""
+        if self.encoder_cache is None or any(len(example.utterances) != 1 for example in examples):
             return None
         states = []
         for example in examples:
-            kept = self.states_cache.get(self.state_key(example))
+            kept = self.encoder_cache.get(self.encoder_key(example))
             if kept is None:
                 return None
             states.append(kept)
@@ -197,9 +198,9 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
 
 
 def collated(targets: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad what the decoder is given and what it answers, see `TrainingSet.target`: twice shape (batch, tokens).
+    """Pad decoder inputs and labels (see `TrainingSet.target`) to tensors of shape (batch, tokens).
 
-    By length, never by value: the pad token is also the end token, which must be learnt.
+    Padding goes by length, never by value: the pad token is also the end token, which must be learnt.
     """
     width = max(len(given) for given, _ in targets)
     inputs = torch.zeros(len(targets), width, dtype=torch.long)
@@ -211,7 +212,7 @@ def collated(targets: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tens
 
 
 def load_batches(data: TrainingSet, batches: Iterable[Sequence[Example]], *, workers: int) -> Iterable[Batch]:
-    """Read micro-batches in order, ahead of time where there are worker processes."""
+    """Read micro-batches in order; worker processes, if there are any, read ahead."""
     # The loader draws its seed from a generator of its own, so that it takes nothing from the one of dropout.
     return DataLoader(
         data,

@@ -1,4 +1,4 @@
-"""Resume state of a run: written beside and renamed, so that an unfinished one is never read."""
+"""Save and load the checkpoint that a run resumes from; an incomplete checkpoint is never read."""
 
 import json
 import shutil
@@ -20,31 +20,31 @@ from asr_lora.model.whisper import Whisper
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. Data and chance follow from seed and step alone, so they need no state of their own."""
+    """The position of a run. Data order and random numbers follow from seed and step, so they need no state."""
 
-    fingerprint: str = ""  # of the settings, data and base that the run began with
+    fingerprint: str = ""  # digest of the settings, data and base that the run began with
     step: int = 0
-    utterances: int = 0  # seen so far, repeats counted
+    utterances: int = 0  # trained on so far, repetitions counted
     train_seconds: float = 0.0  # wall time in the loop, dev scoring included
     peak_memory_bytes: int = 0
-    micro_batch_seconds: float = 0.0  # as it is now; memory may have forced it down
-    scored_step: int = 0  # the last step after which dev was scored
-    without_better: int = 0  # evaluations since the best one
-    averaged: bool = False  # whether the average of the last weights was scored
+    micro_batch_seconds: float = 0.0  # the present value, which is halved where memory runs out
+    scored_step: int = 0  # last step after which dev was scored
+    without_better: int = 0  # dev evaluations since the best one
+    averaged: bool = False  # the average of the last weights was scored
     average_is_best: bool = False
     best_step: int = 0
     best_dev_wer: float | None = None
     best_dev_cer: float | None = None
 
     def reached(self, scoring: bool) -> int:
-        """The last step that is done, or that dev was scored after."""
+        """The last step whose row is in the log: of training, or of scoring dev."""
         return self.scored_step if scoring else self.step
 
 
 def save_checkpoint(
     folder: Path, whisper: Whisper, optimiser: torch.optim.Optimizer, schedule: Any, progress: Progress
 ) -> None:
-    """Write weights, optimiser, schedule and progress; the checkpoint before stays until then."""
+    """Write weights, optimiser, schedule and progress; the earlier checkpoint stays until the new one is complete."""
     with replacing_folder(folder) as draft:
         save_file(_weights(whisper.model), draft / "weights.safetensors")
         save_file(extra_state(whisper), draft / "adapter.safetensors")
@@ -53,10 +53,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, whisper: Whisper, optimiser: torch.optim.Optimizer, schedule: Any) -> Progress:
-    """Bring model, optimiser and schedule to where a checkpoint was written.
+    """Restore model, optimiser and schedule from a checkpoint.
 
     Raises:
-        DataError: the checkpoint is damaged or of another model.
+        DataError: the checkpoint is damaged, or belongs to another model.
     """
     try:
         weights = load_file(folder / "weights.safetensors")
@@ -71,7 +71,7 @@ def load_checkpoint(folder: Path, whisper: Whisper, optimiser: torch.optim.Optim
 
 
 def read_progress(folder: Path) -> Progress:
-    """Where a checkpoint's run is.
+    """Read the position of a run from its checkpoint.
 
     Raises:
         DataError: the checkpoint is damaged.
@@ -83,11 +83,11 @@ def read_progress(folder: Path) -> Progress:
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:
-    return DataError(f"{folder} cannot be read ({first_line(error)}): remove it to start this run anew")
+    return DataError(f"{folder} cannot be read ({first_line(error)}): remove it to start this run again")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: `folder`, or the one before it if a crash came between two renames."""
+    """Return the newest complete checkpoint: `folder`, or the earlier one after a crash between two renames."""
     for candidate in (folder, set_aside(folder)):
         if candidate.is_dir():
             return candidate
@@ -95,24 +95,24 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoint(run: RunFolder) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     for place in (run.checkpoint, set_aside(run.checkpoint), run.snapshots):
         shutil.rmtree(place, ignore_errors=True)
 
 
 def keep_snapshot(run: RunFolder, model: nn.Module, step: int, *, most: int) -> None:
-    """Keep the trainable weights of this step, and of at most `most` steps in all."""
+    """Save the trainable weights of this step; of all steps the last `most` are kept."""
     run.snapshots.mkdir(exist_ok=True)
     with replacing(run.snapshot(step)) as draft:
         save_file(_weights(model), draft)
     for path in sorted(path for path in run.snapshots.iterdir() if path > run.snapshot(step)):
-        path.unlink()  # of before a crash, further on than where the run resumed from
+        path.unlink()  # left from before a crash, later than the step that the run resumed from
     for path in sorted(run.snapshots.iterdir())[:-most]:
         path.unlink()
 
 
 def average_snapshots(run: RunFolder, model: nn.Module) -> None:
-    """Put the mean of the kept snapshots in the place of the model's trainable weights."""
+    """Replace the model's trainable weights by the mean of the saved snapshots."""
     kept = sorted(run.snapshots.iterdir())
     mean: dict[str, torch.Tensor] = {}
     for path in kept:
@@ -128,7 +128,7 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def _set_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     wanted = trainable_state(model)
     if weights.keys() != wanted.keys():
-        raise ValueError("its weights are those of another model or adapter")
+        raise ValueError("its weights belong to another model or adapter")
     with torch.no_grad():
         for name, value in wanted.items():
             value.copy_(weights[name])

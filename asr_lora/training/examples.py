@@ -1,4 +1,4 @@
-"""What each optimiser step learns from, decided from seed and step alone before any audio is read."""
+"""Plan the training examples of each optimiser step from seed and step alone, before any audio is read."""
 
 import math
 import random
@@ -9,43 +9,44 @@ from asr_lora.audio.features import FULL_SECONDS, context_seconds
 from asr_lora.config import AugmentationSettings, Context, ExampleSettings
 
 STEPS_PER_POOL = 16  # utterances are sorted by length among those of so many steps, and no further
-MAX_TEXT_TOKENS = 448 - 40  # of utterances packed into one window; the rest is for prompt, times and end
-PACKED_SECONDS = (8.0, 28.0)  # length of such a window, drawn evenly
+MAX_TEXT_TOKENS = 448 - 40  # of utterances joined into one window; the rest is for prompt, timestamps and end token
+PACKED_SECONDS = (8.0, 28.0)  # shortest and longest such window, drawn uniformly
 NO_SPEECH_SECONDS = (1.0, 10.0)
-GAP_SECONDS = 0.5  # most silence between two packed utterances
+GAP_SECONDS = 0.5  # longest silence between two joined utterances
 
 
 @dataclass(frozen=True)
 class Example:
     """One row of a batch."""
 
-    utterances: tuple[int, ...]  # several: said in a row, with timestamps; none: no speech
-    seconds: float  # of its sound, at its speed
+    utterances: tuple[int, ...]  # several are joined, with timestamps; none is an example without speech
+    seconds: float  # length of its sound after the change of speed
     context: float  # seconds that the encoder sees, silent tail included
-    seed: int  # of everything drawn when the audio is read
+    seed: int  # seed of all random choices when the audio is read
     timestamps: bool = False
     speed: float = 1.0
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How examples are made of utterances, and gathered into steps."""
+    """Settings that turn utterances into examples, and examples into steps."""
 
     batch_seconds: float  # most seconds in a step, short tails and padding included; at least one example
     context: Context
     seed: int
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    own_context: bool = False  # each example in whole seconds of its own, so that a frozen encoder's outputs last
+    own_context: bool = False  # own context for each example in whole seconds, for a cache of outputs
 
 
 def schedule(seconds: Sequence[float], tokens: Sequence[int], settings: ScheduleSettings) -> Iterator[list[Example]]:
-    """Yield the examples of each optimiser step, for ever, each epoch in another order.
+    """Yield the examples of each optimiser step without end, each epoch in another order.
 
-    Each utterance comes once an epoch. Utterances are shuffled, sorted by length within pools of some steps, packed
-    until `batch_seconds`, and the steps shuffled. All follows from the seed, so skipping the first n steps takes up a
-    run where it stopped. Examples of a step share one context, whatever they are later grouped by, so that smaller
-    micro-batches or more processes change no number; long tails have the full 30 s.
+    Each utterance occurs once in an epoch. Utterances are shuffled, sorted by length within pools of some steps,
+    grouped up to `batch_seconds`, and the
+    steps are shuffled. All follows from the seed, so a resumed run skips the first n
+    steps. Examples of a step share one context however they are grouped later, so that smaller micro-batches or more
+    processes change no number; padded examples have the full 30 s.
 
     Args:
         seconds: length of each utterance.
@@ -69,7 +70,7 @@ def schedule(seconds: Sequence[float], tokens: Sequence[int], settings: Schedule
 
 
 def plain_examples(seconds: Sequence[float]) -> list[Example]:
-    """Each utterance alone, in the whole seconds that `ScheduleSettings.own_context` gives it."""
+    """Return one example for each utterance, with the context that `ScheduleSettings.own_context` gives it."""
     return [
         Example((index,), length, _whole(context_seconds(length, Context.TRUE_LENGTH)), seed=0)
         for index, length in enumerate(seconds)
@@ -77,20 +78,24 @@ def plain_examples(seconds: Sequence[float]) -> list[Example]:
 
 
 def padding(steps: Sequence[Sequence[Example]]) -> float:
-    """Share of the seconds that the encoder sees which is no sound of an example."""
+    """Share of padding in the seconds that the encoder sees."""
     seen = sum(example.context for step in steps for example in step)
     return 1.0 - sum(example.seconds for step in steps for example in step) / seen
 
 
 def micro_batches(
-    step: Sequence[Example], seconds: float, *, rank: int = 0, world_size: int = 1
+    step: Sequence[Example], micro_batch_seconds: float, *, rank: int = 0, world_size: int = 1
 ) -> list[list[Example]]:
-    """One process's share of a step, in batches of equal context and of at most `seconds`, or one example."""
+    """Split a process's share of a step into batches of one context, of `micro_batch_seconds` or one example."""
     share = sorted(step, key=lambda example: (example.context, example.seconds))[rank::world_size]
     batches: list[list[Example]] = []
     for example in share:
         last = batches[-1] if batches else []
-        if last and last[0].context == example.context and (len(last) + 1) * example.context <= seconds + 1e-6:
+        if (
+            last
+            and last[0].context == example.context
+            and (len(last) + 1) * example.context <= micro_batch_seconds + 1e-6
+        ):
             last.append(example)
         else:
             batches.append([example])
@@ -127,7 +132,9 @@ def _example(
     timestamps: bool = False,
     speed: float = 1.0,
 ) -> Example:
-    seconds += GAP_SECONDS * max(0, len(utterances) - 1)  # at most: how much of it is drawn when they are joined
+    seconds += GAP_SECONDS * max(
+        0, len(utterances) - 1
+    )  # the longest gaps; the real ones are drawn when the audio is read
     context = context_seconds(seconds, settings.context)
     return Example(utterances, seconds, context, generator.getrandbits(63), timestamps, speed)
 
@@ -135,7 +142,7 @@ def _example(
 def _groups(
     order: Sequence[int], seconds: Sequence[float], tokens: Sequence[int], generator: random.Random
 ) -> Iterator[tuple[int, ...]]:
-    """Gather utterances that are said in a row in one window (arXiv 2412.15726)."""
+    """Group utterances that are joined in one window (arXiv 2412.15726)."""
     group: list[int] = []
     length, text, limit = 0.0, 0, generator.uniform(*PACKED_SECONDS)
     for index in order:
@@ -161,13 +168,13 @@ def _packed(examples: Sequence[Example], batch_seconds: float) -> Iterator[list[
 
 
 def _with_contexts(step: Sequence[Example], settings: ScheduleSettings, generator: random.Random) -> list[Example]:
-    """Give the examples of a step the longest one's context, or each its own, and some of them a long tail."""
+    """Give the examples of a step the longest one's context, or each its own, and pad some of them to 30 s."""
     longest = max(example.context for example in step)
     placed = []
     for example in step:
-        tail = settings.context is Context.TRUE_LENGTH and generator.random() < settings.examples.padded
+        pad = settings.context is Context.TRUE_LENGTH and generator.random() < settings.examples.padded
         own = _whole(example.context) if settings.own_context else longest
-        placed.append(replace(example, context=FULL_SECONDS if tail else own))
+        placed.append(replace(example, context=FULL_SECONDS if pad else own))
     return placed
 
 

@@ -1,4 +1,4 @@
-"""A model in training: its loss, and the gradient of a whole step."""
+"""Compute the loss and the gradient of a whole optimiser step."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from asr_lora.training.examples import micro_batches, plain_examples
 
 @dataclass(frozen=True)
 class Learner:
-    """A model in training, and what every pass through it needs."""
+    """A model in training, and the settings of every pass through it."""
 
     whisper: Whisper
     processes: ProcessGroup
-    dtype: torch.dtype  # what it computes in
+    dtype: torch.dtype  # number format of the computation
     label_smoothing: float = 0.0
-    always_checkpoint: bool = False  # compute activations twice rather than keep them
+    always_checkpoint: bool = False  # compute activations twice instead of keeping them
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -36,16 +36,16 @@ class Learner:
     def gradients(
         self, batches: Sequence[Batch], *, tokens: int, seed: int, step: int, micro_batch_seconds: float = math.inf
     ) -> float | None:
-        """Backward through all micro-batches of a step; return the loss, or None when memory did not suffice.
+        """Run forward and backward over all micro-batches of a step; return the loss, or None if memory ran out.
 
-        Each micro-batch counts by its tokens, in every process, so 8 batches of 1 give the loss and gradient of 1
-        batch of 8. Chance, that is dropout, follows from seed, step and process, so a resumed run meets the same.
+        Each micro-batch is weighted by its tokens, in every process, so 8 batches of 1 give the loss and gradient of 1
+        batch of 8. Dropout follows from seed, step and rank, so a resumed run draws the same.
 
         Args:
-            batches: this process's micro-batches.
-            tokens: that the whole step learns, in all processes.
-            seed: of the run.
-            step: counted from 1.
+            batches: the micro-batches of this process.
+            tokens: target tokens of the whole step, in all processes.
+            seed: seed of the run.
+            step: number of the step, from 1.
             micro_batch_seconds: activations of a longer example, such as a padded one, are computed twice, not kept.
         """
         torch.manual_seed(int(fingerprint(seed, step, self.processes.rank), 16) % 2**63)
@@ -72,7 +72,7 @@ class Learner:
         return self.processes.sum(loss)
 
     def checkpoint(self, context_seconds: float, micro_batch_seconds: float) -> None:
-        """Compute activations twice from now on, or keep them again."""
+        """Switch gradient checkpointing on for a context longer than a micro-batch, and off otherwise."""
         wanted = self.always_checkpoint or context_seconds > micro_batch_seconds
         core = self.whisper.core
         now = core.model.encoder.layers[0].gradient_checkpointing
@@ -83,11 +83,11 @@ class Learner:
             core.gradient_checkpointing_disable()
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropy summed (not averaged) over the target tokens of a batch: a scalar."""
+        """Cross-entropy, summed (not averaged) over the target tokens of a batch; a scalar."""
         device = self.processes.device
         sound = (
-            {"encoder_outputs": (batch.states.to(device),)}
-            if batch.states is not None
+            {"encoder_outputs": (batch.encoder_outputs.to(device),)}
+            if batch.encoder_outputs is not None
             else {"input_features": batch.features.to(device)}  # type: ignore[union-attr]
         )
         with self.autocast():
@@ -105,15 +105,15 @@ class Learner:
 
 
 def keep_encoder_outputs(data: TrainingSet, learner: Learner, *, batch_seconds: float) -> None:
-    """Run an encoder that does not train over each utterance once, and keep what it says on disk."""
-    assert data.states_cache is not None
+    """Run a frozen encoder over each utterance once, and keep its outputs on disk."""
+    assert data.encoder_cache is not None
     batches = micro_batches(
         plain_examples(data.seconds), batch_seconds, rank=learner.processes.rank, world_size=learner.processes.size
     )
     with torch.inference_mode(), learner.autocast():
         for examples in tqdm(batches, desc="encode", leave=False, disable=not learner.processes.main):
-            if data.kept_states(examples) is None:
-                states = learner.whisper.encode(data.features(examples))  # (batch, frames / 2, width)
-                for example, state in zip(examples, states, strict=True):
-                    data.states_cache.put(data.state_key(example), state)
+            if data.cached_encoder_outputs(examples) is None:
+                outputs = learner.whisper.encode(data.features(examples))  # (batch, frames / 2, width)
+                for example, output in zip(examples, outputs, strict=True):
+                    data.encoder_cache.put(data.encoder_key(example), output)
     learner.processes.wait()

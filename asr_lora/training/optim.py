@@ -1,4 +1,4 @@
-"""8-bit Adam (bitsandbytes) or torch's AdamW, warm-up and decay."""
+"""Build the optimiser (8-bit Adam of bitsandbytes, or torch's AdamW) and the learning-rate schedule."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from asr_lora.config import Decay, Optimiser, OptimiserSettings
 
 PACKED_FROM = 4096  # elements: bitsandbytes' least for 8 bits
 BLOCK = 256  # elements that share a scale
-CODES_BYTES = 4 * 256  # a table of what 8 bits stand for, shared by all weights
+CODES_BYTES = 4 * 256  # one table of the values of 8-bit codes, shared by all weights
 STEP_BYTES = 4  # torch's AdamW counts its steps for each weight
 
 
 def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Build the optimiser over what is trainable; biases and norms are not decayed.
+    """Build the optimiser of the trainable weights; biases and norms have no weight decay.
 
     The 8-bit one keeps Adam's two moments in a byte each (arXiv 2110.02861), those of embeddings in 32 bits, as
     section 2.3 of that paper asks; weights under 4096 elements keep 32 bits too.
@@ -34,15 +34,15 @@ def build_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.opti
             manager.register_module_override(module, "weight", {"optim_bits": 32})
     optimiser: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.learning_rate)
     if any(value.dtype is torch.bfloat16 for group in groups for value in group["params"]):
-        _round_by_chance(optimiser)
+        _round_stochastically(optimiser)
     return optimiser
 
 
-def _round_by_chance(optimiser: Any) -> None:
-    """Update bf16 weights in float32, one matrix at a time, and round each weight up or down by chance.
+def _round_stochastically(optimiser: Any) -> None:
+    """Update bf16 weights in float32, one matrix at a time, and round each weight stochastically.
 
     A step of full fine-tuning is smaller than half of the distance between two bf16 numbers, so rounding to the nearest
-    would swallow it; rounded by chance it comes through on average (arXiv 2010.06192).
+    would lose it; with stochastic rounding the mean is right (arXiv 2010.06192).
     """
     update = optimiser.update_step
 
@@ -65,14 +65,14 @@ def _round_by_chance(optimiser: Any) -> None:
 
 
 def stochastic_bf16(values: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """Round float32 to one of the two nearest bf16 numbers, the nearer the likelier."""
+    """Round float32 to one of the two nearest bf16 numbers, the nearer one with the higher probability."""
     bits = values.contiguous().view(torch.int32)  # the upper half of a float32 is a bf16
     noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=chance)
     return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 def optimiser_bytes(model: nn.Module, settings: OptimiserSettings) -> int:
-    """Bytes of the optimiser's state over what is trainable, counted without building it.
+    """Bytes of the optimiser's state for the trainable weights, counted without building it.
 
     AdamW keeps two moments in the weight's precision and a step. The 8-bit one keeps a byte a moment, a float32 scale
     for every 256 of them and two tables of codes; small weights and embeddings stay in 32 bits (bitsandbytes).
@@ -88,10 +88,10 @@ def optimiser_bytes(model: nn.Module, settings: OptimiserSettings) -> int:
 
 
 def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]]:
-    """Group what is trainable by weight decay and learning rate; the first group has the rate of the settings.
+    """Group the trainable weights by weight decay and learning rate; the first group has the rate of the settings.
 
-    LoRA+ (arXiv 2402.12354): B, which begins at zero, learns `plus_ratio` times as fast as A. Of AdaLoRA's B diag(E) A
-    it is E that begins at zero, so it goes with B.
+    LoRA+ (arXiv 2402.12354): B, which starts at zero, has `plus_ratio` times the learning rate of A. In AdaLoRA's
+    B diag(E) A it is E that starts at zero, so it is in the group of B.
     """
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
@@ -113,12 +113,12 @@ def _parameter_groups(model: nn.Module, settings: OptimiserSettings) -> list[dic
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, steps: int) -> LambdaLR:
-    """Linear warm-up, then the decay that the settings name, to zero at `steps`."""
+    """Build the schedule: linear warm-up, then the decay of the settings, which reaches zero at `steps`."""
     return LambdaLR(optimiser, share_of_peak(settings.warmup_steps, steps, settings.decay))
 
 
 def share_of_peak(warmup_steps: int, steps: int, decay: Decay) -> Callable[[int], float]:
-    """The learning rate at a step, counted from 0, as a share of its peak."""
+    """Return a function from a step, counted from 0, to the learning rate as a share of its peak."""
 
     def share(step: int) -> float:
         if step < warmup_steps:

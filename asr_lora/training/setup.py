@@ -1,4 +1,4 @@
-"""A config -> what a run works with. `train` and `check` both begin here."""
+"""Build model, data and schedule of a run from its config, for `train` and `check`."""
 
 import warnings
 
@@ -31,7 +31,7 @@ from asr_lora.training.tensor_cache import TensorCache
 
 
 def run_fingerprint(config: RunConfig) -> str:
-    """Digest of what decides a run's result: its settings, wherever it is kept, its data's hashes and its base."""
+    """Digest of everything that decides a run's result: settings, data hashes and base, but no paths."""
     elsewhere = {"dataset", "regression_sets", "workers", "cache_gb"}
     settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
     # Runs that were begun under the key's earlier name have it in their fingerprints, and must go on.
@@ -43,17 +43,17 @@ def run_fingerprint(config: RunConfig) -> str:
 
 
 def data_hashes(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of each split of a run's dataset, and of its own subset alone, so that others may be drawn later."""
+    """SHA-256 of each split of a run's dataset and of its own subset; other subsets may be added later."""
     manifest = DatasetFolder(config.data.dataset).read()
     used = {name: facts for name, facts in manifest.subsets.items() if name == config.data.subset}
     return {name: facts.sha256 for name, facts in {**manifest.splits, **used}.items()}
 
 
 def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
-    """Check that a run may be written to a folder, or go on there.
+    """Check that a run may start or continue in a folder.
 
     Raises:
-        ConfigError: it holds another run, or something else, or an unfinished run that is not to be resumed.
+        ConfigError: the folder holds another run, other files, or an unfinished run and `resume` is false.
     """
     if folder.complete and folder.read().fingerprint != stamp:
         raise ConfigError(
@@ -65,7 +65,7 @@ def require_place(folder: RunFolder, stamp: str, *, resume: bool) -> None:
                 f"{folder.root} holds an unfinished run with other settings or data: name another folder in `out`"
             )
         if not resume:
-            raise ConfigError(f"{folder.root} holds an unfinished run. Go on with: {resume_with(folder)}")
+            raise ConfigError(f"{folder.root} holds an unfinished run. Continue it with: {resume_with(folder)}")
     else:
         folder.require_ours(folder.config.is_file() or folder.complete, "in `out`")
 
@@ -77,8 +77,8 @@ def resume_with(folder: RunFolder) -> str:
 def load_for_training(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Whisper:
     """Load the base and make trainable what the method trains.
 
-    What trains is kept in float32 and computed in `dtype` under autocast, since bf16 weights swallow small updates;
-    with `training.bf16_weights` it is kept in bf16 and rounded by chance. A frozen base is kept in `dtype`.
+    Trainable weights are kept in float32 and computed in `dtype` under autocast, since bf16 weights lose small updates;
+    with `training.bf16_weights` they are kept in bf16 with stochastic rounding. A frozen base is kept in `dtype`.
     """
     quantise = base_quantise(config, device)
     limit_kept_memory(at_once=config.training.bf16_weights)
@@ -116,14 +116,14 @@ def load_meta_for_training(config: RunConfig, device: torch.device, dtype: torch
 
 
 def weights_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
-    """In what the model's weights are kept, beside an adapter's."""
+    """Number format of the model's weights; an adapter's own are always float32."""
     if config.method is not Method.FULL:
         return dtype
     return torch.bfloat16 if config.training.bf16_weights else torch.float32
 
 
 def base_quantise(config: RunConfig, device: torch.device) -> Quantise:
-    """How the base of a run is kept."""
+    """Quantisation of the base of a run, with `auto` resolved."""
     if config.method is Method.FULL:
         return Quantise.NONE
     return resolve_quantise(config.model.quantise, config.model.name, device)
@@ -147,7 +147,7 @@ def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
     """Open the train split or its subset.
 
     Raises:
-        DataError: it cannot be used, or nothing in it can be learnt from.
+        DataError: the split cannot be used, or every utterance is left out.
     """
     data = TrainingSet(
         read_split(config.data.dataset, "train", subset=config.data.subset),
@@ -157,12 +157,12 @@ def load_training_set(config: RunConfig, whisper: Whisper) -> TrainingSet:
         augmentation=config.augmentation,
     )
     if not len(data):
-        raise DataError(f"{config.data.dataset}: no train utterance can be learnt from ({_counts(data.left_out)})")
+        raise DataError(f"{config.data.dataset}: no train utterance is usable ({_counts(data.left_out)})")
     return data
 
 
 def make_schedule_settings(config: RunConfig, whisper: Whisper) -> ScheduleSettings:
-    """How the run's examples are made; a frozen encoder hears each utterance in a context of its own."""
+    """Settings of the schedule; with a frozen encoder each utterance has a context of its own."""
     return ScheduleSettings(
         batch_seconds=config.training.batch_seconds,
         context=config.model.context,
@@ -178,14 +178,14 @@ def encoder_is_frozen(whisper: Whisper) -> bool:
 
 
 def open_caches(config: RunConfig, data: TrainingSet, settings: ScheduleSettings, learner: Learner) -> None:
-    """Keep log-mels between epochs and runs; or the outputs of an encoder that does not train, computed here once."""
+    """Open the cache of log-mels, or of the outputs of a frozen encoder, which are computed here."""
     if not config.data.cache_gb:
         return
     source = (DatasetFolder(config.data.dataset).read().splits["train"].sha256, data.mel_bins)
     limit, processes = config.data.cache_gb * 1e9, learner.processes
     if keeps_encoder_outputs(config, data, settings):
         base = (model_identity(config.model.name), str(learner.dtype))
-        data.states_cache = TensorCache(limit, "encoder", source, base, writers=processes.size)
+        data.encoder_cache = TensorCache(limit, "encoder", source, base, writers=processes.size)
         keep_encoder_outputs(data, learner, batch_seconds=config.training.batch_seconds)
     else:
         data.features_cache = TensorCache(
@@ -194,12 +194,12 @@ def open_caches(config: RunConfig, data: TrainingSet, settings: ScheduleSettings
 
 
 def keeps_encoder_outputs(config: RunConfig, data: TrainingSet, settings: ScheduleSettings) -> bool:
-    """Whether a cache holds what a frozen encoder says, which must be the same each time."""
+    """Whether the outputs of a frozen encoder are cached; augmentation of the sound rules that out."""
     return config.data.cache_gb > 0 and settings.own_context and not data.changes_sound and not data.masks
 
 
 def dev_split(config: RunConfig) -> Split:
-    """The dev utterances that are decoded at each evaluation, evenly over the split."""
+    """Return the dev utterances that each evaluation decodes, spread evenly over the split."""
     dev = read_split(config.data.dataset, "dev")
     return dev.evenly(config.data.dev_utterances or len(dev))
 

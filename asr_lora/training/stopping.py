@@ -1,4 +1,4 @@
-"""Signals become a request that the loop honours between two steps."""
+"""Turn signals into a stop request that the training loop checks between two steps."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Ctrl-C; a polite kill; what batch systems send before a time limit (Slurm: --signal=USR1@120).
+# Ctrl-C; kill; the signal of batch systems before a time limit (Slurm: --signal=USR1@120).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -18,7 +18,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Note the first of these signals for the loop to save and stop; a second Ctrl-C breaks off at once."""
+    """Record the first of these signals, so that the loop saves and stops; a second Ctrl-C stops at once."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals

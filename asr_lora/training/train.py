@@ -1,4 +1,4 @@
-"""The job: one YAML -> a run folder. The loop reads from top to bottom."""
+"""Train a model with the settings of one YAML file; the loop reads from top to bottom."""
 
 import math
 import sys
@@ -62,21 +62,21 @@ from asr_lora.training.setup import (
 from asr_lora.training.stopping import Stop, stop_signals
 from asr_lora.training.training_log import TrainingLog
 
-TRIM_STEPS = 5  # between two times that freed memory is given back
+TRIM_STEPS = 5  # steps between two calls that return freed memory to the system
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
     """Train an adapter or every weight, and keep the best by dev WER.
 
-    Every number in `metrics.jsonl` and TensorBoard is of one optimiser step; dev WER comes from real decoding, in the
-    context that the model is trained with. SIGINT, SIGTERM and SIGUSR1 save a checkpoint first. Under
+    Every number in `metrics.jsonl` and TensorBoard belongs to one optimiser step; dev WER comes from real decoding, in
+    the context that the model is trained with. SIGINT, SIGTERM and SIGUSR1 save a checkpoint first. Under
     `accelerate launch` each process takes its share of every step. A finished run with the same settings and data is
-    left as it is.
+    not trained again.
 
     Raises:
         ConfigError: the settings do not fit the model, or the run folder holds another run.
-        DataError: the dataset or model cannot be used, or the loss is no longer a number.
-        Interrupted: stopped by a signal, everything saved.
+        DataError: the dataset or model cannot be used, or loss or gradient is not finite.
+        Interrupted: a signal stopped the run; everything is saved.
     """
     folder = RunFolder(config.out)
     stamp = run_fingerprint(config)
@@ -136,7 +136,9 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
                     save_checkpoint(folder.checkpoint, whisper, optimiser, rates, progress)
                 saved = progress
             if stopping:
-                raise Interrupted(f"stopped after step {step} of {settings.steps}. Go on with: {resume_with(folder)}")
+                raise Interrupted(
+                    f"stopped after step {step} of {settings.steps}. Continue with: {resume_with(folder)}"
+                )
             if last:
                 break
 
@@ -158,7 +160,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 ids = ", ".join(clip for example in examples for clip in data.ids(example))
                 raise DataError(
-                    f"step {step}: loss {loss}, gradient norm {norm}, nothing was learnt from it; clips: {ids}"
+                    f"step {step}: loss {loss}, gradient norm {norm}; the step was not taken; utterances: {ids}"
                 )
             optimiser.step()
             allocate_rank(whisper, step)
@@ -201,7 +203,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
 def _steps(
     data: TrainingSet, sampling: ScheduleSettings, processes: ProcessGroup, progress: Progress, config: RunConfig
 ) -> Iterator[tuple[list[Example], list[Batch]]]:
-    """Yield the examples of each step that is left, and this process's micro-batches of them."""
+    """Yield the examples of each remaining step, and this process's micro-batches of them."""
     ahead, planned = tee(islice(data.schedule(sampling), progress.step, config.training.steps))
 
     def share(step: list[Example]) -> list[list[Example]]:
@@ -215,10 +217,10 @@ def _steps(
 
 
 def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) -> Progress:
-    """Halve what is in memory at once; the step stays what it was, in more micro-batches.
+    """Halve the micro-batches; a step still has the same examples.
 
     Raises:
-        torch.OutOfMemoryError: a single example is too much.
+        torch.OutOfMemoryError: memory does not suffice for one example.
     """
     before, longest = progress.micro_batch_seconds, max(example.context for example in examples)
     if max(len(batch) for batch in micro_batches(examples, before)) == 1:
@@ -233,26 +235,26 @@ def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) 
 
 
 def _score_dev(learner: Learner, dev: Split, stop: Stop) -> Scores | None:
-    """Decode dev, each process its share, and score it; None when a signal comes first."""
+    """Decode dev, each process its share, and score it; return None if a signal comes first."""
     processes, whisper = learner.processes, learner.whisper
-    told: list[tuple[int, str]] = []
+    decoded: list[tuple[int, str]] = []
     with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not processes.main) as bar:
         share = decode_split(
             whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=processes.rank, world_size=processes.size
         )
         for indices, texts in share:
-            told += zip(indices, texts, strict=True)
+            decoded += zip(indices, texts, strict=True)
             bar.update(len(indices))
             if stop.requested:
                 break
     if processes.any(stop.requested):
         return None
-    hypotheses = dict(processes.gather(told))
+    hypotheses = dict(processes.gather(decoded))
     return corpus_scores(dev.texts, [hypotheses[index] for index in range(len(dev))])
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, scores: Scores) -> Progress:
-    """Keep the weights where dev WER is lower than ever, and a snapshot of them where an average is asked for."""
+    """Save the weights if dev WER is the lowest so far, and a snapshot of them if `average_last` is set."""
     if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
@@ -269,7 +271,7 @@ def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress:
 def _try_average(
     folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, dev: Split, stop: Stop
 ) -> Progress:
-    """Score the average of the last evaluations' weights (as arXiv 1803.05407 averages), and keep it if it is best."""
+    """Score the average of the last evaluations' weights (arXiv 1803.05407), and keep it if it is the best."""
     learner.processes.wait()  # until the last snapshot is written
     average_snapshots(folder, learner.whisper.model)
     scores = _score_dev(learner, dev, stop)
@@ -280,9 +282,9 @@ def _try_average(
 
 
 def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool) -> None:
-    """Write config.yaml first; refuse a folder that holds another run, or an unfinished one without `resume`."""
+    """Write config.yaml; refuse a folder that holds another run, or an unfinished one without `resume`."""
     require_place(folder, stamp, resume=resume)
-    folder.manifest.unlink(missing_ok=True)  # it has lost its weights
+    folder.manifest.unlink(missing_ok=True)  # the weights of that finished run are gone
     folder.root.mkdir(parents=True, exist_ok=True)
     write_text(folder.config, config.to_yaml())
 
