@@ -203,7 +203,7 @@ def test_updates_are_what_merging_adds(adapter, tiny_folder):
 
 def test_an_adapter_is_described_as_numpy_does(adapter, tiny_folder):
     method, folder = adapter
-    (run,) = measure_changes([str(folder)])["runs"]
+    (run,) = measure_changes([str(folder)]).to_json()["runs"]
     whisper = load_adapter(load_whisper(str(tiny_folder), ForcedPrompt("it")), folder)
     found = updates(whisper)
     assert [*run["unchanged"], *(matrix["matrix"] for matrix in run["matrices"])]
@@ -273,7 +273,7 @@ def lora_runs(tiny_folder, tmp_path_factory):
 
 
 def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
-    (run,) = measure_changes([full_run])["runs"]
+    (run,) = measure_changes([full_run]).to_json()["runs"]
     matrices = {matrix["matrix"]: matrix for matrix in run["matrices"]}
     assert set(matrices) == {QUERY, "model.encoder.layers.1.fc1"}
     assert len(run["unchanged"]) == 2 * 6 + 2 * 10 - 2
@@ -290,7 +290,7 @@ def test_full_fine_tuning_is_the_difference_from_the_base(full_run):
 
 
 def test_runs_are_held_against_each_other(lora_runs, full_run):
-    body = measure_changes([*lora_runs, full_run])
+    body = measure_changes([*lora_runs, full_run]).to_json()
     assert [run["seed"] for run in body["runs"]] == [0, 0, 1, 0]
     pairs = {(pair["a"], pair["b"], pair["of"]): pair for pair in body["pairs"]}
     assert len(pairs) == 3 * 2 + 3

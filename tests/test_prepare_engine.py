@@ -268,6 +268,7 @@ print(json := killed, os.waitpid(start(out), 0)[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_run_killed_again_and_again_ends_byte_for_byte_as_one_never_killed(tmp_path, packed):
     rows = {split: [(f"{split}{n % 9}", f"{split}-{n}", f"frase {split} {n}") for n in range(size)]
@@ -368,6 +369,7 @@ def test_a_part_that_cannot_be_read_is_made_again(tmp_path, monkeypatch):
         assert folder.split(split).read_bytes() == whole.split(split).read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """The longest clips there may be, in numbers that would not fit: the peak does not grow with them."""
     long = speech(29.9)

@@ -178,7 +178,7 @@ def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
 
 def test_a_sweep_is_of_dev_and_says_what_to_use(short, dataset, tmp_path):
     folder = sweep_strengths(short, dataset, out=tmp_path / "sweep", precision="fp32")
-    body = folder.read()
+    body = folder.read_json()
     rates = {row["strength"]: row["wer"] for row in body["strengths"]}
     assert list(rates) == sorted(STRENGTHS)
     best = min(STRENGTHS, key=rates.get)
@@ -199,7 +199,7 @@ def test_a_sweep_is_of_dev_and_says_what_to_use(short, dataset, tmp_path):
 
 def test_a_tie_is_full_strength(tiny_folder, dataset, tmp_path):
     run = save_run(tmp_path / "run", dataset, 0, str(tiny_folder))  # whose update is nothing, at any strength
-    body = sweep_strengths(str(run), dataset, out=tmp_path / "sweep").read()
+    body = sweep_strengths(str(run), dataset, out=tmp_path / "sweep").read_json()
     assert len({row["wer"] for row in body["strengths"]}) == 1
     assert body["chosen"] == f"{run}@1"
     assert "no other strength has a lower WER" in body["verdict"]
@@ -227,7 +227,7 @@ def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
     with pytest.raises(Refused, match=r"is not promoted .* is worse than pypi:whisper-base by .* With --force"):
         promote(bad)
     assert not PromotionFolder(Path(bad)).complete
-    body = promote(good, over=bad).read()
+    body = promote(good, over=bad).read_json()
     assert body["promoted"]
     assert not body["forced"]
     assert body["weights_digest"] == RunFolder(Path(good)).read().weights_digest
@@ -249,7 +249,7 @@ def test_a_guard_that_gets_worse_refuses(bad, good, dataset, guard):
     assert f"Guard {guard} changes by +" in done.stderr
     assert "more than the 1.0 tolerated" in done.stderr
     assert not PromotionFolder(Path(good)).complete
-    forced = promote(good, over=bad, guards=[guard], force=True).read()
+    forced = promote(good, over=bad, guards=[guard], force=True).read_json()
     assert forced["forced"]
     assert "by force, against: Guard" in forced["verdict"]
     assert len(forced["refusals"]) == 1
@@ -268,8 +268,8 @@ def test_guards_of_the_config_and_strengths(bad, good, dataset, guard, tmp_path)
     run.write(RunRecord.model_validate({**run.read_json(), "config": config}))
     with pytest.raises(Refused) as error:
         promote(f"{copy}@0.5", over=bad, guards=[guard])
-    assert [row["guard"] for row in error.value.facts["trials"]] == [False, True]  # named twice, scored once
-    assert error.value.facts["strength"] == 0.5
+    assert [row.guard for row in error.value.facts.trials] == [False, True]  # named twice, scored once
+    assert error.value.facts.strength == 0.5
 
 
 def test_promote_says_what_is_wrong_before_it_scores(bad, dataset, place, tmp_path):

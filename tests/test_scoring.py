@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from asr_lora import compare
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_jsonl
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.intervals import paired_difference, rate_interval, resamples
 from asr_lora.metrics.normalize import NORMALISER, basic
@@ -163,7 +164,7 @@ def report(folder: Path, name: str, edits: list[int], **changes) -> Path:
         },
         "rtfx": 20.0,
     }  # fmt: skip
-    found.write({**body, **changes})
+    found.write(ReportRecord.model_validate({**body, **changes}))
     return folder
 
 

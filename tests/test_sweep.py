@@ -272,7 +272,7 @@ def test_a_failed_variant_is_named_and_the_rest_goes_on(write, tmp_path):
     after = times(folder)
     assert len(after) == 6
     assert {path: after[path] for path in before} == before  # what was finished is not run again
-    body = folder.read()
+    body = folder.read_json()
     assert [row["name"] for row in body["splits"]["dev"]] == ["first", "none", "seed"]
     assert body["variants"][1]["config"]["adapter"]["rank"] == 2
 
@@ -335,7 +335,7 @@ def test_whisper_base_untouched_and_adapted(write, dataset, tmp_path):
     )
     done = invoke("sweep", path, "--out", tmp_path / "o", "--set", f"model.name={BASE}")
     assert done.exit_code == 0, done.stderr
-    body = SweepFolder(tmp_path / "o").read()
+    body = SweepFolder(tmp_path / "o").read_json()
     untouched, lora = body["splits"]["dev"]
     assert untouched["trainable_parameters"] is None
     assert lora["trainable_parameters"] == 36 * 4 * 1024

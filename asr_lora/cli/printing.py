@@ -8,7 +8,7 @@ from asr_lora.dataset.summary import facts_table, subset_notices
 from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord, LabelReportFolder
 from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
-from asr_lora.folders.workflow_folder import StrengthSweepFolder
+from asr_lora.folders.workflow_folder import PromotionRecord, StrengthSweepFolder
 from asr_lora.system.progress import say
 
 if TYPE_CHECKING:
@@ -122,28 +122,26 @@ def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
         print_json(body)
         return
     print("strength   WER %  95 % interval   CER %")
-    for row in body["strengths"]:
-        low, high = (100 * value for value in row["wer_interval"])
-        print(f"{row['strength']:8.2f} {100 * row['wer']:7.1f} {low:6.1f} to {high:5.1f} {100 * row['cer']:7.1f}")
-    print(body["verdict"])
-    print(body["chosen"])
+    for row in body.strengths:
+        low, high = (100 * value for value in row.wer_interval)
+        print(f"{row.strength:8.2f} {100 * row.wer:7.1f} {low:6.1f} to {high:5.1f} {100 * row.cer:7.1f}")
+    print(body.verdict)
+    print(body.chosen)
 
 
-def print_promotion(body: dict[str, Any], as_json: bool) -> None:
+def print_promotion(body: PromotionRecord, as_json: bool) -> None:
     """Print what was measured, whether the run passed or not."""
     if as_json:
         print_json(body)
         return
-    width = max(len(row["dataset"]) for row in body["trials"])
+    width = max(len(row.dataset) for row in body.trials)
     print(f"{'dataset':{width}}       before %  after %  {'difference, 95 %':25} verdict")
-    for row in body["trials"]:
-        before, after = (100 * row[side]["wer"] for side in ("before", "after"))
-        change, low, high = (100 * row["difference"][key] for key in ("value", "low", "high"))
+    for row in body.trials:
+        before, after = (100 * side.wer for side in (row.before, row.after))
+        change, low, high = (100 * value for value in (row.difference.value, row.difference.low, row.difference.high))
         interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
-        kind, outcome = "guard" if row["guard"] else "dev", "passes" if row["passed"] else "refused"
-        print(
-            f"{row['dataset']:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row['verdict']}: {outcome}"
-        )
+        kind, outcome = "guard" if row.guard else "dev", "passes" if row.passed else "refused"
+        print(f"{row.dataset:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
 
 
 def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:

@@ -448,7 +448,7 @@ def promote_command(
         raise
     print_promotion(folder.read(), as_json)
     if not as_json:
-        print(folder.read()["verdict"])
+        print(folder.read().verdict)
         print(folder.manifest)
 
 
@@ -481,7 +481,7 @@ def sweep_command(
         print_json(folder.read())
         return
     print(folder.markdown(split).read_text(encoding="utf-8"))
-    print(f"dev chooses {folder.read()['chosen_by_dev']}")
+    print(f"dev chooses {folder.read().chosen_by_dev}")
     print(folder.page(split))
 
 

@@ -16,6 +16,7 @@ from asr_lora.config import Context, Method
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
 from asr_lora.folders.dataset_folder import DatasetRecord
+from asr_lora.folders.measurements import ReportRecord, SystemRecord
 from asr_lora.folders.run_folder import ExportRecord, RunRecord
 
 TASK = "automatic-speech-recognition"
@@ -36,7 +37,7 @@ class CardSubject:
     run: RunRecord
     export: ExportRecord
     dataset: DatasetRecord
-    reports: Sequence[dict[str, Any]]  # report.json of each
+    reports: Sequence[ReportRecord]
     repository: str | None  # hub id; None: a folder
     licence: str
     data_licence: str | None
@@ -64,15 +65,15 @@ def _template() -> Any:
     return environment.get_template("card.md.j2")
 
 
-def own_report(run: RunRecord, export: ExportRecord, report: dict[str, Any]) -> bool:
+def own_report(run: RunRecord, export: ExportRecord, report: ReportRecord) -> bool:
     """Whether a report is of the published model: by the digest of its weights, since folders may have moved."""
-    system, training = report["system"], report["system"]["training"]
-    if system.get("strength", export.strength) != export.strength:
+    system, training = report.system, report.system.training
+    if "strength" in system.model_fields_set and system.strength != export.strength:
         return False
-    if digest := system.get("weights_digest"):
-        return bool(digest == run.weights_digest)
+    if system.weights_digest:
+        return system.weights_digest == run.weights_digest
     # Reports of earlier versions do not record the digest; what the training took and reached identifies them.
-    return training is not None and (training["seconds"], training["step"], training["dev_wer"]) == (
+    return training is not None and (training.seconds, training.step, training.dev_wer) == (
         run.train_seconds,
         run.best.step,
         run.best.dev_wer,
@@ -125,11 +126,11 @@ def _results(subject: CardSubject) -> list[EvalResult]:
             task_name="Automatic Speech Recognition",
             dataset_type=_data_name(report, subject.dataset),
             dataset_name=_data_name(report, subject.dataset),
-            dataset_config=report["dataset"]["language"],
-            dataset_split=report["dataset"]["split"],
+            dataset_config=report.dataset.language,
+            dataset_split=report.dataset.split,
             metric_type=rate,
-            metric_name=f"{rate.upper()} after {report['normaliser']}",
-            metric_value=round(100 * report["scores"][rate], 2),
+            metric_name=f"{rate.upper()} after {report.normaliser}",
+            metric_value=round(100 * report.scores.rate(rate), 2),
         )
         for report in subject.reports
         if own_report(subject.run, subject.export, report)
@@ -137,10 +138,10 @@ def _results(subject: CardSubject) -> list[EvalResult]:
     ]
 
 
-def _data_name(report: dict[str, Any], dataset: DatasetRecord) -> str:
+def _data_name(report: ReportRecord, dataset: DatasetRecord) -> str:
     """Return the sources if a report is of the run's own dataset, otherwise the last part of its folder."""
-    own = report["dataset"]["sha256"] in {split.sha256 for split in dataset.splits.values()}
-    return ", ".join(dataset_names(dataset)) if own else Path(report["dataset"]["folder"]).name
+    own = report.dataset.sha256 in {split.sha256 for split in dataset.splits.values()}
+    return ", ".join(dataset_names(dataset)) if own else Path(report.dataset.folder or "").name
 
 
 def _context(subject: CardSubject) -> dict[str, Any]:
@@ -172,24 +173,24 @@ def _method(run: RunRecord) -> str:
     return "full fine-tuning" if run.method is Method.FULL else f"{run.method} (a low-rank adapter)"
 
 
-def _row(subject: CardSubject, report: dict[str, Any]) -> dict[str, str]:
-    scores, system, data = report["scores"], report["system"], report["dataset"]
-    low, high = scores["wer_interval"]
+def _row(subject: CardSubject, report: ReportRecord) -> dict[str, str]:
+    scores, system, data = report.scores, report.system, report.dataset
+    low, high = scores.wer_interval
     return {
         "system": "this model" if own_report(subject.run, subject.export, report) else _system_name(system),
-        "data": f"{_data_name(report, subject.dataset)}, {data['split']}",
-        "utterances": f"{data['utterances']:,}",
-        "speakers": f"{data['speakers']:,}",
-        "wer": f"{100 * scores['wer']:.1f}",
+        "data": f"{_data_name(report, subject.dataset)}, {data.split}",
+        "utterances": f"{data.utterances:,}",
+        "speakers": f"{data.speakers:,}",
+        "wer": f"{100 * scores.wer:.1f}",
         "interval": f"{100 * low:.1f} to {100 * high:.1f}",
-        "cer": f"{100 * scores['cer']:.1f}",
-        "context": "true length" if system["context"] == "true_length" else "30 s",
-        "normaliser": report["normaliser"],
+        "cer": f"{100 * scores.cer:.1f}",
+        "context": "true length" if system.context == "true_length" else "30 s",
+        "normaliser": report.normaliser,
     }
 
 
-def _system_name(system: dict[str, Any]) -> str:
-    return Path(system["name"]).name.removeprefix("pypi:")
+def _system_name(system: SystemRecord) -> str:
+    return Path(system.name).name.removeprefix("pypi:")
 
 
 def _training(subject: CardSubject) -> list[tuple[str, str]]:

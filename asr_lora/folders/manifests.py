@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +61,7 @@ class ManifestRecord(Record):
     made_with: MadeWith = MadeWith()
 
 
-R = TypeVar("R")
+R = TypeVar("R", bound=ManifestRecord)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Folder(Generic[R]):
     kind: ClassVar[str]
     manifest_name: ClassVar[str]
     remedy: ClassVar[str]
-    record: ClassVar[type[ManifestRecord] | None] = None  # None: the manifest is read as a dict
+    record: ClassVar[type[ManifestRecord]]
     schema: ClassVar[int] = SCHEMA_VERSION
 
     def __repr__(self) -> str:
@@ -128,14 +129,12 @@ class Folder(Generic[R]):
             raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
         return body
 
-    def parse(self, body: dict[str, Any]) -> R:
+    def parse(self, body: Mapping[str, object]) -> R:
         """Make a record of the manifest's JSON.
 
         Raises:
             DataError: a key is missing or has a value of another type.
         """
-        if self.record is None:
-            return cast(R, body)
         try:
             return cast(R, self.record.model_validate(body))
         except ValidationError as error:
@@ -146,8 +145,7 @@ class Folder(Generic[R]):
 
     def write(self, record: R) -> None:
         """Write the manifest: the record with kind, schema version, library versions, commit and time added."""
-        body = record.to_json() if isinstance(record, ManifestRecord) else cast(dict[str, Any], record)
-        facts = {key: value for key, value in body.items() if key not in ("kind", "schema_version", "made_with")}
+        facts = record.model_dump(mode="json", exclude_unset=True, exclude={"kind", "schema_version", "made_with"})
         stamp = {"kind": self.kind, "schema_version": self.schema, **facts, "made_with": provenance()}
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
@@ -173,7 +171,7 @@ class Folder(Generic[R]):
             raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Library versions, git commit where there is one, machine and time (UTC)."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,4 +1,4 @@
-"""Folders of what several jobs make together: sweeps over strengths and settings, a promotion, an adaptation."""
+"""Folders of jobs that call other jobs: sweeps over strengths and settings, promotions and adaptations."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,16 +6,49 @@ from typing import Any
 
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.manifests import Folder
+from asr_lora.folders.manifests import Folder, ManifestRecord, Record
+from asr_lora.folders.measurements import ScoredSplit
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
 
 ZERO_SHOT = "zero-shot"  # name of the base model in reports of `adapt`
 
 
-class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
+class PairedDifference(Record):
+    """Difference of an error rate on the same utterances, with its 95 % interval; shares of 1."""
+
+    value: float
+    low: float
+    high: float
+    probability_of_improvement: float | None = None
+
+
+class StrengthRecord(Record):
+    """Scores of an adapter at one strength."""
+
+    strength: float
+    model: str
+    wer: float
+    wer_interval: tuple[float, float]
+    cer: float
+    difference: PairedDifference | None  # from full strength; None: it is full strength
+    fingerprint: str | None = None
+
+
+class StrengthSweepRecord(ManifestRecord):
+    """Scores of an adapter at several strengths, and the strength with the lowest rate on dev."""
+
+    model: str
+    dataset: ScoredSplit
+    strengths: list[StrengthRecord]
+    chosen: str
+    verdict: str
+
+
+class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
     """Reports of one adapter at several strengths."""
 
     kind = "strength sweep"
+    record = StrengthSweepRecord
     manifest_name = "sweep.json"
     remedy = "Make it with: asr-lora evaluate RUN DATASET --strength-sweep --out FOLDER"
     columns = (
@@ -26,7 +59,7 @@ class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return list(self.read_json()["strengths"])
+        return self.read().strengths
 
     def report(self, strength: float) -> Path:
         return self.root / f"strength-{strength:g}"
@@ -38,10 +71,45 @@ class StrengthSweepFolder(Folder[dict[str, Any]], Tabular):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class SweepFolder(Folder[dict[str, Any]], Tabular):
+class VariantRecord(Record):
+    """The settings of one variant."""
+
+    name: str
+    set: dict[str, Any] = {}  # section.key: value, as the sweep's file has it
+    untouched: bool = False  # whether the base model itself was scored
+    run: str | None = None  # folder; None: nothing was trained
+    config: Record | None = None
+
+
+class VariantScores(Record):
+    """The row of a variant in the table of a split."""
+
+    name: str
+    wer: float
+    wer_interval: tuple[float, float]
+    cer: float
+    difference: PairedDifference | None  # from the first variant; None: it is the first
+    verdict: str | None
+    trainable_parameters: int | None
+    seconds: float | None
+    hours_of_speech: float | None
+    fingerprint: str | None = None
+
+
+class SweepRecord(ManifestRecord):
+    """The variants of a sweep, their scores on each split, and the variant with the lowest WER on dev."""
+
+    sweep: str  # YAML file
+    variants: list[VariantRecord]
+    splits: dict[str, list[VariantScores]]
+    chosen_by_dev: str
+
+
+class SweepFolder(Folder[SweepRecord], Tabular):
     """Runs of one sweep over settings, their reports, and a table for each split that they were scored on."""
 
     kind = "sweep"
+    record = SweepRecord
     manifest_name = "variants.json"
     remedy = "Finish it with: asr-lora sweep FILE --out FOLDER"
     columns = (
@@ -57,11 +125,11 @@ class SweepFolder(Folder[dict[str, Any]], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return [{"split": split, "scores": row} for split, rows in self.read_json()["splits"].items() for row in rows]
+        return [{"split": split, "scores": row} for split, rows in self.read().splits.items() for row in rows]
 
     def caption(self) -> str:
-        body = self.read_json()
-        return f"{len(body['variants'])} variants; dev chooses {body['chosen_by_dev']}"
+        record = self.read()
+        return f"{len(record.variants)} variants; dev chooses {record.chosen_by_dev}"
 
     def config(self, name: str) -> Path:
         return self.root / "configs" / f"{name}.yaml"
@@ -89,10 +157,57 @@ class SweepFolder(Folder[dict[str, Any]], Tabular):
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
-class PromotionFolder(Folder[dict[str, Any]], Tabular):
-    """What a run's folder says of its promotion; `root` is the run's."""
+class PromotionSide(Record):
+    """One model in a trial."""
+
+    model: str
+    context: str
+    wer: float
+    wer_interval: tuple[float, float]
+    cer: float
+    report: str  # folder, from the run's
+    fingerprint: str | None = None
+    hypotheses_sha256: str = ""
+
+
+class TrialRecord(Record):
+    """The model before and the run on one dataset."""
+
+    fingerprint: str = ""
+    dataset: str
+    split: str
+    guard: bool  # a regression set, which must not get worse; otherwise the dataset that must get better
+    language: str | None = None
+    language_token: str | None = None
+    utterances: int
+    before: PromotionSide
+    after: PromotionSide
+    difference: PairedDifference
+    verdict: str
+    passed: bool
+    sentence: str
+
+
+class PromotionRecord(ManifestRecord):
+    """Whether a run may replace the model before it, and on which measurements that rests."""
+
+    run: str
+    over: str  # the model before
+    weights_digest: str | None = None
+    strength: float
+    tolerance: float
+    promoted: bool
+    forced: bool
+    refusals: list[str]
+    verdict: str
+    trials: list[TrialRecord]
+
+
+class PromotionFolder(Folder[PromotionRecord], Tabular):
+    """The manifest of a promotion and its reports; `root` is the folder of the run."""
 
     kind = "promotion"
+    record = PromotionRecord
     manifest_name = "promoted.json"
     remedy = "Make it with: asr-lora promote RUN"
     columns = (
@@ -106,17 +221,33 @@ class PromotionFolder(Folder[dict[str, Any]], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        return list(self.read_json()["trials"])
+        return self.read().trials
 
     def report(self, model: str, dataset: Path) -> Path:
-        """Where the report of a model on a dataset's dev split is kept, so that another's is not in its way."""
+        """Return the folder of the report of a model on the dev split of a dataset."""
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
-class AdaptFolder(Folder[dict[str, Any]]):
+class ChosenSettings(Record):
+    model: str
+    subset: str
+    steps: int
+    reasons: list[str] = []
+
+
+class AdaptRecord(ManifestRecord):
+    """The settings that `adapt` chose, the commands of its stages, and the verdict of its comparison."""
+
+    plan: ChosenSettings
+    commands: list[str]
+    verdict: str
+
+
+class AdaptFolder(Folder[AdaptRecord]):
     """Everything that one `asr-lora adapt` makes."""
 
     kind = "adaptation"
+    record = AdaptRecord
     manifest_name = "adapt.json"
     remedy = "Make it with: asr-lora adapt SOURCE --language LANGUAGE --out FOLDER"
 

@@ -33,7 +33,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.tabular import Tabular
-from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder
+from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder, AdaptRecord, ChosenSettings
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
@@ -156,14 +156,9 @@ def adapt(
     stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
     (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
     compared = comparison.read()
-    folder.write(
-        {
-            "fingerprint": fingerprint(dataset.read().fingerprint, compared.fingerprint),
-            "plan": {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)},
-            "commands": stages.commands,
-            "verdict": compared.verdict,
-        }
-    )
+    chosen = ChosenSettings(model=plan.model, subset=plan.subset, steps=plan.steps, reasons=list(plan.reasons))
+    stamp = fingerprint(dataset.read().fingerprint, compared.fingerprint)
+    folder.write(AdaptRecord(fingerprint=stamp, plan=chosen, commands=stages.commands, verdict=compared.verdict))
     table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")
     return Adaptation(folder, compared.verdict, table, sample, reference)
 

@@ -6,9 +6,8 @@ The measures are those of the LoRA paper (arXiv 2106.09685, section 7); `model/s
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,14 @@ from asr_lora.config import AdapterSettings
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.digests import fingerprint, folder_digest
-from asr_lora.folders.measurements import AnalysisRecord
+from asr_lora.folders.measurements import (
+    AmplificationRecord,
+    AnalysedRun,
+    AnalysisRecord,
+    MatrixRecord,
+    RunPair,
+    SharedDirections,
+)
 from asr_lora.folders.report_folder import AnalysisFolder
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter
@@ -84,7 +90,7 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     if folder.reusable(stamp):
         return folder
     folder.require_ours(folder.complete or folder.markdown.is_file())
-    record = AnalysisRecord.model_validate({"fingerprint": stamp, **_measure_all(tuned)})
+    record = _measure_all(tuned).model_copy(update={"fingerprint": stamp})
     view = analysis_view(record)
     folder.manifest.unlink(missing_ok=True)
     write_text(folder.page, render_analysis_page(view))
@@ -94,33 +100,33 @@ def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     return folder
 
 
-def measure_changes(runs: Sequence[str]) -> dict[str, Any]:
-    """Describe what training changed in the weights of one run or several, and what each two of them share.
+def measure_changes(runs: Sequence[str]) -> AnalysisRecord:
+    """Measure what training changed in the weights of runs, and how much of it each two runs share.
 
-    Of an adapter that is its update; of full fine-tuning the difference from the base, of every linear layer of the
-    blocks.
+    The change of an adapter is its update; that of full fine-tuning is the difference from the base in every linear
+    layer of the blocks.
 
     Args:
         runs: run folders or adapter folders, trained from one base.
 
     Raises:
         ConfigError: no run, one named twice or with a strength, or runs of several bases.
-        DataError: a run or its base cannot be used, or nothing of it changed.
+        DataError: a run or its base cannot be used, or no linear layer differs from the base.
     """
     return _measure_all(_find(runs))
 
 
-def _measure_all(tuned: dict[str, NamedModel]) -> dict[str, Any]:
+def _measure_all(tuned: dict[str, NamedModel]) -> AnalysisRecord:
     own: dict[str, torch.Tensor] = {}  # singular values of the base, computed once for all runs
-    described, shared = [], {}
+    analysed, shared = [], {}
     for label, run in tuned.items():
         facts, shared[label] = _measure(label, run, own)
-        described.append(facts)
-    return {
-        "base": next(iter(tuned.values())).base,
-        "runs": described,
-        "pairs": [pair for a, b in itertools.combinations(shared, 2) for pair in _pairs(a, b, shared[a], shared[b])],
-    }
+        analysed.append(facts)
+    return AnalysisRecord(
+        base=next(iter(tuned.values())).base,
+        runs=analysed,
+        pairs=[pair for a, b in itertools.combinations(shared, 2) for pair in _pairs(a, b, shared[a], shared[b])],
+    )
 
 
 def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
@@ -140,7 +146,7 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return last if len(set(last)) == len(last) else list(runs)
 
 
-def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tuple[dict[str, Any], Shared]:
+def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tuple[AnalysedRun, Shared]:
     matrices, unchanged = [], []
     shared = Shared({}, {})
     changes, outside = _read(tuned)
@@ -157,52 +163,58 @@ def _measure(label: str, tuned: NamedModel, own: dict[str, torch.Tensor]) -> tup
     if not matrices:
         raise DataError(f"{label}: no linear layer differs from {tuned.base}: train it for longer")
     run = tuned.run
-    inside = sum(matrix["frobenius"] ** 2 for matrix in matrices)
-    facts = {
-        "name": label,
-        "weights": str(tuned.trained_weights),
-        "kind": "adapter" if tuned.strength is not None else "full",
-        "method": run.method if run else None,
-        "seed": run.config.training.seed if run else None,
-        "trainable_parameters": run.parameters.trainable if run else None,
-        "unchanged": unchanged,
-        "energy_outside": _figures(outside / (inside + outside)),
-        "matrices": matrices,
-    }
+    inside = sum(matrix.frobenius**2 for matrix in matrices)
+    facts = AnalysedRun(
+        name=label,
+        weights=str(tuned.trained_weights),
+        kind="adapter" if tuned.strength is not None else "full",
+        method=run.method if run else None,
+        seed=run.config.training.seed if run else None,
+        trainable_parameters=run.parameters.trainable if run else None,
+        unchanged=unchanged,
+        energy_outside=_figures(outside / (inside + outside)),
+        matrices=matrices,
+    )
     return facts, shared
 
 
-def _matrix(change: Change, own: torch.Tensor) -> dict[str, Any]:
+def _matrix(change: Change, own: torch.Tensor) -> MatrixRecord:
     spectrum, norm = change.spectrum, float(torch.linalg.vector_norm(own))
-    return {
-        "matrix": change.name,
-        **_place(change.name),
-        "shape": list(change.weight.shape),
-        "rank": spectrum.rank,
-        "frobenius": _figures(spectrum.norm),
-        "relative": _figures(spectrum.norm / norm),
-        "moved": _figures(change.moved / norm),
-        "spectral": _figures(float(spectrum.values[0])) if len(spectrum.values) else 0.0,
-        "effective_rank": _figures(effective_rank(spectrum.values)),
-        "stable_rank": _figures(stable_rank(spectrum.values)),
-        "singular_values": [_figures(value) for value in spectrum.values[:MOST].tolist()],
-        "energy_held": [_figures(share) for share in energy_held(spectrum.values)[:MOST].tolist()],
-        "amplification": [
-            {
-                **{key: value if key == "directions" else _figures(value) for key, value in asdict(found).items()},
-                "factor": None if found.factor is None else _figures(found.factor),
-            }
+    half, layer, projection = _place(change.name)
+    return MatrixRecord(
+        matrix=change.name,
+        half=half,
+        layer=layer,
+        projection=projection,
+        shape=(change.weight.shape[0], change.weight.shape[1]),
+        rank=spectrum.rank,
+        frobenius=_figures(spectrum.norm),
+        relative=_figures(spectrum.norm / norm),
+        moved=_figures(change.moved / norm),
+        spectral=_figures(float(spectrum.values[0])) if len(spectrum.values) else 0.0,
+        effective_rank=_figures(effective_rank(spectrum.values)),
+        stable_rank=_figures(stable_rank(spectrum.values)),
+        singular_values=[_figures(value) for value in spectrum.values[:MOST].tolist()],
+        energy_held=[_figures(share) for share in energy_held(spectrum.values)[:MOST].tolist()],
+        amplification=[
+            AmplificationRecord(
+                directions=found.directions,
+                factor=None if found.factor is None else _figures(found.factor),
+                base=_figures(found.base),
+                base_own=_figures(found.base_own),
+                base_random=_figures(found.base_random),
+            )
             for found in amplifications(change.weight, own, spectrum)
         ],
-    }
+    )
 
 
-def _place(name: str) -> dict[str, Any]:
-    """Half, layer and projection of a matrix; a name that has none is its own projection."""
+def _place(name: str) -> tuple[str, int, str]:
+    """Return half, layer and projection of a matrix; a matrix outside the blocks is its own projection."""
     found = re.fullmatch(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)", name)
     if not found:
-        return {"half": "", "layer": 0, "projection": name}
-    return {"half": found[1], "layer": int(found[2]), "projection": found[3]}
+        return "", 0, name
+    return found[1], int(found[2]), found[3]
 
 
 # What changed.
@@ -258,20 +270,19 @@ def _directions(a: torch.Tensor) -> torch.Tensor:
 # What runs share.
 
 
-def _pairs(a: str, b: str, first: Shared, second: Shared) -> list[dict[str, Any]]:
+def _pairs(a: str, b: str, first: Shared, second: Shared) -> list[RunPair]:
     """Hold the directions of two runs against each other: those of the update, and of A where both are adapters."""
     found = []
     for of in ("update", "a"):
         ours, theirs = getattr(first, of), getattr(second, of)
         names = [name for name in ours if name in theirs and ours[name].shape[1] and theirs[name].shape[1]]
         if names:
-            both = [(name, ours[name], theirs[name]) for name in names]
-            found.append({"a": a, "b": b, "of": of, **_similarity(both)})
+            found.append(_similarity(a, b, of, [(name, ours[name], theirs[name]) for name in names]))
     return found
 
 
-def _similarity(both: list[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str, Any]:
-    """What two runs share: phi, on average over matrices that have as many directions, and of each at some counts."""
+def _similarity(a: str, b: str, of: str, both: list[tuple[str, torch.Tensor, torch.Tensor]]) -> RunPair:
+    """Compute phi of two runs: its mean over matrices that have as many directions, and each matrix at some counts."""
     tables = [similarity(ours.double(), theirs.double()).numpy() for _, ours, theirs in both]
     rows, columns = (max(table.shape[axis] for table in tables) for axis in (0, 1))
     total, seen = np.zeros((rows, columns)), np.zeros((rows, columns), dtype=int)
@@ -282,22 +293,25 @@ def _similarity(both: list[tuple[str, torch.Tensor, torch.Tensor]]) -> dict[str,
     mean = [[_figures(sum_ / n) if n else None for sum_, n in row] for row in cells]
     most = max(min(table.shape) for table in tables)
     counts = sorted({*(count for count in COUNTS if count < most), most})
-    return {
-        "matrices": len(both),
-        "phi": mean,
-        "shown": [
-            {
-                "directions": count,
-                "phi": mean[count - 1][count - 1],
-                "by_chance": _figures(similarity_by_chance(count, count, side)),
-            }
+    return RunPair(
+        a=a,
+        b=b,
+        of=of,
+        matrices=len(both),
+        phi=mean,
+        shown=[
+            SharedDirections(
+                directions=count,
+                phi=_figures(total[count - 1, count - 1] / seen[count - 1, count - 1]),
+                by_chance=_figures(similarity_by_chance(count, count, side)),
+            )
             for count, side in zip(counts, (_typical_side(both, tables, count) for count in counts), strict=True)
         ],
-        "by_matrix": [
+        by_matrix=[
             {"matrix": name, "phi": {str(k): _figures(table[k - 1, k - 1]) for k in counts if k <= min(table.shape)}}
             for (name, _, _), table in zip(both, tables, strict=True)
         ],
-    }
+    )
 
 
 def _typical_side(both: list[tuple[str, torch.Tensor, torch.Tensor]], tables: list[np.ndarray], count: int) -> float:

@@ -7,7 +7,6 @@ reused where nothing changed, and repeated by hand with the command that is prin
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from asr_lora.config import Precision
 from asr_lora.errors import ConfigError, Refused
@@ -18,7 +17,16 @@ from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
-from asr_lora.folders.workflow_folder import PromotionFolder, StrengthSweepFolder
+from asr_lora.folders.workflow_folder import (
+    PairedDifference,
+    PromotionFolder,
+    PromotionRecord,
+    PromotionSide,
+    StrengthRecord,
+    StrengthSweepFolder,
+    StrengthSweepRecord,
+    TrialRecord,
+)
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
 from asr_lora.model.find_model import find_model, model_identity, split_strength
 from asr_lora.system.progress import Stages
@@ -70,33 +78,35 @@ def sweep_strengths(
             name, dataset, out=report, split=SPLIT, language=language, language_token=language_token, task=task,
             precision=precision, beams=beams,
         )  # fmt: skip
-    folder.write(_sweep_facts(model, dataset, read_comparison([folder.report(strength) for strength in STRENGTHS])))
+    folder.write(_sweep_record(model, dataset, read_comparison([folder.report(strength) for strength in STRENGTHS])))
     return folder
 
 
-def _sweep_facts(model: str, dataset: Path, comparison: Comparison) -> dict[str, Any]:
+def _sweep_record(model: str, dataset: Path, comparison: Comparison) -> StrengthSweepRecord:
     systems, lead = comparison.systems, comparison.lead
     best = min(range(len(systems)), key=lambda place: systems[place].scores.rate(lead))  # the first of equals
     chosen = systems[best].system.name
     against = {pair.b: pair for pair in comparison.pairs if pair.a == systems[0].system.name}
     rows = [
-        {
-            "strength": strength,
-            "model": system.system.name,
-            **_rates(system),
-            "difference": asdict(against[system.system.name].leading) if place else None,
-            "fingerprint": system.fingerprint,
-        }
+        StrengthRecord(
+            strength=strength,
+            model=system.system.name,
+            wer=system.scores.wer,
+            wer_interval=system.scores.wer_interval,
+            cer=system.scores.cer,
+            difference=PairedDifference(**asdict(against[system.system.name].leading)) if place else None,
+            fingerprint=system.fingerprint,
+        )
         for place, (strength, system) in enumerate(zip(STRENGTHS, systems, strict=True))
     ]
-    return {
-        "fingerprint": fingerprint([system.fingerprint for system in systems]),
-        "model": model,
-        "dataset": {**systems[0].dataset.to_json(), "folder": str(dataset)},
-        "strengths": sorted(rows, key=lambda row: row["strength"]),
-        "chosen": chosen,
-        "verdict": _choice(chosen, against.get(chosen), lead),
-    }
+    return StrengthSweepRecord(
+        fingerprint=fingerprint([system.fingerprint for system in systems]),
+        model=model,
+        dataset=systems[0].dataset.model_copy(update={"folder": str(dataset)}),
+        strengths=sorted(rows, key=lambda row: row.strength),
+        chosen=chosen,
+        verdict=_choice(chosen, against.get(chosen), lead),
+    )
 
 
 def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
@@ -146,24 +156,24 @@ def promote(
     trials = _trials(body, guards)
     stages = Stages(2 * len(trials))
     rows = [_measured(trial, (before, str(run)), tolerance, folder, stages) for trial in trials]
-    refusals = [row["sentence"] for row in rows if not row["passed"]]
-    facts = {
-        "fingerprint": fingerprint(body.weights_digest, [row["fingerprint"] for row in rows], tolerance),
-        "run": str(run),
-        "over": before,
-        "weights_digest": body.weights_digest,
-        "strength": 1.0 if strength is None else strength,
-        "tolerance": tolerance,
-        "promoted": force or not refusals,
-        "forced": force and bool(refusals),
-        "refusals": refusals,
-        "verdict": _verdict(str(run), before, rows, refusals, force),
-        "trials": rows,
-    }
-    if not facts["promoted"]:
+    refusals = [row.sentence for row in rows if not row.passed]
+    record = PromotionRecord(
+        fingerprint=fingerprint(body.weights_digest, [row.fingerprint for row in rows], tolerance),
+        run=str(run),
+        over=before,
+        weights_digest=body.weights_digest,
+        strength=1.0 if strength is None else strength,
+        tolerance=tolerance,
+        promoted=force or not refusals,
+        forced=force and bool(refusals),
+        refusals=refusals,
+        verdict=_verdict(str(run), before, rows, refusals, force),
+        trials=rows,
+    )
+    if not record.promoted:
         folder.manifest.unlink(missing_ok=True)
-        raise Refused(str(facts["verdict"]), facts)
-    folder.write(facts)
+        raise Refused(record.verdict, record)
+    folder.write(record)
     return folder
 
 
@@ -193,8 +203,8 @@ def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
 
 def _measured(
     trial: Trial, models: tuple[str, str], tolerance: float, folder: PromotionFolder, stages: Stages
-) -> dict[str, Any]:
-    """Score both models on one dataset; return what promoted.json says of it."""
+) -> TrialRecord:
+    """Score both models on one dataset, and compare them."""
     reports = [folder.report(model, trial.dataset) for model in models]
     for model, report in zip(models, reports, strict=True):
         stages.begin(*_command(model, trial.dataset, report, trial.prompt.options))
@@ -206,37 +216,34 @@ def _measured(
     (pair,) = comparison.pairs
     passed = pair.leading.value <= tolerance if trial.guard else pair.leading.verdict == "better"
     sides = [_side(system, report, folder) for system, report in zip(comparison.systems, reports, strict=True)]
-    return {
-        "fingerprint": fingerprint([side["fingerprint"] for side in sides]),
-        "dataset": str(trial.dataset),
-        "split": SPLIT,
-        "guard": trial.guard,
-        "language": trial.prompt.language,
-        "language_token": trial.prompt.token,
-        "utterances": comparison.systems[0].dataset.utterances,
-        "before": sides[0],
-        "after": sides[1],
-        "difference": asdict(pair.leading),
-        "verdict": pair.leading.verdict,
-        "passed": passed,
-        "sentence": _sentence(trial, pair, passed, tolerance),
-    }
+    return TrialRecord(
+        fingerprint=fingerprint([side.fingerprint for side in sides]),
+        dataset=str(trial.dataset),
+        split=SPLIT,
+        guard=trial.guard,
+        language=trial.prompt.language,
+        language_token=trial.prompt.token,
+        utterances=comparison.systems[0].dataset.utterances,
+        before=sides[0],
+        after=sides[1],
+        difference=PairedDifference(**asdict(pair.leading)),
+        verdict=pair.leading.verdict,
+        passed=passed,
+        sentence=_sentence(trial, pair, passed, tolerance),
+    )
 
 
-def _rates(system: ReportRecord) -> dict[str, Any]:
-    scores = system.scores
-    return {"wer": scores.wer, "wer_interval": scores.wer_interval, "cer": scores.cer}
-
-
-def _side(system: ReportRecord, report: Path, folder: PromotionFolder) -> dict[str, Any]:
-    return {
-        "model": system.system.model,
-        "context": system.system.context,
-        **_rates(system),
-        "report": str(report.relative_to(folder.root)),
-        "fingerprint": system.fingerprint,
-        "hypotheses_sha256": sha256_file(ReportFolder(report).hypotheses),
-    }
+def _side(system: ReportRecord, report: Path, folder: PromotionFolder) -> PromotionSide:
+    return PromotionSide(
+        model=system.system.model,
+        context=system.system.context,
+        wer=system.scores.wer,
+        wer_interval=system.scores.wer_interval,
+        cer=system.scores.cer,
+        report=str(report.relative_to(folder.root)),
+        fingerprint=system.fingerprint,
+        hypotheses_sha256=sha256_file(ReportFolder(report).hypotheses),
+    )
 
 
 def _sentence(trial: Trial, pair: Pair, passed: bool, tolerance: float) -> str:
@@ -248,12 +255,12 @@ def _sentence(trial: Trial, pair: Pair, passed: bool, tolerance: float) -> str:
     return f"Guard {trial.dataset} changes by {change} ({interval}), {kept} the {100 * tolerance:.1f} tolerated."
 
 
-def _verdict(run: str, before: str, rows: list[dict[str, Any]], refusals: list[str], force: bool) -> str:
+def _verdict(run: str, before: str, rows: list[TrialRecord], refusals: list[str], force: bool) -> str:
     if refusals and force:
         return f"{run} is promoted over {before} by force, against: {' '.join(refusals)}"
     if refusals:
         return f"{run} is not promoted over {before}: {' '.join(refusals)} With --force it is promoted all the same."
-    reasons = " ".join(row["sentence"] for row in rows)
+    reasons = " ".join(row.sentence for row in rows)
     unguarded = "" if len(rows) > 1 else " No guard was named."
     return f"{run} is promoted over {before}: {reasons}{unguarded}"
 

@@ -82,7 +82,7 @@ def push(
         raise ConfigError(f"{run} is no run, so nothing says what it was trained on: name a run folder")
     home = export_dataset(place, dataset)
     body = DatasetFolder(home).read()
-    read = [ReportFolder(folder).read().to_json() for folder in reports]
+    read = [ReportFolder(folder).read() for folder in reports]
     folder = _exported(place, exported, home)
     facts = folder.read()
     if read and not any(own_report(place.run, facts, report) for report in read):
@@ -90,7 +90,7 @@ def push(
             f"none of the reports is of {run}: make one with asr-lora evaluate {run} DATASET --out FOLDER"
         )
     for path, report in zip(reports, read, strict=True):
-        if not report["system"].get("weights_digest") and own_report(place.run, facts, report):
+        if not report.system.weights_digest and own_report(place.run, facts, report):
             say(f"note: {path} records no digest of its weights; its training time, step and dev WER match {run}")
     card = write_card(
         CardSubject(place.run, facts, body, read, repository, licence or _licence(facts.base), data_licence)

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from asr_lora.config import (
     Context,
@@ -29,8 +28,9 @@ from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.manifests import Record
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import SweepFolder
+from asr_lora.folders.workflow_folder import PairedDifference, SweepFolder, SweepRecord, VariantRecord, VariantScores
 from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
@@ -107,7 +107,7 @@ def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = N
     if failed:
         table = folder.markdown(split).read_text(encoding="utf-8")
         raise Incomplete(f"{_named(failed, len(planned))} The others are in {folder.page(split)}.", table)
-    folder.write(_facts(path, planned, comparisons))
+    folder.write(_record(path, planned, comparisons))
     return folder
 
 
@@ -223,46 +223,44 @@ def _compare(done: Sequence[PlannedVariant], folder: SweepFolder, split: str, co
     return comparison
 
 
-def _facts(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> dict[str, Any]:
-    dev = comparisons["dev"].systems
-    best = min(dev, key=lambda system: system.scores.wer)  # the first of equals
-    return {
-        "fingerprint": fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
-        "sweep": str(path),
-        "variants": [
-            {
-                "name": plan.variant.name,
-                "set": plan.variant.set,
-                "untouched": plan.variant.zero_shot,
-                "run": None if plan.variant.zero_shot else str(plan.config.out),
-                "config": None if plan.variant.zero_shot else plan.config.model_dump(mode="json"),
-            }
+def _record(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> SweepRecord:
+    best = min(comparisons["dev"].systems, key=lambda system: system.scores.wer)  # the first of equals
+    return SweepRecord(
+        fingerprint=fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
+        sweep=str(path),
+        variants=[
+            VariantRecord(
+                name=plan.variant.name,
+                set=plan.variant.set,
+                untouched=plan.variant.zero_shot,
+                run=None if plan.variant.zero_shot else str(plan.config.out),
+                config=None if plan.variant.zero_shot else Record(**plan.config.model_dump(mode="json")),
+            )
             for plan in planned
         ],
-        "splits": {split: _rows(comparison) for split, comparison in comparisons.items()},
-        "chosen_by_dev": best.system.name,
-    }
+        splits={split: _rows(comparison) for split, comparison in comparisons.items()},
+        chosen_by_dev=best.system.name,
+    )
 
 
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+def _rows(comparison: Comparison) -> list[VariantScores]:
     against = {pair.b: pair for pair in comparison.pairs if pair.a == comparison.names[0]}
     rows = []
     for report in comparison.systems:
-        name, scores, training = report.system.name, report.scores, report.system.training
-        pair = against.get(name)
+        scores, training, pair = report.scores, report.system.training, against.get(report.system.name)
         rows.append(
-            {
-                "name": name,
-                "wer": scores.wer,
-                "wer_interval": scores.wer_interval,
-                "cer": scores.cer,
-                "difference": asdict(pair.wer) if pair else None,
-                "verdict": pair.wer.verdict if pair else None,
-                "trainable_parameters": training.trainable_parameters if training else None,
-                "seconds": training.seconds if training else None,
-                "hours_of_speech": training.hours_of_speech if training else None,
-                "fingerprint": report.fingerprint,
-            }
+            VariantScores(
+                name=report.system.name,
+                wer=scores.wer,
+                wer_interval=scores.wer_interval,
+                cer=scores.cer,
+                difference=PairedDifference(**asdict(pair.wer)) if pair else None,
+                verdict=pair.wer.verdict if pair else None,
+                trainable_parameters=training.trainable_parameters if training else None,
+                seconds=training.seconds if training else None,
+                hours_of_speech=training.hours_of_speech if training else None,
+                fingerprint=report.fingerprint,
+            )
         )
     return rows
 
