@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,6 @@ from asr_lora.language import ForcedPrompt, Task, forced_prompt
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-RENAMED = {"examples.long_tails": "examples.padded", "data.guards": "data.regression_sets"}  # old key: present key
 MOST_NAME_BYTES = 200  # of a variant's folder; file systems take 255, and drafts have longer names
 
 
@@ -98,10 +97,25 @@ def _norwegian(value: object) -> object:
     return "no" if value is False else value
 
 
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 class Section(BaseModel):
     """A frozen section of settings; a key that is not a field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    renamed: ClassVar[dict[str, str]] = {}  # keys of earlier versions, which are still accepted: their present names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, given: object) -> object:
+        for old, new in cls.renamed.items():
+            old_key, new_key = _last(old), _last(new)
+            if isinstance(given, dict) and old_key in given and new_key not in given:
+                _say_renamed(old, new)
+                given = {new_key if key == old_key else key: value for key, value in given.items()}
+        return given
 
 
 class ModelSettings(Section):
@@ -143,6 +157,8 @@ class ModelSettings(Section):
 
 class DataSettings(Section):
     """The prepared dataset, and how it is read."""
+
+    renamed = {"data.guards": "data.regression_sets"}
 
     dataset: Path = Field(description="Dataset folder that `asr-lora prepare` made.")
     subset: str = Field(default="all", description="Subset of train to learn from, such as 1h, or all.")
@@ -241,6 +257,8 @@ class OptimiserSettings(Section):
 
 class ExampleSettings(Section):
     """Training examples that are not plain utterances, each by its share of all examples."""
+
+    renamed = {"examples.long_tails": "examples.padded"}
 
     padded: Share = Field(
         default=0.01,
@@ -371,6 +389,8 @@ class RunConfig(Section):
 class Variant(Section):
     """One row of a sweep's table: a run, or the model as it was before."""
 
+    renamed = {"untouched": "zero_shot"}
+
     name: str = Field(pattern=r"^\S(.*\S)?$", description="Name of the variant in tables; folders are named after it.")
     set: dict[str, object] = Field(
         default={}, description="Settings that replace those of the base, as section.key: value."
@@ -460,7 +480,7 @@ def load_sweep(path: Path) -> SweepConfig:
         ConfigError: as `load_config`.
     """
     try:
-        sweep = SweepConfig.model_validate(_with_zero_shot(read_settings(path)))
+        sweep = SweepConfig.model_validate(read_settings(path))
     except ValidationError as error:
         raise _faults(str(path), error, SweepConfig) from error
     return sweep.model_copy(update={"base": path.parent / sweep.base.expanduser()})
@@ -498,10 +518,6 @@ def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[st
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path} is not a mapping of sections: compare it with those in configs/")
-    for old in RENAMED:
-        section, _, key = old.partition(".")
-        if isinstance(body.get(section), dict) and key in body[section]:
-            lay_over(body, old, body[section].pop(key), str(path))
     for override in overrides or []:
         _set(body, override)
     return body
@@ -523,26 +539,20 @@ def lay_over(body: dict[str, Any], key: str, value: object, origin: str) -> None
     Raises:
         ConfigError: a section on the way is a value; the message begins with `origin`.
     """
-    if key in RENAMED:
-        _say_renamed(key, RENAMED[key])
-        key = RENAMED[key]
+    renamed = DataSettings.renamed | ExampleSettings.renamed
+    if key in renamed:
+        _say_renamed(key, renamed[key])
+        key = renamed[key]
     *sections, last = key.split(".")
     for name in sections:
         inner = body.setdefault(name, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"{origin}: {name} is a value, not a section")
         body = inner
+    for old, new in renamed.items():
+        if new == key:
+            body.pop(_last(old), None)
     body[last] = value
-
-
-def _with_zero_shot(sweep: dict[str, Any]) -> dict[str, Any]:
-    """Give the variants of a sweep's YAML the present name of `untouched`."""
-    variants = sweep.get("variants")
-    for variant in variants if isinstance(variants, list) else ():
-        if isinstance(variant, dict) and "untouched" in variant:
-            _say_renamed("untouched", "zero_shot")
-            variant["zero_shot"] = variant.pop("untouched")
-    return sweep
 
 
 @functools.cache

@@ -88,6 +88,8 @@ def test_what_comes_first():
         (["promote", "r", "--guard", "c"], "guards", ["c"]),
         (["check", "d", "--without", "too-fast"], "without", ["too-fast"]),
         (["export", "r", "--out", "o", "--format", "ggml", "--clips", "7"], "utterances", 7),
+        (["train", "c.yaml", "--no-resume"], "resume", False),
+        (["promote", "r", "--no-force"], "force", False),
     ],
 )
 def test_earlier_names_still_work(words, name, value):

@@ -313,7 +313,10 @@ def check_command(
 def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run, such as those in configs/.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, option("Continue an unfinished run from its last checkpoint.", "--resume")] = False,
+    resume: Annotated[
+        bool,
+        option("Continue an unfinished run from its last checkpoint.", "--resume/--no-resume", show_default=False),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train an adapter, or every weight, from one YAML file."""
@@ -432,7 +435,9 @@ def promote_command(
         "Dataset folder on which WER must not rise; may be repeated.",
         "--regression-set", "--guard", metavar="DATASET")] = None,
     tolerance: Annotated[float, option("Largest allowed rise of WER on a regression set; 0.01 is one point.")] = 0.01,
-    force: Annotated[bool, option("Promote the run even if it is refused, and record the reasons.", "--force")] = False,
+    force: Annotated[bool, option(
+        "Promote the run even if it is refused, and record the reasons.",
+        "--force/--no-force", show_default=False)] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Accept a run only if it beats the model before it.
