@@ -82,7 +82,7 @@ def exports(place, run):
     """A function: the run in a format, made once."""
 
     def make(kind):
-        return export(str(run), format=kind, out=place / kind, clips=1, **{"tolerance": 0.0, **ASKED[kind]})
+        return export(str(run), format=kind, out=place / kind, utterances=1, **{"tolerance": 0.0, **ASKED[kind]})
 
     return make
 
