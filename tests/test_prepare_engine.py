@@ -369,6 +369,7 @@ def test_a_part_that_cannot_be_read_is_made_again(tmp_path, monkeypatch):
         assert folder.split(split).read_bytes() == whole.split(split).read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """The longest clips there may be, in numbers that would not fit: the peak does not grow with them."""
     long = speech(29.9)

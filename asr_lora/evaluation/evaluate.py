@@ -81,20 +81,14 @@ def evaluate(
     wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
     digest = manifest.splits[split].sha256
-    settings = {"task": task, "context": context, "precision": precision, "beams": beams}
-    spoken = {"language": prompt.language, "token": prompt.token}
-    stamp = fingerprint(model_identity(found), digest, spoken, settings, options.max_new_tokens, STAMPED)
+    stamp = _fingerprint(found, digest, prompt, task, context, precision, options)
     folder = ReportFolder(out)
     if folder.reusable(stamp):
-        facts: dict[str, object] = {"name": name or model, "training": training_record(found)}
-        if found.run:  # other digests would have to be computed from all weights again
-            facts["weights_digest"] = weights_digest(found)
-        _score_again(folder, data, facts, how, wanted)
+        _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
         return folder
     processes = join_process_group()
     if processes.main:
         _check_free(folder, model, split)
-
     whisper = open_model(found, prompt, context=context, precision=precision)
     if processes.main:
         folder.manifest.unlink(missing_ok=True)
@@ -106,15 +100,7 @@ def evaluate(
             ReportRecord(
                 fingerprint=stamp,
                 system=_system_record(found, whisper, name or model),
-                dataset=ScoredSplit(
-                    folder=str(dataset),
-                    language=manifest.language,
-                    split=split,
-                    sha256=digest,
-                    utterances=len(data),
-                    seconds=round(sum(data.seconds), 1),
-                    speakers=len(set(data.speakers)),
-                ),
+                dataset=_split_record(dataset, manifest.language, split, digest, data),
                 decoding=_decoding_record(prompt, options),
                 **scored.fields(),
                 processes=processes.size,
@@ -122,10 +108,44 @@ def evaluate(
                 rtfx=round(fresh_audio / seconds, 2) if seconds else None,
             )
         )
-        for path in folder.partials:
-            path.unlink()
+        folder.remove_partials()
     processes.wait()
     return folder
+
+
+def _fingerprint(
+    model: NamedModel,
+    digest: str,
+    prompt: ForcedPrompt,
+    task: Task | None,
+    context: Context | None,
+    precision: Precision,
+    options: DecodingOptions,
+) -> str:
+    """Digest of everything that hypotheses depend on."""
+    asked = {"task": task, "context": context, "precision": precision, "beams": options.beams}
+    spoken = {"language": prompt.language, "token": prompt.token}
+    return fingerprint(model_identity(model), digest, spoken, asked, options.max_new_tokens, STAMPED)
+
+
+def _changeable_facts(model: NamedModel, name: str) -> dict[str, object]:
+    """Facts of the system that may differ while its hypotheses stay the same."""
+    facts: dict[str, object] = {"name": name, "training": training_record(model)}
+    if model.run:  # other digests would have to be computed from all weights again
+        facts["weights_digest"] = weights_digest(model)
+    return facts
+
+
+def _split_record(dataset: Path, language: str, split: str, digest: str, data: Split) -> ScoredSplit:
+    return ScoredSplit(
+        folder=str(dataset),
+        language=language,
+        split=split,
+        sha256=digest,
+        utterances=len(data),
+        seconds=round(sum(data.seconds), 1),
+        speakers=len(set(data.speakers)),
+    )
 
 
 def _decoding_record(prompt: ForcedPrompt, options: DecodingOptions) -> DecodingRecord:

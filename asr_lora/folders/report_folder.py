@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asr_lora.folders.manifests import Folder
 from asr_lora.folders.measurements import AnalysisRecord, ComparisonRecord, ReportRecord
-from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
+from asr_lora.folders.tabular import Column, Tabular, difference_columns, scored_columns
 
 
 class ReportFolder(Folder[ReportRecord], Tabular):
@@ -19,8 +19,8 @@ class ReportFolder(Folder[ReportRecord], Tabular):
         Column("system", "System", source="system.name"),
         Column("split", "Split", source="dataset.split"),
         Column("utterances", "Utterances", ",", "dataset.utterances"),
-        *rate_columns("wer", "scores."),
-        *rate_columns("cer", "scores."),
+        *scored_columns("wer", "scores."),
+        *scored_columns("cer", "scores."),
         Column("raw_wer", "WER as written", ".1%", "scores.raw_wer"),
         Column("raw_cer", "CER as written", ".1%", "scores.raw_cer"),
         Column("mer", "MER", ".1%", "scores.mer"),
@@ -50,6 +50,10 @@ class ReportFolder(Folder[ReportRecord], Tabular):
     def partials(self) -> list[Path]:
         return sorted(self.root.glob("hypotheses.partial-*.jsonl"))
 
+    def remove_partials(self) -> None:
+        for path in self.partials:
+            path.unlink()
+
 
 class ComparisonFolder(Folder[ComparisonRecord], Tabular):
     """Scores of several systems on the same utterances, each held against the first."""
@@ -60,8 +64,8 @@ class ComparisonFolder(Folder[ComparisonRecord], Tabular):
     remedy = "Make it with: asr-lora compare REPORT REPORT --out FOLDER"
     columns = (
         Column("system", "System", source="system.system.name"),
-        *rate_columns("wer", "system.scores."),
-        *rate_columns("cer", "system.scores."),
+        *scored_columns("wer", "system.scores."),
+        *scored_columns("cer", "system.scores."),
         *difference_columns("difference"),
         Column("verdict", "Verdict", source="pair.verdict"),
         Column("p", "MAPSSWE p", ".3f", "pair.mapsswe.p"),

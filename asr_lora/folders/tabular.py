@@ -24,7 +24,7 @@ class Column(NamedTuple):
     source: str = ""  # keys and places that lead to its value, such as "scores.wer_interval.0"; "": as `name`
 
 
-def rate_columns(rate: str, source: str = "") -> list[Column]:
+def scored_columns(rate: str, source: str = "") -> list[Column]:
     """Columns of an error rate and its 95 % interval; `source` leads to the scores."""
     bounds = [Column(f"{rate}_{name}", heading, ".1%", f"{source}{rate}_interval.{place}")
               for place, (name, heading) in enumerate((("low", "95 % from"), ("high", "to")))]  # fmt: skip

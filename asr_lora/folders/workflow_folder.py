@@ -8,7 +8,7 @@ from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 from asr_lora.folders.measurements import ScoredSplit
-from asr_lora.folders.tabular import Column, Tabular, difference_columns, rate_columns
+from asr_lora.folders.tabular import Column, Tabular, difference_columns, scored_columns
 
 ZERO_SHOT = "zero-shot"  # name of the base model in reports of `adapt`
 
@@ -53,7 +53,7 @@ class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
     remedy = "Make it with: asr-lora evaluate RUN DATASET --strength-sweep --out FOLDER"
     columns = (
         Column("strength", "Strength", ".2f"),
-        *rate_columns("wer"),
+        *scored_columns("wer"),
         Column("cer", "CER", ".1%"),
         *difference_columns("difference"),
     )
@@ -115,7 +115,7 @@ class SweepFolder(Folder[SweepRecord], Tabular):
     columns = (
         Column("split", "Split"),
         Column("variant", "Variant", source="scores.name"),
-        *rate_columns("wer", "scores."),
+        *scored_columns("wer", "scores."),
         Column("cer", "CER", ".1%", "scores.cer"),
         *difference_columns("scores.difference"),
         Column("verdict", "Verdict", source="scores.verdict"),
