@@ -38,6 +38,10 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
+    def __getitem__(self, key: str) -> Any:
+        """Return a value of the JSON by its key, as programs read manifests before they had types."""
+        return self.to_json()[key]
+
     def to_json(self) -> dict[str, Any]:
         """Return what JSON holds of the record: the keys that were given or read, without defaults."""
         return self.model_dump(mode="json", exclude_unset=True)
