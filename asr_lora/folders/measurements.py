@@ -168,7 +168,7 @@ class AmplificationRecord(Record):
 
 
 class MatrixRecord(Record):
-    """What training added to one matrix."""
+    """The change that training made to one matrix."""
 
     matrix: str
     half: str  # "encoder" or "decoder"; empty: outside the blocks
@@ -178,7 +178,7 @@ class MatrixRecord(Record):
     rank: int
     frobenius: float
     relative: float
-    moved: float  # norm of all that changed over that of the matrix, magnitudes of DoRA included
+    moved: float  # norm of the whole change, DoRA's magnitudes included, over that of the matrix
     spectral: float
     effective_rank: float
     stable_rank: float

@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What B is against A: "better", "worse" or "not distinguishable"."""
+        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
