@@ -306,7 +306,7 @@ def test_an_english_only_model_is_refused_without_its_weights(run_config, tiny_f
     shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"is_multilingual": False}))
-    with pytest.raises(ConfigError, match="is English-only and cannot be told 'it'"):
+    with pytest.raises(ConfigError, match="is English-only and cannot be forced to 'it'"):
         check(run_config(model__name=str(folder)), probe=False)
     (folder / "generation_config.json").unlink()
     with pytest.raises(DataError, match=r"copy generation_config\.json beside it"):

@@ -247,7 +247,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_data_or_a_damaged_checkpoin
         whole = (checkpoint / name).read_bytes()
         for body in (b"", whole[: len(whole) // 2]):
             (checkpoint / name).write_bytes(body)
-            with pytest.raises(DataError, match="remove it to start this run anew"):
+            with pytest.raises(DataError, match="remove it to start this run again"):
                 train(config, resume=True)
         (checkpoint / name).write_bytes(whole)
 

@@ -43,10 +43,9 @@ def schedule(seconds: Sequence[float], tokens: Sequence[int], settings: Schedule
     """Yield the examples of each optimiser step without end, each epoch in another order.
 
     Each utterance occurs once in an epoch. Utterances are shuffled, sorted by length within pools of some steps,
-    grouped up to `batch_seconds`, and the
-    steps are shuffled. All follows from the seed, so a resumed run skips the first n
-    steps. Examples of a step share one context however they are grouped later, so that smaller micro-batches or more
-    processes change no number; padded examples have the full 30 s.
+    grouped up to `batch_seconds`, and the steps are shuffled. All follows from the seed, so a resumed run skips the
+    first n steps. Examples of a step share one context however they are grouped later, so that smaller micro-batches
+    or more processes change no number; padded examples have the full 30 s.
 
     Args:
         seconds: length of each utterance.
