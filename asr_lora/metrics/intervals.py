@@ -149,17 +149,3 @@ def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums
 def _rates(edits: float | np.ndarray, lengths: float | np.ndarray) -> np.ndarray:
     """Edits over lengths; over no reference as in `wer.Errors.rate`."""
     return np.where(np.asarray(lengths) > 0, edits / np.maximum(lengths, 1), np.asarray(edits) > 0)
-
-
-def rate_interval(plan: Resamples, edits: Sequence[int], lengths: Sequence[int]) -> Interval:
-    """Interval of an error rate from edits and reference length of each utterance."""
-    sums = plan.draw({"edits": edits, "lengths": lengths})
-    return rate_of(sums["edits"], sums["lengths"])
-
-
-def paired_difference(
-    plan: Resamples, edits_a: Sequence[int], edits_b: Sequence[int], lengths: Sequence[int]
-) -> Difference:
-    """Interval of B's error rate minus A's, both on the same replicates."""
-    sums = plan.draw({"a": edits_a, "b": edits_b, "lengths": lengths})
-    return difference_of(sums["a"], sums["b"], sums["lengths"])
