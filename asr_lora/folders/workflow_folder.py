@@ -1,6 +1,6 @@
 """Folders of jobs that call other jobs: sweeps over strengths and settings, promotions and adaptations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,6 @@ class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class VariantRecord(Record):
-    """The settings of one variant."""
-
-    name: str
-    set: dict[str, Any] = {}  # section.key: value, as the sweep's file has it
-    untouched: bool = False  # whether the base model itself was scored
-    run: str | None = None  # folder; None: nothing was trained
-    config: Record | None = None
-
-
 class VariantScores(Record):
     """The row of a variant in the table of a split."""
 
@@ -100,7 +90,7 @@ class SweepRecord(ManifestRecord):
     """The variants of a sweep, their scores on each split, and the variant with the lowest WER on dev."""
 
     sweep: str  # YAML file
-    variants: list[VariantRecord]
+    variants: list[Mapping[str, Any]]  # name, settings, run folder and whole config of each
     splits: dict[str, list[VariantScores]]
     chosen_by_dev: str
 
@@ -228,17 +218,10 @@ class PromotionFolder(Folder[PromotionRecord], Tabular):
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
-class ChosenSettings(Record):
-    model: str
-    subset: str
-    steps: int
-    reasons: list[str] = []
-
-
 class AdaptRecord(ManifestRecord):
     """The settings that `adapt` chose, the commands of its stages, and the verdict of its comparison."""
 
-    plan: ChosenSettings
+    plan: Mapping[str, Any]  # model, subset, steps, and the reasons for them
     commands: list[str]
     verdict: str
 

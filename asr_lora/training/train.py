@@ -20,7 +20,6 @@ from asr_lora.folders.digests import folder_bytes, folder_digest
 from asr_lora.folders.run_folder import (
     BestCheckpoint,
     ParameterCount,
-    ProcessCount,
     RunFolder,
     RunModel,
     RunRecord,
@@ -315,9 +314,10 @@ def _write_manifest(
             device=learner.processes.device.type,
             dtype=str(learner.dtype).removeprefix("torch."),
             parameters=ParameterCount(trainable=trainable, total=total),
-            processes=ProcessCount(
-                count=learner.processes.size, gradient_bytes_a_step=4 * trainable if learner.processes.size > 1 else 0
-            ),
+            processes={
+                "count": learner.processes.size,
+                "gradient_bytes_a_step": 4 * trainable if learner.processes.size > 1 else 0,
+            },
             train=TrainedOn(
                 utterances=len(data),
                 hours=round(sum(data.seconds) / 3600, 4),
