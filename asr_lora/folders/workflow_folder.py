@@ -7,19 +7,10 @@ from typing import Any
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
-from asr_lora.folders.measurements import ScoredSplit
+from asr_lora.folders.measurements import Difference, ScoredSplit
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, scored_columns
 
 ZERO_SHOT = "zero-shot"  # name of the base model in reports of `adapt`
-
-
-class PairedDifference(Record):
-    """Difference of an error rate on the same utterances, with its 95 % interval; shares of 1."""
-
-    value: float
-    low: float
-    high: float
-    probability_of_improvement: float | None = None
 
 
 class StrengthRecord(Record):
@@ -30,7 +21,7 @@ class StrengthRecord(Record):
     wer: float
     wer_interval: tuple[float, float]
     cer: float
-    difference: PairedDifference | None  # from full strength; None: it is full strength
+    difference: Difference | None  # from full strength; None: it is full strength
     fingerprint: str | None = None
 
 
@@ -78,7 +69,7 @@ class VariantScores(Record):
     wer: float
     wer_interval: tuple[float, float]
     cer: float
-    difference: PairedDifference | None  # from the first variant; None: it is the first
+    difference: Difference | None  # from the first variant; None: it is the first
     verdict: str | None
     trainable_parameters: int | None
     seconds: float | None
@@ -172,7 +163,7 @@ class TrialRecord(Record):
     utterances: int
     before: PromotionSide
     after: PromotionSide
-    difference: PairedDifference
+    difference: Difference
     verdict: str
     passed: bool
     sentence: str

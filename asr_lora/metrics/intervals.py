@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from asr_lora.folders.measurements import Difference
+
 REPLICATES = 10_000
 MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead: too few speakers give no interval
 AT_ONCE = 250_000  # weights drawn at a time, which bounds memory
@@ -19,21 +21,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Error rate of B minus A on the same utterances, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    probability_of_improvement: float  # share of replicates in which B makes fewer errors than A
-
-    @property
-    def verdict(self) -> str:
-        """What B is against A: "better", "worse" or "not distinguishable"."""
-        return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
 class Sums(NamedTuple):
@@ -143,7 +130,8 @@ def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums
     # A tie counts half, so that a system against itself has a probability of improvement of one half.
     fewer, same = edits_b.replicates < edits_a.replicates, edits_b.replicates == edits_a.replicates
     value = float(_rates(edits_b.total, lengths_b.total) - _rates(edits_a.total, lengths_a.total))
-    return Difference(value, float(low), float(high), float(np.mean(fewer) + np.mean(same) / 2))
+    better = float(np.mean(fewer) + np.mean(same) / 2)
+    return Difference(value=value, low=float(low), high=float(high), probability_of_improvement=better)
 
 
 def _rates(edits: float | np.ndarray, lengths: float | np.ndarray) -> np.ndarray:
