@@ -1,4 +1,4 @@
-"""Adapt Whisper to a language or a domain, and show what that bought.
+"""Adapt Whisper to a language or a domain, and measure the gain.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
 `serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `check_labels` is `check` of

@@ -1,4 +1,4 @@
-"""Settings of a training run: one YAML file, checked whole before anything is spent. Every number carries its unit."""
+"""Define the settings of runs and sweeps, and read them from YAML, checked before anything runs. Keys state units."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,12 +19,11 @@ from asr_lora.language import ForcedPrompt, Task, forced_prompt
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-RENAMED = {"examples.long_tails": "examples.padded", "data.guards": "data.regression_sets"}  # old key: present key
-MOST_NAME_BYTES = 200  # of a variant's folder; file systems take 255, and drafts have longer names
+MOST_NAME_BYTES = 200  # of the longest name of a variant's folder; file systems take 255, and drafts have longer names
 
 
 class Method(StrEnum):
-    """What training changes; see `RunConfig.method`."""
+    """Which weights training changes, and how; see `RunConfig.method`."""
 
     LORA = "lora"
     RSLORA = "rslora"
@@ -98,10 +97,25 @@ def _norwegian(value: object) -> object:
     return "no" if value is False else value
 
 
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 class Section(BaseModel):
     """A frozen section of settings; a key that is not a field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    renamed: ClassVar[dict[str, str]] = {}  # keys of earlier versions, which are still accepted: their present names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, given: object) -> object:
+        for old, new in cls.renamed.items():
+            old_key, new_key = _last(old), _last(new)
+            if isinstance(given, dict) and old_key in given and new_key not in given:
+                _say_renamed(old, new)
+                given = {new_key if key == old_key else key: value for key, value in given.items()}
+        return given
 
 
 class ModelSettings(Section):
@@ -143,6 +157,8 @@ class ModelSettings(Section):
 
 class DataSettings(Section):
     """The prepared dataset, and how it is read."""
+
+    renamed = {"data.guards": "data.regression_sets"}
 
     dataset: Path = Field(description="Dataset folder that `asr-lora prepare` made.")
     subset: str = Field(default="all", description="Subset of train to learn from, such as 1h, or all.")
@@ -241,6 +257,8 @@ class OptimiserSettings(Section):
 
 class ExampleSettings(Section):
     """Training examples that are not plain utterances, each by its share of all examples."""
+
+    renamed = {"examples.long_tails": "examples.padded"}
 
     padded: Share = Field(
         default=0.01,
@@ -369,7 +387,9 @@ class RunConfig(Section):
 
 
 class Variant(Section):
-    """One row of a sweep's table: a run, or the model as it was before."""
+    """One row of a sweep's table: a run, or the base model."""
+
+    renamed = {"untouched": "zero_shot"}
 
     name: str = Field(pattern=r"^\S(.*\S)?$", description="Name of the variant in tables; folders are named after it.")
     set: dict[str, object] = Field(
@@ -377,7 +397,7 @@ class Variant(Section):
     )
     budget: Count | None = Field(
         default=None,
-        description="Most trainable parameters: the rank is the highest within it, and alpha / rank stays.",
+        description="Most trainable parameters: sets the highest rank within this budget, and keeps alpha / rank.",
     )
     zero_shot: bool = Field(default=False, description="Score the base model without training.")
     padded: bool = Field(
@@ -386,13 +406,13 @@ class Variant(Section):
 
     @property
     def slugs(self) -> tuple[str, ...]:
-        """Its name as a folder's, and that of its padded self."""
+        """Folder names of the variant and of its padded report."""
         slug = re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "variant"
         return (slug, f"{slug}-padded") if self.padded else (slug,)
 
 
 class SweepConfig(Section):
-    """What `asr-lora sweep` reads: a run's config and what changes from run to run. The first is held against."""
+    """The settings of a sweep: the config of a run and its variants, which are compared with the first of them."""
 
     base: Path = Field(description="YAML file of a run, relative to the sweep's own file.")
     set: dict[str, object] = Field(default={}, description="Settings that replace those of the base in all variants.")
@@ -413,7 +433,7 @@ class SweepConfig(Section):
         slugs = [slug for variant in rows for slug in variant.slugs]
         twice = sorted({variant.name for variant in rows if any(slugs.count(slug) > 1 for slug in variant.slugs)})
         if twice:
-            faults.append(f"variants: {', '.join(twice)} would share a folder; name them apart")
+            faults.append(f"variants: {', '.join(twice)} would share a folder; give them different names")
         if long := [slug for slug in slugs if len(slug.encode()) > MOST_NAME_BYTES]:
             faults.append(f"variants: {long[0][:40]}... is too long for the name of a folder; shorten it")
         for variant in rows:
@@ -445,36 +465,37 @@ def _spelt(value: object) -> str:
 
 
 def load_config(path: Path, overrides: Sequence[str] | None = None) -> RunConfig:
-    """Read a YAML file, lay `section.key=value` overrides over it, and check it.
+    """Read a YAML file, apply `section.key=value` overrides, and check it.
 
     Raises:
-        ConfigError: unreadable, or wrong; all that is wrong is named at once, a misspelt key with the nearest one.
+        ConfigError: the file cannot be read, or settings are wrong; the message names all of them, and the nearest key
+            to a misspelt one.
     """
     return check_config(read_settings(path, overrides), str(path))
 
 
 def load_sweep(path: Path) -> SweepConfig:
-    """Read a sweep's YAML file and check it; its base is looked for beside it.
+    """Read and check a sweep's YAML file; the path of its base starts from the file's folder.
 
     Raises:
         ConfigError: as `load_config`.
     """
     try:
-        sweep = SweepConfig.model_validate(_with_zero_shot(read_settings(path)))
+        sweep = SweepConfig.model_validate(read_settings(path))
     except ValidationError as error:
         raise _faults(str(path), error, SweepConfig) from error
     return sweep.model_copy(update={"base": path.parent / sweep.base.expanduser()})
 
 
 def check_config(body: dict[str, Any], place: str) -> RunConfig:
-    """Settings of a run as they were read, checked.
+    """Check the settings of a run that were read from a file.
 
     Args:
-        body: sections of keys and values.
-        place: where they come from, for what is wrong with them.
+        body: the sections, each with keys and values.
+        place: where they come from, for error messages.
 
     Raises:
-        ConfigError: they are wrong.
+        ConfigError: a setting is unknown or wrong.
     """
     try:
         return RunConfig.model_validate(body)
@@ -483,10 +504,10 @@ def check_config(body: dict[str, Any], place: str) -> RunConfig:
 
 
 def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read a YAML file and lay `section.key=value` overrides over it, unchecked.
+    """Read a YAML file and apply `section.key=value` overrides, without checking the settings.
 
     Raises:
-        ConfigError: it cannot be read, is no mapping, or an override is not written so.
+        ConfigError: the file cannot be read or is no mapping, or an override has another form.
     """
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -498,10 +519,6 @@ def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[st
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         raise ConfigError(f"{path} is not a mapping of sections: compare it with those in configs/")
-    for old in RENAMED:
-        section, _, key = old.partition(".")
-        if isinstance(body.get(section), dict) and key in body[section]:
-            lay_over(body, old, body[section].pop(key), str(path))
     for override in overrides or []:
         _set(body, override)
     return body
@@ -518,36 +535,30 @@ def _set(body: dict[str, Any], override: str) -> None:
 
 
 def lay_over(body: dict[str, Any], key: str, value: object, origin: str) -> None:
-    """Put a value in the place of `section.key`, or `key`.
+    """Set the value of `section.key` or `key`.
 
     Raises:
-        ConfigError: a section on the way is a value; the message begins with `origin`.
+        ConfigError: what is named as a section is a value; the message begins with `origin`.
     """
-    if key in RENAMED:
-        _say_renamed(key, RENAMED[key])
-        key = RENAMED[key]
+    renamed = DataSettings.renamed | ExampleSettings.renamed
+    if key in renamed:
+        _say_renamed(key, renamed[key])
+        key = renamed[key]
     *sections, last = key.split(".")
     for name in sections:
         inner = body.setdefault(name, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"{origin}: {name} is a value, not a section")
         body = inner
+    for old, new in renamed.items():
+        if new == key:
+            body.pop(_last(old), None)
     body[last] = value
-
-
-def _with_zero_shot(sweep: dict[str, Any]) -> dict[str, Any]:
-    """Give the variants of a sweep's YAML the present name of `untouched`."""
-    variants = sweep.get("variants")
-    for variant in variants if isinstance(variants, list) else ():
-        if isinstance(variant, dict) and "untouched" in variant:
-            _say_renamed("untouched", "zero_shot")
-            variant["zero_shot"] = variant.pop("untouched")
-    return sweep
 
 
 @functools.cache
 def _say_renamed(old: str, new: str) -> None:
-    """Tell the user once that a key has another name."""
+    """Print once that a key has another name."""
     print(f"{old} is now called {new}", file=sys.stderr)
 
 

@@ -82,7 +82,7 @@ def spoken_language(name: str) -> str:
 
 
 def language_name(code: str) -> str:
-    """Return the English name of a language of Whisper in lower case; of any other language, its code."""
+    """Return the English name, in lower case, of a language that Whisper has; the code of any other language."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     return str(LANGUAGES.get(code, code))

@@ -194,7 +194,7 @@ def test_hotwords_are_counted_where_they_are_spoken(tmp_path):
     )
     counts = count_hotwords(hotwords, scored, characters=False)
     assert counts.spoken.sum(axis=1).tolist() == [2, 2, 0]
-    assert counts.heard.sum(axis=1).tolist() == [2, 1, 0]
+    assert counts.transcribed.sum(axis=1).tolist() == [2, 1, 0]
     assert counts.found.sum(axis=1).tolist() == [1, 1, 0]
     assert occurrences("今天 天气很好", "天天气", characters=True) == 1
     for text, sentence in (

@@ -151,7 +151,7 @@ def test_check_of_a_folder_as_a_user_meets_it(copied):
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "UTF-8 read as" in lines["mojibake"]
     assert "text is empty" in lines["left-out"]
-    assert "utterances are suspicious; nothing was left out for it" in done.stderr
+    assert "utterances are suspicious; none was left out because of it" in done.stderr
     assert "Traceback" not in done.stderr
     assert {path: sha256_file(path) for path in before} == before
 

@@ -70,7 +70,7 @@ def unfinished(tmp_path):
         (
             ["transcribe", "{base}", "{tmp}/x.wav", "--adapter", "cs"],
             2,
-            "--adapter cs: give a NAME of its own and a run",
+            "--adapter cs: write NAME=RUN with a name that no other adapter has",
         ),
         (["transcribe", "{base}", "{tmp}/x.wav", "--adapter", "cs={base}"], 2, "this is no adapter; name it as MODEL"),
         (["transcribe", "{base}", "{tmp}/x.wav", "--route", "cs"], 2, "--route chooses among adapters"),

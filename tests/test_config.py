@@ -95,12 +95,16 @@ def test_keys_by_their_earlier_names(tmp_path, capsys, monkeypatch):
     new = {**GOOD, "data": {"dataset": "data/nl", "regression_sets": ["data/de"]}, "examples": {"padded": 0.2}}
     config = load_config(write(tmp_path, old))
     assert capsys.readouterr().err.splitlines() == [
-        "examples.long_tails is now called examples.padded",
         "data.guards is now called data.regression_sets",
+        "examples.long_tails is now called examples.padded",
     ]
     assert config == load_config(write(tmp_path, new))
     assert load_config(write(tmp_path, new), ["examples.long_tails=0.1"]).examples.padded == 0.1
+    assert load_config(write(tmp_path, old), ["examples.padded=0.1"]).examples.padded == 0.1
+    assert load_config(write(tmp_path, new), ["examples={long_tails: 0.1}"]).examples.padded == 0.1
     assert "long_tails" not in config.to_yaml()
+    with pytest.raises(ConfigError, match=r"unknown key examples\.long_tails"):
+        load_config(write(tmp_path, {**new, "examples": {"padded": 0.1, "long_tails": 0.2}}))
 
     # What runs of the version before have in their run.json and checkpoints.
     monkeypatch.setattr("asr_lora.training.setup.data_hashes", lambda _: {"train": "aa", "dev": "bb"})

@@ -82,7 +82,7 @@ def exports(place, run):
     """A function: the run in a format, made once."""
 
     def make(kind):
-        return export(str(run), format=kind, out=place / kind, clips=1, **{"tolerance": 0.0, **ASKED[kind]})
+        return export(str(run), format=kind, out=place / kind, utterances=1, **{"tolerance": 0.0, **ASKED[kind]})
 
     return make
 
@@ -529,7 +529,7 @@ def test_a_run_is_published_on_the_hub(hub, exports, run, report, monkeypatch):
     assert invoke(*command).exit_code == 0  # again
     there["private"] = False
     done = invoke(*command)
-    assert (done.exit_code, "already and public" in done.stderr) == (2, True)
+    assert (done.exit_code, "exists and is public" in done.stderr) == (2, True)
     monkeypatch.setenv("HF_TOKEN", "hf_wrongwrong")
     done = invoke(*command)
     assert done.exit_code == 1

@@ -84,10 +84,12 @@ def test_what_comes_first():
         (["transcribe", "m", "a.wav", "--terms", "t.txt"], "hotwords", Path("t.txt")),
         (["evaluate", "m", "d", "--out", "o", "--terms", "t.txt"], "hotwords", Path("t.txt")),
         (["compare", "a", "b", "--terms", "t.txt"], "hotwords", Path("t.txt")),
-        (["compare", "a", "b", "--guard", "c"], "guards", ["c"]),
-        (["promote", "r", "--guard", "c"], "guards", ["c"]),
+        (["compare", "a", "b", "--guard", "c"], "regression_sets", ["c"]),
+        (["promote", "r", "--guard", "c"], "regression_sets", ["c"]),
         (["check", "d", "--without", "too-fast"], "without", ["too-fast"]),
         (["export", "r", "--out", "o", "--format", "ggml", "--clips", "7"], "utterances", 7),
+        (["train", "c.yaml", "--no-resume"], "resume", False),
+        (["promote", "r", "--no-force"], "force", False),
     ],
 )
 def test_earlier_names_still_work(words, name, value):

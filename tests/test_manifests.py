@@ -32,6 +32,7 @@ def test_a_manifest_is_written_with_its_kind_and_origin(run):
     assert body["made_with"]["libraries"] == provenance()["libraries"]
     assert body["train"] == {"utterances": 1, "hours": 0.1, "epochs": 1.0}  # what nobody stated is not written
     assert run.read().to_json() == body
+    assert run.read()["train"]["hours"] == 0.1  # as programs read it before manifests had types
 
 
 def test_a_manifest_of_another_version_keeps_what_this_one_does_not_know(run):

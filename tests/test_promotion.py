@@ -235,7 +235,7 @@ def test_a_worse_run_is_refused_and_a_better_one_passes(bad, good, dataset):
     assert row["verdict"] == "better"
     assert row["before"]["wer"] > row["after"]["wer"]
     assert row["split"] == ReportFolder(Path(good) / row["after"]["report"]).read_json()["dataset"]["split"] == "dev"
-    assert "No guard was named" in body["verdict"]
+    assert "No regression set was named" in body["verdict"]
     with pytest.raises(Refused, match="are not distinguishable"):
         promote(good)
     assert not PromotionFolder(Path(good)).complete  # a refusal takes an earlier promotion back
@@ -246,12 +246,12 @@ def test_a_guard_that_gets_worse_refuses(bad, good, dataset, guard):
     assert done.exit_code == 1
     assert "better: passes" in done.stdout
     assert "worse: refused" in done.stdout
-    assert f"Guard {guard} changes by +" in done.stderr
+    assert f"Regression set {guard} changes by +" in done.stderr
     assert "more than the 1.0 tolerated" in done.stderr
     assert not PromotionFolder(Path(good)).complete
-    forced = promote(good, over=bad, guards=[guard], force=True).read_json()
+    forced = promote(good, over=bad, guards=[guard], force=True).read_json()  # the keyword of earlier versions
     assert forced["forced"]
-    assert "by force, against: Guard" in forced["verdict"]
+    assert "by force, against: Regression set" in forced["verdict"]
     assert len(forced["refusals"]) == 1
     done = invoke("promote", good, "--over", bad, "--guard", guard, "--tolerance", "0.99", "--json")
     assert done.exit_code == 0
@@ -267,7 +267,7 @@ def test_guards_of_the_config_and_strengths(bad, good, dataset, guard, tmp_path)
     config = {"data": {"dataset": str(dataset), "guards": [str(guard)]}}
     run.write(RunRecord.model_validate({**run.read_json(), "config": config}))
     with pytest.raises(Refused) as error:
-        promote(f"{copy}@0.5", over=bad, guards=[guard])
+        promote(f"{copy}@0.5", over=bad, regression_sets=[guard])
     assert [row.guard for row in error.value.facts.trials] == [False, True]  # named twice, scored once
     assert error.value.facts.strength == 0.5
 
@@ -280,14 +280,14 @@ def test_promote_says_what_is_wrong_before_it_scores(bad, dataset, place, tmp_pa
     with pytest.raises(ConfigError, match="a share of WER"):
         promote(bad, tolerance=1)
     with pytest.raises(DataError, match="no dataset at"):
-        promote(bad, guards=[tmp_path / "nowhere"])
+        promote(bad, regression_sets=[tmp_path / "nowhere"])
     frisian = prepare(place / "release", language="fy", locale="it", out=tmp_path / "fy").root
-    with pytest.raises(ConfigError, match=r"guard .* is of 'fy', which Whisper has no token for"):
-        promote(bad, guards=[frisian])
+    with pytest.raises(ConfigError, match=r"regression set .* is in 'fy', for which Whisper has no token"):
+        promote(bad, regression_sets=[frisian])
     undeveloped = tmp_path / "no-dev"
     shutil.copytree(dataset, undeveloped)
     manifest = json.loads((undeveloped / "dataset.json").read_text())
     del manifest["splits"]["dev"]
     (undeveloped / "dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="has no split 'dev'; it has train, test"):
-        promote(bad, guards=[undeveloped])
+        promote(bad, regression_sets=[undeveloped])

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 # Earlier names of options. They still work, and the help screen does not show them.
-EARLIER_NAMES = ("--terms", "--guard", "--without", "--clips")
+EARLIER_NAMES = ("--terms", "--guard", "--without", "--clips", "--no-resume", "--no-force")
 
 
 def option(text: str, *names: str, section: str | None = None, **settings: Any) -> Any:
@@ -24,7 +24,7 @@ class SectionedCommand(TyperCommand):
             if record := parameter.get_help_record(ctx):
                 default = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 title = getattr(parameter, "rich_help_panel", None) or default
-                names = re.sub(rf", ({'|'.join(EARLIER_NAMES)})\b", "", record[0])
+                names = re.sub(rf"(, | / |/)({'|'.join(EARLIER_NAMES)})\b", "", record[0])
                 sections.setdefault(title, []).append((names, record[1]))
         for title, rows in sections.items():
             with formatter.section(title):

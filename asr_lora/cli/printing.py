@@ -39,7 +39,7 @@ def print_dataset(folder: DatasetFolder, body: DatasetRecord) -> None:
 
 def _warn_of_labels(folder: DatasetFolder) -> None:
     if not folder.label_report.complete:
-        say(f"note: the labels of so many utterances are checked by: asr-lora check {folder.root}")
+        say(f"note: prepare does not check the labels of so many utterances; run: asr-lora check {folder.root}")
         return
     from asr_lora.labels.rules import NO_LABEL
 
@@ -57,7 +57,7 @@ def print_rerun(folder: Path, found: "Rerun", as_json: bool) -> None:
     for sentence in (*(f"note: {note}" for note in found.notes), *found.differences):
         say(sentence)
     if not found.differences and not as_json:
-        print(f"{folder}: {found.numbers:,} values were made again from the hypotheses, and all agree")
+        print(f"{folder}: {found.numbers:,} values were computed again from the hypotheses, and all agree")
 
 
 def print_adaptation(done: "Adaptation", as_json: bool) -> None:
@@ -107,7 +107,7 @@ def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
             print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
     if body.suspicious:
         share = f"{body.suspicious:,} of {body.utterances:,} utterances"
-        say(f"warning: {share} are suspicious; nothing was left out for it")
+        say(f"warning: {share} are suspicious; none was left out because of it")
     else:
         print(f"nothing suspicious in {body.utterances:,} utterances")
     if body.leaked:
@@ -135,13 +135,13 @@ def print_promotion(body: PromotionRecord, as_json: bool) -> None:
         print_json(body)
         return
     width = max(len(row.dataset) for row in body.trials)
-    print(f"{'dataset':{width}}       before %  after %  {'difference, 95 %':25} verdict")
+    print(f"{'dataset':{width}} {'kind':14}  before %  after %  {'difference, 95 %':25} verdict")
     for row in body.trials:
         before, after = (100 * side.wer for side in (row.before, row.after))
         change, low, high = (100 * value for value in (row.difference.value, row.difference.low, row.difference.high))
         interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
-        kind, outcome = "guard" if row.guard else "dev", "passes" if row.passed else "refused"
-        print(f"{row.dataset:{width}} {kind:5} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
+        kind, outcome = "regression set" if row.guard else "dev", "passes" if row.passed else "refused"
+        print(f"{row.dataset:{width}} {kind:14} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
 
 
 def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:

@@ -313,7 +313,10 @@ def check_command(
 def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run, such as those in configs/.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, option("Continue an unfinished run from its last checkpoint.", "--resume")] = False,
+    resume: Annotated[
+        bool,
+        option("Continue an unfinished run from its last checkpoint.", "--resume/--no-resume", show_default=False),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train an adapter, or every weight, from one YAML file."""
@@ -379,7 +382,7 @@ def compare_command(
     reports: Annotated[list[Path] | None, typer.Argument(
         metavar="REPORT", help="Report folders made by `evaluate`; the first is the reference.")] = None,
     out: Annotated[Path | None, option("Folder for the comparison and its page.", metavar="FOLDER")] = None,
-    guards: Annotated[list[Path] | None, option(
+    regression_sets: Annotated[list[Path] | None, option(
         "Report of one of the systems on a regression set, another dataset; may be repeated.",
         "--regression-set", "--guard", metavar="REPORT")] = None,
     price_per_hour: Annotated[float | None, option(
@@ -407,7 +410,7 @@ def compare_command(
     from asr_lora.evaluation.rerun import rerun
 
     if again is not None:
-        if any((reports, out, normaliser, hotwords, guards, price_per_hour is not None, audio, analysis)):
+        if any((reports, out, normaliser, hotwords, regression_sets, price_per_hour is not None, audio, analysis)):
             raise ConfigError("--rerun takes the folder alone: asr-lora compare --rerun FOLDER")
         found = rerun(again)
         print_rerun(again, found, as_json)
@@ -418,7 +421,7 @@ def compare_command(
         raise ConfigError("say where to write with --out: asr-lora compare REPORT REPORT --out FOLDER")
     folder = compare(
         reports or [], out=out, transcripts=transcripts, normaliser=normaliser, hotwords=hotwords,
-        regression_sets=guards or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
+        regression_sets=regression_sets or (), price_per_hour=price_per_hour, audio=audio, analysis=analysis,
     )  # fmt: skip
     print_comparison(folder, as_json)
 
@@ -428,11 +431,13 @@ def promote_command(
     run: RunArgument,
     over: Annotated[str | None, option(
         "Model that the run must beat on dev; by default the run's base model.", metavar="MODEL")] = None,
-    guards: Annotated[list[Path] | None, option(
+    regression_sets: Annotated[list[Path] | None, option(
         "Dataset folder on which WER must not rise; may be repeated.",
         "--regression-set", "--guard", metavar="DATASET")] = None,
     tolerance: Annotated[float, option("Largest allowed rise of WER on a regression set; 0.01 is one point.")] = 0.01,
-    force: Annotated[bool, option("Promote the run even if it is refused, and record the reasons.", "--force")] = False,
+    force: Annotated[bool, option(
+        "Promote the run even if it is refused, and record the reasons.",
+        "--force/--no-force", show_default=False)] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Accept a run only if it beats the model before it.
@@ -442,7 +447,7 @@ def promote_command(
     from asr_lora.workflows.promote import promote
 
     try:
-        folder = promote(run, over=over, guards=guards or (), tolerance=tolerance, force=force)
+        folder = promote(run, over=over, regression_sets=regression_sets or (), tolerance=tolerance, force=force)
     except Refused as error:
         print_promotion(error.facts, as_json)
         raise
@@ -539,7 +544,7 @@ def export_command(
 
     try:
         folder = export(
-            run, format=kind, out=out, dtype=dtype, quantise=quantise, dataset=dataset, clips=utterances,
+            run, format=kind, out=out, dtype=dtype, quantise=quantise, dataset=dataset, utterances=utterances,
             tolerance=tolerance, language=language, language_token=language_token, task=task,
         )  # fmt: skip
     except Refused as error:
@@ -668,18 +673,18 @@ def _refuse_options(given: dict[str, Any], before: str, after: str) -> None:
 
 
 def _refuse_in_sweep(
-    split: str | None, name: str | None, context: Context | None, normaliser: str | None, terms: Path | None
+    split: str | None, name: str | None, context: Context | None, normaliser: str | None, hotwords: Path | None
 ) -> None:
     if split not in (None, "dev"):
         raise ConfigError(f"--strength-sweep chooses on dev, never on {split}: leave out --split {split}")
     if name or context:
         raise ConfigError("--strength-sweep names its systems and takes the model's own context: leave these out")
-    if normaliser or terms:
+    if normaliser or hotwords:
         raise ConfigError("--strength-sweep chooses by the basic normaliser: leave out --normaliser and --hotwords")
 
 
 def _named_adapters(given: list[str]) -> dict[str, str]:
-    """NAME=RUN of each --adapter."""
+    """Split NAME=RUN of each --adapter."""
     named: dict[str, str] = {}
     for text in given:
         name, equals, run = text.partition("=")
@@ -690,7 +695,9 @@ def _named_adapters(given: list[str]) -> dict[str, str]:
             or name in named
             or name in ("language", "folder")
         ):
-            raise ConfigError(f"--adapter {text}: give a NAME of its own and a run, such as cs=runs/cs")
+            raise ConfigError(
+                f"--adapter {text}: write NAME=RUN with a name that no other adapter has, such as cs=runs/cs"
+            )
         named[name] = run
     return named
 
@@ -738,7 +745,7 @@ def _options(
 
 def main() -> None:
     """Entry point of `asr-lora`."""
-    if int(os.environ.get("RANK", "0")):  # of several processes the first one speaks
+    if int(os.environ.get("RANK", "0")):  # only the first of several processes prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files may be any bytes
     sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""State how hypotheses are written: one value that is made once and passed whole."""
+"""Define the options of decoding, which are made once and passed as one value."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # as in openai/whisper, trans
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How hypotheses are written and what is written with them; by default greedily, and text alone."""
+    """Options of decoding; by default greedy search, without timestamps and word times."""
 
     beams: int = 1  # width of the beam search at temperature 0; 1 is greedy
     temperature: float = 0.0  # 0 takes the likeliest token; above 0, tokens are sampled
@@ -22,4 +22,4 @@ class DecodingOptions:
     processors: Sequence[Processor] = ()  # change scores before a token is chosen, each row by its own tokens alone
     timestamps: bool = False  # whether Whisper's timestamp tokens are allowed, which cut the text into segments
     word_times: bool = False  # whether the start and end of each word are computed
-    previous: Sequence[int] = ()  # tokens of text that the decoder takes for what came before
+    previous: Sequence[int] = ()  # tokens that the decoder takes for the text before

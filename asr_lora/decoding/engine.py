@@ -21,7 +21,7 @@ Adapters = Sequence[str | None]  # the adapter of each row, see `model.adapters.
 
 @dataclass(frozen=True)
 class EncodedWindows:
-    """What an engine's encoder made of windows, and the adapter of each."""
+    """The encoder outputs of windows, and the adapter of each."""
 
     outputs: torch.Tensor  # (windows, frames / 2, width)
     adapters: Adapters
@@ -31,7 +31,7 @@ class EncodedWindows:
 
 
 class Engine(Protocol):
-    """What transcribing asks of an engine."""
+    """The interface of an engine, as `transcribe` needs it."""
 
     @property
     def whisper(self) -> Whisper:

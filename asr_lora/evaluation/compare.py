@@ -43,10 +43,10 @@ def compare(
         reports: report folders; the systems of the others are compared with that of the first.
         out: folder for the comparison.
         transcripts: whether page and comparison.json may show words, not only numbers.
-        normaliser: name or label; that of the reports when not given.
-        hotwords: file of names and words, one a line, whose recall is computed.
+        normaliser: name or label; by default that of the reports.
+        hotwords: file of names and words, one per line, whose recall is computed.
         regression_sets: reports of the same systems, by name, on other datasets.
-        price_per_hour: of the machine that trained, in any currency, for a column of costs.
+        price_per_hour: price of the machine that trained, in any currency, for a column of costs.
         audio: the dataset of the reports, to put the audio of the utterances shown into the page.
         analysis: folder made by `analyze`, whose spectra the page shows.
 

@@ -50,7 +50,7 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """What B is against A: "better", "worse" or "not distinguishable"."""
+        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
         return self.leading.verdict
 
     @property

@@ -48,7 +48,7 @@ def comparison_view(
     Args:
         comparison: the systems and their results.
         commands: commands that make and check the comparison, shown after those of the systems.
-        price_per_hour: of the machine that trained, for the costs.
+        price_per_hour: price of the machine that trained, for the costs.
         sounds: FLAC of some of the utterances that are shown, by id.
         figures: more charts for the section on training.
     """

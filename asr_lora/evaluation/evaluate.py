@@ -58,15 +58,15 @@ def evaluate(
         dataset: a prepared dataset.
         out: folder for the report.
         split: the split to score.
-        name: of the system in comparisons; the model's when not given.
-        language: that of the run, and then that of the dataset, when not given.
+        name: name of the system in comparisons; by default the model's.
+        language: by default that of the run, or else that of the dataset.
         language_token: a related language, where Whisper has no token for the language; the run's when not given.
-        task: that of the run when not given.
-        context: that of the run when not given.
-        precision: of the computation.
-        beams: of beam search; 1 is greedy search.
-        normaliser: of the main scores, see `asr_lora.metrics.normalize`; those after the others stand beside them.
-        hotwords: file of names and words, one a line, whose recall is computed.
+        task: by default that of the run.
+        context: by default that of the run.
+        precision: number format of the computation.
+        beams: width of the beam search; 1 is greedy search.
+        normaliser: normaliser of the main scores, see `asr_lora.metrics.normalize`; the report has the others' too.
+        hotwords: file of names and words, one per line, whose recall is computed.
 
     Raises:
         ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
@@ -261,7 +261,7 @@ def _kept(folder: ReportFolder, stamp: str, processes: ProcessGroup) -> dict[str
                 path.unlink()
     processes.wait()
     kept = {row["id"]: row["hypothesis"] for path in folder.partials for row in read_jsonl(path)[1:]}
-    processes.wait()  # before anybody writes on, so that all share out the same rest
+    processes.wait()  # before any process writes, so that all divide the same remaining utterances
     return kept
 
 

@@ -188,7 +188,7 @@ def regression_table(comparison: Comparison) -> Table:
     """Make the table of one regression set: scores of each system, and its difference to the first."""
     dataset, lead = comparison.systems[0].dataset, comparison.lead.upper()
     columns = [
-        "System", "WER %", "95 % interval", "CER %", "its 95 % interval", f"{lead} difference", "95 % interval of it",
+        "System", "WER %", "95 % interval", "CER %", "its 95 % interval", f"{lead} difference", "its 95 % interval",
     ]  # fmt: skip
     rows = [
         [row.name, *value_and_interval(row.wer), *value_and_interval(row.cer), *_value_and_interval(row.difference)]

@@ -213,7 +213,7 @@ def _training(subject: CardSubject) -> list[tuple[str, str]]:
 def snippet(export: ExportRecord, repository: str | None) -> str:
     """Return Python code that transcribes speech.wav with the published model; a test runs it."""
     kind = Format(export.format)
-    told = export.language_token or export.language
+    language = export.language_token or export.language
     task = export.task
     if kind is Format.ADAPTER:
         return (
@@ -226,7 +226,7 @@ def snippet(export: ExportRecord, repository: str | None) -> str:
             f'model = PeftModel.from_pretrained(model, "{repository or "."}")\n'
             'speech, rate = soundfile.read("speech.wav")  # mono, 16 kHz, up to 30 s\n'
             'features = processor(speech, sampling_rate=rate, return_tensors="pt").input_features\n'
-            f'tokens = model.generate(input_features=features, language="{told}", task="{task}")\n'
+            f'tokens = model.generate(input_features=features, language="{language}", task="{task}")\n'
             "print(processor.batch_decode(tokens, skip_special_tokens=True)[0])\n"
         )
     if kind is Format.TRANSFORMERS:
@@ -247,7 +247,7 @@ def snippet(export: ExportRecord, repository: str | None) -> str:
             'speech, rate = soundfile.read("speech.wav", dtype="float32")  # mono, 16 kHz\n'
             "# Pad with silence to 30 s, as Whisper was trained; faster-whisper alone pads with zero log-mels.\n"
             "speech = numpy.pad(speech, (0, max(0, 30 * rate - len(speech))))\n"
-            f'segments, _ = model.transcribe(speech, language="{told}", task="{task}", beam_size=1)\n'
+            f'segments, _ = model.transcribe(speech, language="{language}", task="{task}", beam_size=1)\n'
             'print("".join(segment.text for segment in segments))\n'
         )
     (file,) = (file.name for file in export.files)
@@ -255,6 +255,6 @@ def snippet(export: ExportRecord, repository: str | None) -> str:
     return (
         ("from huggingface_hub import hf_hub_download\n" if repository else "")
         + "from pywhispercpp.model import Model\n\n"
-        + f'model = Model({place}, language="{told}", translate={task == "translate"})\n'
+        + f'model = Model({place}, language="{language}", translate={task == "translate"})\n'
         + 'print("".join(segment.text for segment in model.transcribe("speech.wav")))  # mono, 16 kHz\n'
     )

@@ -21,13 +21,15 @@ from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
+from asr_lora.system.renamed import renamed_keywords
 
 SPLIT = "dev"
-CLIPS = 50
+UTTERANCES = 50
 TOLERANCE = 0.005  # of WER, absolute: half a point
 OURS = "asr_lora, float32, 30 s"
 
 
+@renamed_keywords(clips="utterances")
 def export(
     model: str | NamedModel,
     *,
@@ -36,7 +38,7 @@ def export(
     dtype: str | None = None,
     quantise: str | None = None,
     dataset: Path | None = None,
-    clips: int = CLIPS,
+    utterances: int = UTTERANCES,
     tolerance: float = TOLERANCE,
     language: str | None = None,
     language_token: str | None = None,
@@ -54,7 +56,7 @@ def export(
         dtype: float16 or float32, for weights that are not quantised; default float16.
         quantise: int8 for ctranslate2, q8_0 or q5_0 for ggml; default none.
         dataset: its dev split is transcribed; default: the run's own dataset.
-        clips: number of utterances, spread evenly over the split; all of them if there are fewer.
+        utterances: number of utterances, spread evenly over the split; all of them if there are fewer.
         tolerance: largest difference of WER (of CER where that leads), as a share: 0.01 is one point.
 
     Raises:
@@ -64,14 +66,14 @@ def export(
         DataError: the model or the dataset cannot be used.
     """
     recipe = find_export_recipe(format, dtype, quantise)
-    if not 0 <= tolerance < 1 or clips < 1:
-        raise ConfigError("--tolerance is a share of WER, from 0 to below 1, and --clips is at least 1")
+    if not 0 <= tolerance < 1 or utterances < 1:
+        raise ConfigError("--tolerance is a share of WER, from 0 to below 1, and --utterances is at least 1")
     engine = require_engine(recipe.format)
     place = find_model(model)
     if recipe.format is Format.ADAPTER and place.strength is None:
         raise ConfigError(f"{place.name} has no adapter: take --format transformers, ctranslate2 or ggml")
     home = export_dataset(place, dataset)
-    manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(clips)
+    manifest, split = DatasetFolder(home).read(), read_split(home, SPLIT).evenly(utterances)
     prompt = place.prompt(language, language_token, task, default=manifest.language)
     spoken = {"language": prompt.language, "token": prompt.token}
     digest = manifest.splits[SPLIT].sha256
@@ -86,7 +88,7 @@ def export(
         draft = ExportFolder(root)
         weights = write_export(place, whisper, recipe, draft)
         transcribe = open_export(recipe, weights, place.base, whisper)
-        theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="clip")]
+        theirs = [transcribe(split.waveform(index)) for index in tqdm(range(len(split)), desc=engine, unit="utterance")]
         record = ExportRecord(
             fingerprint=stamp,
             model=Path(place.name).name,  # no folder of this machine is named, since the record may be published
@@ -123,7 +125,7 @@ def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
 
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     found = [""] * len(split)
-    with tqdm(total=len(split), desc=OURS, unit="clip") as bar:
+    with tqdm(total=len(split), desc=OURS, unit="utterance") as bar:
         for indices, texts in decode_split(whisper, split, batch_seconds=default_batch_seconds(whisper)):
             for index, text in zip(indices, texts, strict=True):
                 found[index] = text
@@ -135,6 +137,6 @@ def _refusal(model: str, record: ExportRecord, out: Path) -> str:
     found, rate = record.parity, record.parity.lead.upper()
     return (
         f"{model} is not exported: in {record.engine} its {rate} is {100 * found.drift:+.2f} points from ours on "
-        f"{found.clips} clips, and {100 * found.tolerance:.2f} are tolerated, so nothing is written to {out}. Quantise "
-        "less, or accept it with --tolerance, best on more --clips"
+        f"{found.clips} utterances, and {100 * found.tolerance:.2f} are tolerated, so nothing is written to {out}. "
+        "Quantise less, or raise --tolerance, best with more --utterances"
     )

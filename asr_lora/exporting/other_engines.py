@@ -59,13 +59,13 @@ def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcri
     """Use Transformers' `generate`; the generation settings of a whole model already force language and task."""
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    told: dict[str, str] = {}
+    forced: dict[str, str] = {}
     if base is None:
         model = WhisperForConditionalGeneration.from_pretrained(weights, dtype=torch.float32)
     else:
         model = load_adapted(base, weights)
         if whisper.prompt.forced_language:
-            told = {"language": whisper.prompt.forced_language, "task": whisper.prompt.task}
+            forced = {"language": whisper.prompt.forced_language, "task": whisper.prompt.task}
     device = default_device()
     model.to(device).eval()
     processor = WhisperProcessor.from_pretrained(base or weights)
@@ -74,7 +74,7 @@ def _transformers(weights: Path, base: str | None, whisper: Whisper) -> Transcri
         features = processor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features.to(device)
         with torch.inference_mode():
             tokens = model.generate(
-                input_features=features, max_new_tokens=MAX_NEW_TOKENS, num_beams=1, do_sample=False, **told
+                input_features=features, max_new_tokens=MAX_NEW_TOKENS, num_beams=1, do_sample=False, **forced
             )
         return str(processor.batch_decode(tokens, skip_special_tokens=True)[0])
 

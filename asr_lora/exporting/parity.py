@@ -39,7 +39,7 @@ def parity_table(record: ExportRecord) -> str:
     outcome = "within" if found.passed else "more than"
     lines.append(
         f"{found.lead.upper()} drifts by {100 * found.drift:+.2f} points, {outcome} the "
-        f"{100 * found.tolerance:.2f} tolerated; the same words in {found.alike} of {found.clips} clips, "
+        f"{100 * found.tolerance:.2f} tolerated; the same words in {found.alike} of {found.clips} utterances, "
         f"{100 * found.apart:.1f} % of words apart"
     )
     return "\n".join(lines)

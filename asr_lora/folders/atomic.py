@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, then renamed onto it."""
+"""Write files and folders that are complete or absent: beside their place, then renamed onto it."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise.
 
     Raises:
-        OSError: it could not be written, whatever kind of error torch or safetensors make of a full disk.
+        OSError: the folder could not be written; torch's and safetensors' errors about a full disk become this one.
     """
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -56,7 +56,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def set_aside(folder: Path) -> Path:
-    """Where `replacing_folder` keeps the folder before, for the moment between its two renames."""
+    """Return where `replacing_folder` keeps the previous folder between its two renames."""
     return folder.with_name(f".{folder.name}.before")
 
 
@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line as they come, however many; `path` is there when all of them are."""
+    """Write JSON objects as they come, one per line; `path` exists only when all are written."""
     _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -78,7 +78,7 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; what follows the last line's end, as a killed process leaves it, is ignored.
+    """Read one JSON object per line; an incomplete last line, as a killed process leaves it, is ignored.
 
     Raises:
         DataError: the file is missing, or a line is not a JSON object.

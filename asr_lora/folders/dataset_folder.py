@@ -1,4 +1,4 @@
-"""The folder that `prepare` makes, and within it what the label doctor found."""
+"""The folder that `prepare` makes, and the label report in it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +51,7 @@ class Overlap(Record):
 
 
 class DatasetRecord(ManifestRecord):
-    """What a prepared dataset was made from, and what it holds."""
+    """The sources, settings and contents of a prepared dataset."""
 
     speech_fingerprint: str | None = None  # digest of all that the splits were made from; subsets do not change it
     language: str
@@ -78,7 +78,7 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
     record = DatasetRecord
     manifest_name = "dataset.json"
     remedy = "Make it with: asr-lora prepare SOURCE --language LANGUAGE --out FOLDER"
-    schema = 2  # 2: rows say what decoding showed
+    schema = 2  # 2: rows hold measurements of the audio
     columns = (
         Column("name", "Split or subset"),
         Column("utterances", "Utterances", ",", "facts.utterances"),
@@ -103,7 +103,7 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         return self.root / "subsets" / f"{name}.txt"
 
     def missing_ids(self, name: str) -> Path:
-        """Ids of a given list that train lacks; not there when it has them all."""
+        """Ids of a given list that train lacks; absent when train has them all."""
         return self.root / "subsets" / f"{name}.missing.txt"
 
     @property
@@ -121,7 +121,7 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
 
     @property
     def work(self) -> Path:
-        """What an unfinished `prepare` keeps, so that it goes on where it stopped."""
+        """The work folder of an unfinished `prepare`, from which it continues."""
         return self.root / ".prepare"
 
     @property
@@ -130,7 +130,7 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
 
     @property
     def stamp(self) -> Path:
-        """The fingerprint of what the work folder is for."""
+        """The fingerprint of the dataset that the work folder is for."""
         return self.work / "stamp"
 
     @property
@@ -150,7 +150,7 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
 
     @property
     def ours(self) -> bool:
-        """Whether it holds nothing but a dataset, complete or interrupted."""
+        """Whether the folder holds only a dataset, complete or interrupted."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         known = {self.split(split).name for split in SPLITS} | {"subsets", self.manifest_name}
         known |= {self.dropped.name, self.leaks.name, self.label_report.root.name}
@@ -165,10 +165,10 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         return listed and all(has_bytes(self.split(name), split.bytes) for name, split in record.splits.items())
 
     def has_speech(self, stamp: str, seed: int) -> bool:
-        """Whether the splits are whole, whatever the subsets, and made of what `stamp` stands for.
+        """Whether the splits are complete and made from the inputs that `stamp` identifies; subsets do not count.
 
         Args:
-            seed: must be the one that they were made with, where a seed decided anything.
+            seed: the seed that they must have been made with, where a seed decided anything.
         """
         if not self.complete:
             return False
@@ -219,11 +219,11 @@ class LabelReportRecord(ManifestRecord):
     left_out: dict[str, int] = {}  # utterances that `prepare` left out, by reason
     without: list[str] = []  # rules that were off
     dataset_digest: str | None = None
-    model: str | None = None  # None: no model was asked
+    model: str | None = None  # None: no model scored the labels
 
 
 class LabelReportFolder(Folder[LabelReportRecord], Tabular):
-    """What is suspicious about a dataset's labels; `root` lies within the dataset's."""
+    """The label report of a dataset; `root` lies in the dataset's folder."""
 
     kind = "diagnosis"
     record = LabelReportRecord

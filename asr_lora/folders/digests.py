@@ -1,4 +1,4 @@
-"""Digests and sizes, by which it is known whether something is still what it was."""
+"""Compute digests and sizes of files, which show whether a file has changed."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 class FileFacts(TypedDict):
-    """What a manifest says of a file, to find out later whether the file is still the same."""
+    """Size and digest of a file, which a manifest records to show later whether the file has changed."""
 
     bytes: int
     sha256: str
@@ -41,5 +41,5 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def has_bytes(path: Path, size: int) -> bool:
-    """Whether a file is there, and not cut short."""
+    """Whether the file exists and has its full size."""
     return path.is_file() and path.stat().st_size == size

@@ -38,6 +38,10 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
+    def __getitem__(self, key: str) -> Any:
+        """Return a value of the JSON by its key, as programs read manifests before they had types."""
+        return self.to_json()[key]
+
     def to_json(self) -> dict[str, Any]:
         """Return what JSON holds of the record: the keys that were given or read, without defaults."""
         return self.model_dump(mode="json", exclude_unset=True)
@@ -53,7 +57,7 @@ class MadeWith(Record):
 
 
 class ManifestRecord(Record):
-    """What every manifest holds; `Folder.write` adds kind, schema version and provenance."""
+    """The fields of every manifest; `Folder.write` adds kind, schema version and provenance."""
 
     kind: str = ""
     schema_version: int = 0
@@ -150,7 +154,7 @@ class Folder(Generic[R]):
         write_text(self.manifest, json.dumps(stamp, indent=2, ensure_ascii=False) + "\n")
 
     def reusable(self, fingerprint: str) -> bool:
-        """Whether the folder is complete, has lost nothing, and was made from exactly what `fingerprint` stands for."""
+        """Whether the folder is complete, has its files, and was made from the inputs that `fingerprint` identifies."""
         if not self.complete:
             return False
         body = self.read_json()
@@ -158,14 +162,14 @@ class Folder(Generic[R]):
         return same and self.whole(self.parse(body))
 
     def whole(self, _: R) -> bool:
-        """Whether the files that the manifest speaks of are there."""
+        """Whether the files that the manifest names exist."""
         return True
 
     def require_ours(self, ours: bool, option: str = "with --out") -> None:
-        """Check that nothing of somebody else's would be written over.
+        """Check that writing here overwrites no files of another kind.
 
         Raises:
-            ConfigError: the folder holds something and it is not `ours`.
+            ConfigError: the folder is not empty, and `ours` is false.
         """
         if not ours and self.root.is_dir() and any(self.root.iterdir()):
             raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")

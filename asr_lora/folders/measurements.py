@@ -18,7 +18,7 @@ class Difference(Record):
 
     @property
     def verdict(self) -> str:
-        """What B is against A: "better", "worse" or "not distinguishable"."""
+        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
@@ -182,7 +182,7 @@ class AmplificationRecord(Record):
 
 
 class MatrixRecord(Record):
-    """What training added to one matrix."""
+    """The change that training made to one matrix."""
 
     matrix: str
     half: str  # "encoder" or "decoder"; empty: outside the blocks
@@ -192,7 +192,7 @@ class MatrixRecord(Record):
     rank: int
     frobenius: float
     relative: float
-    moved: float  # norm of all that changed over that of the matrix, magnitudes of DoRA included
+    moved: float  # norm of the whole change, DoRA's magnitudes included, over that of the matrix
     spectral: float
     effective_rank: float
     stable_rank: float

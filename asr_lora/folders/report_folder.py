@@ -56,7 +56,7 @@ class ReportFolder(Folder[ReportRecord], Tabular):
 
 
 class ComparisonFolder(Folder[ComparisonRecord], Tabular):
-    """Scores of several systems on the same utterances, each held against the first."""
+    """Scores of several systems on the same utterances, each compared with the first."""
 
     kind = "comparison"
     record = ComparisonRecord
@@ -77,7 +77,7 @@ class ComparisonFolder(Folder[ComparisonRecord], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        """Return each system with the pair that it makes with the first one; the difference is of the leading rate."""
+        """Return each system with its comparison with the first; the difference is of the leading rate."""
         body = self.read_json()
         first = body["systems"][0]["system"]["name"]
         pairs = {pair["b"]: pair for pair in body["pairs"] if pair["a"] == first}

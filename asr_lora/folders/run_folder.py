@@ -1,4 +1,4 @@
-"""The folder that `train` makes, and what is exported and published of it."""
+"""The folder that `train` makes, and the folders of exports."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +17,8 @@ class RunModel(Record):
     """The base model of a run and the decoder prompt that it was trained with."""
 
     name: str  # hub id, folder, or pypi:whisper-base
-    language: str  # code of what is spoken
-    language_token: str | None = None  # of the language whose token is borrowed
+    language: str  # code of the spoken language
+    language_token: str | None = None  # code of the language whose token is borrowed
     task: Task = Task.TRANSCRIBE
     context: Context = Context.FULL
 
@@ -55,7 +55,7 @@ class RunTraining(Record):
 
 
 class RunSettings(Record):
-    """The config of a run as `config.yaml` has it; of settings of other versions only what is needed is checked."""
+    """The config of a run, as in `config.yaml`; only the settings that other stages need are checked."""
 
     out: Path | None = None
     method: Method | None = None
@@ -92,7 +92,7 @@ class BestCheckpoint(Record):
 
 
 class RunRecord(ManifestRecord):
-    """What a finished run states of itself."""
+    """The record of a finished run."""
 
     method: Method
     model: RunModel
@@ -111,7 +111,7 @@ class RunRecord(ManifestRecord):
 
     @property
     def regression_sets(self) -> tuple[Path, ...]:
-        """Datasets that the config names as those that must not get worse."""
+        """Datasets on which, by the config, WER must not rise."""
         return (*self.config.data.guards, *self.config.data.regression_sets)
 
 
@@ -169,7 +169,7 @@ class RunFolder(Folder[RunRecord], Tabular):
         return self.root / ("model" if method == "full" else "adapter")
 
     def export(self, format: str) -> Path:  # noqa: A002
-        """Where `push` keeps what it exports by itself."""
+        """Folder of an export that `push` makes itself."""
         return self.root / "export" / format
 
     def whole(self, record: RunRecord) -> bool:
@@ -183,7 +183,7 @@ class ExportedFile(Record):
 
 
 class ErrorRates(Record):
-    """Shares of 1."""
+    """Error rates as shares of 1."""
 
     wer: float
     cer: float
@@ -205,7 +205,7 @@ class ParityRecord(Record):
 
 
 class ExportRecord(ManifestRecord):
-    """What was exported from a run, for which engine, and how that engine's transcripts compare with ours."""
+    """The record of an export: its run, its engine, and how the engine's transcripts compare with ours."""
 
     model: str  # name of the run, without its folder
     weights_digest: str | None = None  # None: weights that no run describes, or a published export
@@ -250,7 +250,7 @@ class ExportFolder(Folder[ExportRecord], Tabular):
     )
 
     def entries(self) -> Iterable[object]:
-        """Return what each of the two engines of the parity check scored."""
+        """Return the scores of both engines of the parity check."""
         record = self.read()
         for engine, rates in ((record.reference, record.parity.ours), (record.engine, record.parity.theirs)):
             yield {"engine": engine, "clips": record.parity.clips, "rates": rates}
@@ -266,7 +266,7 @@ class ExportFolder(Folder[ExportRecord], Tabular):
 
     @property
     def files(self) -> list[Path]:
-        """What was exported, without the manifest."""
+        """Files of the export, without the manifest."""
         return sorted(path for path in self.root.rglob("*") if path.is_file() and path != self.manifest)
 
     def listed(self) -> list[ExportedFile]:

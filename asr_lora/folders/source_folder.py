@@ -1,4 +1,4 @@
-"""Where speech comes from: archives that were downloaded, and names that others give to their files."""
+"""Folders of downloaded archives, and the file names of Common Voice and Kaldi."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ from asr_lora.folders.manifests import Folder, ManifestRecord
 
 
 def downloads_folder() -> Path:
-    """Where archives that were downloaded are kept: where the platform's own client is told to, or a cache."""
+    """Return the folder of downloaded archives: the one that is set for the platform's own client, or a cache."""
     return Path(os.environ.get("MDC_DOWNLOAD_PATH") or "~/.cache/asr_lora/downloads").expanduser()
 
 
 class DownloadRecord(ManifestRecord):
-    """What was downloaded, from where, and on which terms."""
+    """The record of a download: its source, its file and its terms."""
 
     dataset: str  # id or slug on the platform
     file: str
@@ -40,7 +40,7 @@ class DownloadFolder(Folder[DownloadRecord]):
         return self.root / ".lock"
 
     def part(self, name: str) -> Path:
-        """What has come of an archive so far, as `datacollective` names it."""
+        """The part of an archive that has arrived, under the name that `datacollective` gives it."""
         return self.root / f"{name}.part"
 
     def whole(self, record: DownloadRecord) -> bool:
@@ -48,7 +48,7 @@ class DownloadFolder(Folder[DownloadRecord]):
 
 
 class ReleaseFolder:
-    """Names inside a Common Voice release, which others write and we only read."""
+    """Names of files and folders in a Common Voice release."""
 
     CLIPS = "clips"
     AUDIOS = "audios"  # of Spontaneous Speech
@@ -60,7 +60,7 @@ class ReleaseFolder:
 
 
 class KaldiFolder:
-    """Names inside a Kaldi data folder."""
+    """Names of files in a Kaldi data folder."""
 
     RECORDINGS = "wav.scp"
     TEXT = "text"

@@ -47,7 +47,7 @@ class Tabular:
     columns: ClassVar[Sequence[Column]] = ()
 
     def entries(self) -> Iterable[object]:
-        """Return what each row is read from: objects of JSON, or records."""
+        """Return the source of each row: a JSON object or a record."""
         raise NotImplementedError
 
     def caption(self) -> str:

@@ -57,7 +57,7 @@ class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
 
     @property
     def ours(self) -> bool:
-        """Whether it holds nothing but a sweep, complete or interrupted."""
+        """Whether the folder holds only a sweep, complete or interrupted."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
@@ -132,27 +132,27 @@ class SweepFolder(Folder[SweepRecord], Tabular):
 
     @property
     def ours(self) -> bool:
-        """Whether it holds nothing but a sweep, complete or not."""
+        """Whether the folder holds only a sweep, complete or not."""
         tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split), self.csv(split))}
         known = {"configs", "runs", "reports", self.manifest_name, *tables}
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 
 class PromotionSide(Record):
-    """One model in a trial."""
+    """Scores of one model on the dataset of a trial."""
 
     model: str
     context: str
     wer: float
     wer_interval: tuple[float, float]
     cer: float
-    report: str  # folder, from the run's
+    report: str  # folder, relative to the run's
     fingerprint: str | None = None
     hypotheses_sha256: str = ""
 
 
 class TrialRecord(Record):
-    """The model before and the run on one dataset."""
+    """Scores of the previous model and of the run on one dataset."""
 
     fingerprint: str = ""
     dataset: str
@@ -170,10 +170,10 @@ class TrialRecord(Record):
 
 
 class PromotionRecord(ManifestRecord):
-    """Whether a run may replace the model before it, and on which measurements that rests."""
+    """Whether a run may replace the previous model, and the measurements that decide it."""
 
     run: str
-    over: str  # the model before
+    over: str  # the previous model
     weights_digest: str | None = None
     strength: float
     tolerance: float

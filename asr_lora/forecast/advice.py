@@ -27,9 +27,9 @@ class Facts:
     quantise: Quantise  # as resolved
     width: int  # of the model
     longest_context: float  # seconds that the encoder sees of the longest example
-    padded_work: float  # times the encoder's work at true length that 30 s for every clip is
+    padded_work: float  # the encoder's work at 30 s for every utterance, over its work at true length
     encoder_frozen: bool
-    changes_sound: bool  # whether an utterance sounds otherwise each time
+    changes_sound: bool  # whether augmentation changes the sound of an utterance each time
     shared_speakers: int  # of train and dev
     peak_without_checkpointing: int | None  # bytes; None: it is off
     place: str | None  # why `train` would refuse the run folder as it is
@@ -38,25 +38,25 @@ class Facts:
 def warnings_of(config: RunConfig, facts: Facts) -> list[str]:
     """Return every warning, the most costly mistake first."""
     groups = (
-        _of_place,
-        _of_memory,
-        _of_rate,
-        _of_adapter,
-        _of_length,
-        _of_evaluations,
-        _of_context,
-        _of_cache,
-        _of_data,
+        _place_warnings,
+        _memory_warnings,
+        _rate_warnings,
+        _adapter_warnings,
+        _length_warnings,
+        _evaluations_warnings,
+        _context_warnings,
+        _cache_warnings,
+        _data_warnings,
     )
     return [sentence for group in groups for sentence in group(config, facts)]
 
 
-def _of_place(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
+def _place_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
     if facts.place:
         yield facts.place
 
 
-def _of_memory(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _memory_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     memory, training = facts.memory, config.training
     if memory.available is not None and not memory.fits:
         yield (
@@ -83,7 +83,7 @@ def _of_memory(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_rate(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
+def _rate_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
     rate, steps = config.optimiser.learning_rate, config.training.steps
     if config.method is Method.FULL:
         if rate >= HIGH_FOR_EVERY_WEIGHT:
@@ -107,7 +107,7 @@ def _of_rate(config: RunConfig, facts: Facts) -> Iterator[str]:  # noqa: ARG001
         )
 
 
-def _of_adapter(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _adapter_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     adapter = config.adapter
     if config.method is Method.FULL:
         return
@@ -124,7 +124,7 @@ def _of_adapter(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_length(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _length_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     epochs, training = facts.plan.epochs, config.training
     fewest, most = EPOCHS
     if epochs < fewest:
@@ -144,7 +144,7 @@ def _of_length(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_evaluations(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _evaluations_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     training = config.training
     scored = facts.plan.evaluations - (training.average_last > 1)
     if training.evaluate_every_steps > training.steps:
@@ -169,7 +169,7 @@ def _of_evaluations(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_context(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _context_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     if config.model.context is not Context.FULL:
         return
     if facts.padded_work >= MUCH_PADDING:
@@ -184,7 +184,7 @@ def _of_context(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_cache(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _cache_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     changed, kept = facts.changes_sound, config.data.cache_gb
     masked = bool(config.augmentation.time_masks or config.augmentation.frequency_masks)
     if facts.encoder_frozen and not kept and not changed and not masked and facts.plan.epochs > 1:
@@ -202,7 +202,7 @@ def _of_cache(config: RunConfig, facts: Facts) -> Iterator[str]:
         )
 
 
-def _of_data(config: RunConfig, facts: Facts) -> Iterator[str]:
+def _data_warnings(config: RunConfig, facts: Facts) -> Iterator[str]:
     if facts.shared_speakers:
         yield (
             f"train and dev of {config.data.dataset} share {facts.shared_speakers} speakers, so dev WER will look "

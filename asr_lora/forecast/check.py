@@ -69,8 +69,8 @@ class ForecastInputs:
     dev: Split
     settings: ScheduleSettings
     steps: list[list[Example]]  # of the whole run
-    tokens: list[list[int]]  # that the decoder is given for each of their examples
-    libraries: int  # bytes that the process had before there was a model
+    tokens: list[list[int]]  # number of decoder tokens of each of their examples
+    libraries: int  # bytes that the process had before the model was made
 
     @property
     def whisper(self) -> Whisper:
@@ -102,9 +102,9 @@ def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None
     real steps and a decoded batch; without `probe` no weights are loaded and no time is given.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         probe: whether to load the model and time it.
-        price_per_hour: of this machine, for the cost.
+        price_per_hour: price of this machine, for the cost.
 
     Raises:
         ConfigError: the settings do not fit the model.
@@ -114,7 +114,7 @@ def check(config: RunConfig, *, probe: bool = True, price_per_hour: float | None
     inputs = _subject(config)
     plan = _plan(inputs)
     memory = _memory(inputs, plan)
-    # What does not fit is not tried: a machine out of memory may end more than this process.
+    # A run that does not fit is not probed: a machine out of memory may end more than this process.
     measured = _time(inputs, plan) if probe and memory.fits else None
     facts = _facts(inputs, plan, memory, measured)
     trainable, total = count_parameters(inputs.whisper.model)
@@ -236,10 +236,10 @@ def _time(inputs: ForecastInputs, plan: ScheduleSummary) -> TimeForecast:
         inputs.config, learner.processes, learner.dtype, inputs.data, inputs.dev,
         [inputs.steps[place] for place in places], encoded=inputs.encoded,
     )  # fmt: skip
-    heard = sum(example.context for example in plain_examples(inputs.data.seconds)) if inputs.encoded else 0.0
+    encoded = sum(example.context for example in plain_examples(inputs.data.seconds)) if inputs.encoded else 0.0
     return TimeForecast(
         load=took.load,
-        encode=took.encode * heard,
+        encode=took.encode * encoded,
         step=mean_step_seconds(took.steps, [work[place] for place in places], sum(work) / len(work)),
         evaluation=took.evaluation,
         final=_hashing_seconds(sum(value.nbytes for value in learner.parameters)),
@@ -261,7 +261,7 @@ def _hashing_seconds(size: int) -> float:
     return (time.perf_counter() - begun) * size / len(block)
 
 
-# What the advice looks at.
+# Facts for the advice.
 
 
 def _facts(

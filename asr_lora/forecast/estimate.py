@@ -164,9 +164,9 @@ def step_work(
     """Multiplications of the forward pass of a step, to compare steps by.
 
     Args:
-        step: its examples.
-        tokens: that the decoder is given for each of them.
-        size: of the model.
+        step: the examples of the step.
+        tokens: number of decoder tokens of each example.
+        size: the sizes of the model.
         micro_batch_seconds: audio in memory at once; the forward of a longer example runs twice, a third more work.
         encoded: whether the encoder's outputs come from a cache.
     """
@@ -175,7 +175,7 @@ def step_work(
     work = 0.0
     for example, count in zip(step, tokens, strict=True):
         frames = FRAMES_A_SECOND * example.context
-        a_frame: float = 2 * size.decoder_layers * square  # keys and values of it
+        a_frame: float = 2 * size.decoder_layers * square  # its keys and values
         if not encoded:
             a_frame += size.encoder_layers * (12 * square + 2 * frames * size.width)  # the latter: attention
         work += (frames * a_frame + count * a_token) * (4 / 3 if example.context > micro_batch_seconds else 1)
@@ -189,8 +189,8 @@ def largest(
 
     Args:
         schedule: the examples of each step.
-        tokens: that the decoder is given for each of them.
-        seconds: of audio in memory at once.
+        tokens: number of decoder tokens of each of these examples.
+        seconds: audio in memory at once.
     """
     given = {
         id(example): count
@@ -201,8 +201,8 @@ def largest(
     audio = [sum(example.context for example in batch) for batch in batches]
     text = [len(batch) * max(given[id(example)] for example in batch) for batch in batches]
     both = [a / max(audio) + t / max(text) for a, t in zip(audio, text, strict=True)]
-    # What is longer than `seconds` alone is computed with checkpointing, so it may need less.
-    kinds = [[place for place, heard in enumerate(audio) if (heard > seconds + 1e-6) is long] for long in (False, True)]
+    # A single example longer than `seconds` is computed with checkpointing, so it may need less.
+    kinds = [[place for place, one in enumerate(audio) if (one > seconds + 1e-6) is long] for long in (False, True)]
     places = {max(kind, key=measure.__getitem__) for kind in kinds if kind for measure in (audio, text, both)}
     return [batches[place] for place in sorted(places)]
 
@@ -228,8 +228,8 @@ def kept_bytes(step_bytes: int, steps: int) -> int:
     thumb elsewhere.
 
     Args:
-        step_bytes: most that a step has in memory at once, weights left out.
-        steps: of the run.
+        step_bytes: peak of a step, without weights.
+        steps: number of steps of the run.
     """
     return round((KEPT_BYTES + KEPT_SHARE * step_bytes) * (1 - math.exp(-steps / KEPT_STEPS)))
 

@@ -43,7 +43,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._watch(tensor.untyped_storage(), 0)
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Count tensors that were there before."""
+        """Count tensors that exist already."""
         for tensor in tensors:
             self._watch(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
 
@@ -80,12 +80,12 @@ def step_footprint(
     """Run a micro-batch forward and backward over a model without contents, and count its memory.
 
     Args:
-        learner: of a model on the meta device, which is made fake.
-        data: where the examples' tokens are looked up; no audio is read.
-        examples: of the micro-batch.
+        learner: its model is on the meta device, and gets fake tensors.
+        data: the training set, of which tokens are read but no audio.
+        examples: the examples of the micro-batch.
         micro_batch_seconds: a longer example is computed with checkpointing.
         encoded: whether the encoder's outputs come from a cache.
-        accumulates: whether gradients of an earlier micro-batch are there already.
+        accumulates: whether there are gradients of an earlier micro-batch.
     """
     model = learner.whisper.model.train()
     learner.checkpoint(examples[0].context, micro_batch_seconds)
@@ -106,7 +106,7 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
     """Peak bytes while a batch is decoded greedily, weights not counted.
 
     Args:
-        learner: of a model on the meta device, which is made fake.
+        learner: its model is on the meta device, and gets fake tensors.
         rows: utterances in the batch.
         context: seconds that the encoder sees.
         new_tokens: most new tokens of an utterance.
@@ -117,12 +117,12 @@ def decoding_footprint(learner: Learner, rows: int, context: float, new_tokens: 
         features = torch.zeros(rows, whisper.mel_bins, frames_of(context))
         meter = Meter([*whisper.model.parameters(), *whisper.model.buffers()])
         with meter:
-            states = whisper.encode(features)  # (rows, frames / 2, width)
+            encoded = whisper.encode(features)  # (rows, frames / 2, width)
             encoding = meter.peak
             meter.peak = meter.live
-            given = torch.zeros(rows, prompt, dtype=torch.long, device=states.device)
+            given = torch.zeros(rows, prompt, dtype=torch.long, device=encoded.device)
             kept = whisper.core(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states), decoder_input_ids=given, use_cache=True
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded), decoder_input_ids=given, use_cache=True
             ).past_key_values.self_attention_cache
             remembered = sum(int(value.nbytes) for layer in kept.layers for value in (layer.keys, layer.values))
     return max(encoding, meter.peak + remembered // prompt * new_tokens)

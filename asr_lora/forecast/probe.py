@@ -26,7 +26,7 @@ class Probe:
 
     load: float
     steps: tuple[float, ...]  # one after another, the warm-up left out
-    encode: float  # for a second of audio, by a frozen encoder whose outputs are kept; 0 where none are
+    encode: float  # per second of audio, by a frozen encoder whose outputs are cached; 0 where they are not
     evaluation: float  # of all dev utterances
 
 
@@ -37,11 +37,11 @@ def run_probe(
     """Load the model as `train` does, take optimiser steps, the first to warm up, and decode a batch of dev.
 
     Args:
-        config: of the run.
-        processes: of one process.
-        dtype: what the model computes in.
+        config: the config of the run.
+        processes: a group of one process.
+        dtype: number format of the computation.
         data: the utterances of `steps`.
-        dev: what an evaluation decodes.
+        dev: the utterances that an evaluation decodes.
         steps: the examples of each step; the first is taken twice.
         encoded: whether the run keeps a frozen encoder's outputs.
 
@@ -89,14 +89,15 @@ def _step(
 
 
 def _encoded(learner: Learner, batches: list[Batch]) -> tuple[list[Batch], float]:
-    """The batches with the encoder's outputs in the place of log-mels, and the seconds that took."""
+    """Return the batches with encoder outputs instead of log-mels, and the seconds that the encoder took."""
     begun = time.perf_counter()
     with torch.inference_mode(), learner.autocast():
-        states = [learner.whisper.encode(batch.features) for batch in batches if batch.features is not None]
+        outputs = [learner.whisper.encode(batch.features) for batch in batches if batch.features is not None]
     _finish(learner.processes.device)
     took = time.perf_counter() - begun
     return [
-        replace(batch, features=None, encoder_outputs=kept.clone()) for batch, kept in zip(batches, states, strict=True)
+        replace(batch, features=None, encoder_outputs=kept.clone())
+        for batch, kept in zip(batches, outputs, strict=True)
     ], took
 
 

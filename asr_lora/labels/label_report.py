@@ -38,7 +38,7 @@ MAX_AT_PREPARE = 200_000  # utterances of which prepare checks the labels: about
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What is worth knowing about all labels of a dataset, and is no fault of any of them."""
+    """Facts about all labels of a dataset that are no fault of a single label."""
 
     norms: Norms | None
     scripts_expected: list[str]

@@ -25,12 +25,12 @@ class HotwordCounts:
     """Occurrences of each hotword in each reference and each hypothesis, both (hotwords, utterances)."""
 
     spoken: np.ndarray
-    heard: np.ndarray
+    transcribed: np.ndarray
 
     @property
     def found(self) -> np.ndarray:
         """Occurrences that are both in the reference and in the hypothesis of an utterance."""
-        return np.asarray(np.minimum(self.spoken, self.heard))
+        return np.asarray(np.minimum(self.spoken, self.transcribed))
 
 
 @dataclass(frozen=True)
@@ -90,26 +90,26 @@ def occurrences(text: str, hotword: str, *, characters: bool) -> int:
 
 
 def count_hotwords(hotwords: Sequence[Hotword], scored: Scored, *, characters: bool) -> HotwordCounts:
-    spoken, heard = (
+    spoken, transcribed = (
         np.asarray([[occurrences(text, one.clean, characters=characters) for text in texts] for one in hotwords])
         for texts in (scored.references, scored.hypotheses)
     )
-    return HotwordCounts(spoken, heard)
+    return HotwordCounts(spoken, transcribed)
 
 
 def hotword_recall(hotwords: Sequence[Hotword], counts: HotwordCounts, found: Sums, spoken: Sums) -> HotwordRecall:
     """Compute recall with its interval, and precision; `found` and `spoken` are summed over the hotwords."""
-    spoken_each, found_each, heard_each = (
-        getattr(counts, what).sum(axis=1).tolist() for what in ("spoken", "found", "heard")
+    spoken_each, found_each, transcribed_each = (
+        occurrences_each.sum(axis=1).tolist() for occurrences_each in (counts.spoken, counts.found, counts.transcribed)
     )
-    heard = sum(heard_each)
+    transcribed = sum(transcribed_each)
     written = [one.written for one in hotwords]
     return HotwordRecall(
         terms=len(hotwords),
         spoken=int(spoken.total),
         found=int(found.total),
-        heard=heard,
+        heard=transcribed,
         recall=rate_of(found, spoken) if spoken.total else None,
-        precision=int(found.total) / heard if heard else None,
-        each=[OneHotword(*row) for row in zip(written, spoken_each, found_each, heard_each, strict=True)],
+        precision=int(found.total) / transcribed if transcribed else None,
+        each=[OneHotword(*row) for row in zip(written, spoken_each, found_each, transcribed_each, strict=True)],
     )

@@ -38,7 +38,7 @@ class MatchedPairs:
 
     @property
     def verdict(self) -> str:
-        """What B is against A: "better", "worse" or "not distinguishable"."""
+        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
         if self.p >= SIGNIFICANT:
             return "not distinguishable"
         return "better" if self.mean < 0 else "worse"

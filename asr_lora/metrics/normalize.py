@@ -160,14 +160,14 @@ def _spelt(digits: str, language: str) -> str:
 
 def join_compounds(reference: str, hypothesis: str) -> tuple[str, str]:
     """Join words on both sides where a stretch differs in its blanks only."""
-    said, heard = reference.split(), hypothesis.split()
-    new_said: list[str] = []
-    new_heard: list[str] = []
-    for kind, i, j, k, m in SequenceMatcher(None, said, heard).get_opcodes():
-        if kind != "equal" and "".join(said[i:j]) == "".join(heard[k:m]):
-            new_said.append("".join(said[i:j]))
-            new_heard.append("".join(heard[k:m]))
+    spoken, written = reference.split(), hypothesis.split()
+    new_spoken: list[str] = []
+    new_written: list[str] = []
+    for kind, i, j, k, m in SequenceMatcher(None, spoken, written).get_opcodes():
+        if kind != "equal" and "".join(spoken[i:j]) == "".join(written[k:m]):
+            new_spoken.append("".join(spoken[i:j]))
+            new_written.append("".join(written[k:m]))
         else:
-            new_said += said[i:j]
-            new_heard += heard[k:m]
-    return " ".join(new_said), " ".join(new_heard)
+            new_spoken += spoken[i:j]
+            new_written += written[k:m]
+    return " ".join(new_spoken), " ".join(new_written)

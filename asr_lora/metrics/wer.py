@@ -101,11 +101,11 @@ def _align(
     return [_steps(*one) for one in zip(out.references, out.hypotheses, out.alignments, strict=True)]
 
 
-def _steps(said: Sequence[str], heard: Sequence[str], chunks: Sequence[jiwer.AlignmentChunk]) -> Alignment:
+def _steps(reference: Sequence[str], hypothesis: Sequence[str], chunks: Sequence[jiwer.AlignmentChunk]) -> Alignment:
     steps: Alignment = []
     for chunk in chunks:
-        missing = said[chunk.ref_start_idx : chunk.ref_end_idx]
-        written = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        missing = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        written = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type in ("equal", "substitute"):
             steps += map(Step, missing, written)
         else:
@@ -192,7 +192,8 @@ class Scored:
 
 def score(references: Sequence[str], hypotheses: Sequence[str], normaliser: Normaliser) -> Scored:
     """Normalise, align and count."""
-    said, heard = normaliser.pairs(references, hypotheses)
-    alignments = align_words(said, heard)
+    references, hypotheses = normaliser.pairs(references, hypotheses)
+    alignments = align_words(references, hypotheses)
     words = [count_errors(steps) for steps in alignments]
-    return Scored(normaliser.label, said, heard, alignments, words, character_errors(said, heard))
+    characters = character_errors(references, hypotheses)
+    return Scored(normaliser.label, references, hypotheses, alignments, words, characters)

@@ -20,8 +20,8 @@ SPARE = frozenset({"left-out", "leaked-sentence", "leaked-speaker", "reread"})  
 Sounds = dict[tuple[str, str], bytes]  # (split, id) -> FLAC
 
 
-def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tuple[str, str]]:
-    """Return (split, id) of the utterances to listen to first: most rules, then the doubts of the model.
+def worst(label_report: LabelReport, scores: Sequence[ModelScore]) -> list[tuple[str, str]]:
+    """Return (split, id) of the utterances to listen to first: most findings, then most suspicious model scores.
 
     Without a model, rules on sound come before those on text, as they stand in RULES.
     """
@@ -30,7 +30,7 @@ def worst(label_report: LabelReport, thought: Sequence[ModelScore]) -> list[tupl
     for finding in label_report.findings:
         if finding.rule not in SPARE:
             rules[finding.split, finding.id].append(places[finding.rule])
-    doubts = {(opinion.split, opinion.id): suspicion(opinion) for opinion in thought}
+    doubts = {(score.split, score.id): suspicion(score) for score in scores}
     return sorted(rules, key=lambda key: (-len(rules[key]), -doubts.get(key, 0.0), min(rules[key]), key))[:WORST_SHOWN]
 
 
@@ -53,7 +53,7 @@ class SuspiciousUtterance:
     text: str
     seconds: float
     findings: Sequence[Finding]
-    words: Sequence[MarkedWord]  # the label aligned with the hypothesis of the model; empty: no model was asked
+    words: Sequence[MarkedWord]  # the label aligned with the hypothesis of the model; empty: no model scored it
     audio: str  # data URL; empty: no audio
 
 
@@ -79,7 +79,7 @@ class LabelView:
 def label_view(
     name: str,
     label_report: LabelReport,
-    thought: Sequence[ModelScore],
+    scores: Sequence[ModelScore],
     *,
     transcripts: bool,
     sounds: Mapping[tuple[str, str], bytes],
@@ -87,10 +87,10 @@ def label_view(
     """Make the view of what is suspicious about the labels of a dataset.
 
     Args:
-        name: of the dataset.
-        label_report: what the rules found.
-        thought: model scores of the labels; empty: no model was asked.
-        transcripts: whether texts, and what a rule states of them, are shown.
+        name: name of the dataset.
+        label_report: the labels and the findings of the rules.
+        scores: model scores of the labels; empty: no model scored them.
+        transcripts: whether texts, and findings that quote them, are shown.
         sounds: FLAC of some utterances.
     """
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -98,8 +98,8 @@ def label_view(
         found[finding.split, finding.id].append(finding)
     examples = label_report.examples()
     labels = {(label.split, label.id): label for label in label_report.labels}
-    opinions = {(opinion.split, opinion.id): opinion for opinion in thought}
-    active = [rule for rule in RULES if rule not in label_report.without and (thought or rule not in MODEL_RULES)]
+    score_of = {(score.split, score.id): score for score in scores}
+    active = [rule for rule in RULES if rule not in label_report.without and (scores or rule not in MODEL_RULES)]
     return LabelView(
         name=name,
         utterances=len(label_report.labels),
@@ -110,11 +110,11 @@ def label_view(
         without=label_report.without,
         left_out=label_report.left_out,
         facts=label_report.facts,
-        asked=len(thought),
+        asked=len(scores),
         charts=_charts(label_report.labels),
         worst=[
-            _suspicious(labels[key], found[key], opinions.get(key), sounds.get(key))
-            for key in worst(label_report, thought)
+            _suspicious(labels[key], found[key], score_of.get(key), sounds.get(key))
+            for key in worst(label_report, scores)
         ],
         transcripts=transcripts,
     )
@@ -125,7 +125,7 @@ def render_label_page(view: LabelView) -> str:
 
 
 def _suspicious(
-    label: Label, findings: list[Finding], opinion: ModelScore | None, flac: bytes | None
+    label: Label, findings: list[Finding], score: ModelScore | None, flac: bytes | None
 ) -> SuspiciousUtterance:
     return SuspiciousUtterance(
         split=label.split,
@@ -133,7 +133,7 @@ def _suspicious(
         text=label.text,
         seconds=label.sound.seconds if label.sound else 0.0,
         findings=findings,
-        words=align(basic(label.text), basic(opinion.hypothesis)) if opinion else [],
+        words=align(basic(label.text), basic(score.hypothesis)) if score else [],
         audio=f"data:audio/flac;base64,{base64.b64encode(flac).decode()}" if flac else "",
     )
 

@@ -1,4 +1,4 @@
-"""The job `serve`: answer OpenAI's transcription API and one web page until a signal arrives."""
+"""The job: serve OpenAI's transcription API and one web page until a signal arrives."""
 
 import logging
 import os

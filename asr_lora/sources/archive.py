@@ -16,7 +16,7 @@ from asr_lora.sources.lines import numbered_lines
 MAX_MEMBERS = 20_000_000
 MAX_RECORDING_BYTES = 64 << 20  # of one recording, which is read into memory
 MAX_TABLE_BYTES = 16 << 30  # of one table, which is read line by line
-MAX_GROWTH, FREE_BYTES = 60, 1 << 30  # text packs to a tenth, recordings not at all, a bomb to a thousandth
+MAX_GROWTH, FREE_BYTES = 60, 1 << 30  # text is compressed to a tenth, recordings not at all, a bomb to a thousandth
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 

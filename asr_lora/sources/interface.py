@@ -25,7 +25,7 @@ class Utterance:
 
     id: str
     recording: str  # name of its recording in the source
-    text: str  # as spoken and cased
+    text: str  # the transcript, as the source has it
     speaker: str = ""  # name in the source, which is never written to a dataset; "" where it is not known
     split: str = SPLIT_HERE  # train, dev or test, SPLIT_HERE or ADDED
     gender: str = ""

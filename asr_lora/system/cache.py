@@ -1,4 +1,4 @@
-"""Say where files are kept that can be made again, such as converted models."""
+"""Find the cache folder, for files that can be made again, such as converted models."""
 
 import os
 from pathlib import Path

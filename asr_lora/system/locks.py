@@ -1,4 +1,4 @@
-"""Let one process at a time do something, by a lock that ends with its process and so is never stale."""
+"""Lock a file for one process; the lock ends with the process, so it is never stale."""
 
 import fcntl
 import os
@@ -27,7 +27,7 @@ def alone(lock: Path, refusal: str) -> Iterator[None]:
 
 
 def _held(lock: Path, refusal: str) -> IO[str] | None:
-    """Take the lock; None where its former holder has just removed the file."""
+    """Take the lock; return None if its former holder has just removed the file."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:

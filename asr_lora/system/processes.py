@@ -1,4 +1,4 @@
-"""Let the processes of one job work together, whether one or several under `accelerate launch`."""
+"""Connect the processes of one job: one, or several under `accelerate launch`."""
 
 import os
 from collections.abc import Sequence

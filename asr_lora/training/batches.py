@@ -186,13 +186,13 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         """Encoder outputs of a micro-batch, shape (batch, frames / 2, width); None unless all are in the cache."""
         if self.encoder_cache is None or any(len(example.utterances) != 1 for example in examples):
             return None
-        states = []
+        outputs = []
         for example in examples:
             kept = self.encoder_cache.get(self.encoder_key(example))
             if kept is None:
                 return None
-            states.append(kept)
-        return torch.stack(states)
+            outputs.append(kept)
+        return torch.stack(outputs)
 
 
 def collated(targets: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:

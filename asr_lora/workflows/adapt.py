@@ -202,8 +202,8 @@ def plan_adaptation(
     lengths = read_split(dataset.root, "train", subset=subset).seconds
     hours = sum(lengths) / 3600
     epochs = epochs or (10 if hours < 0.2 else 4 if hours <= 2 else 3)
-    heard = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in lengths)
-    steps = min(MOST_STEPS, max(1, math.ceil(epochs * heard / BATCH_SECONDS)))
+    encoded = sum(context_seconds(seconds, Context.TRUE_LENGTH) for seconds in lengths)
+    steps = min(MOST_STEPS, max(1, math.ceil(epochs * encoded / BATCH_SECONDS)))
     reasons.append(f"{hours:.2f} h of speech: {steps} steps of {BATCH_SECONDS:.0f} s, about {epochs:g} epochs")
     reasons.append("context true_length: the encoder sees as much as the longest utterance of a batch, not 30 s")
     speeds: tuple[float, ...] = (1.0,)

@@ -1,4 +1,4 @@
-"""The job: runs -> what training changed in their weights, matrix by matrix, and what the runs share.
+"""The job: measure what training changed in each matrix of some runs, and which directions two runs share.
 
 The measures are those of the LoRA paper (arXiv 2106.09685, section 7); `model/spectra.py` computes them.
 """
@@ -52,31 +52,31 @@ from asr_lora.pages.analysis_page import (
     render_analysis_page,
 )
 
-ANY_PROMPT = ForcedPrompt("en")  # weights are read, nothing is spoken; English is what every Whisper knows
-FIGURES = 6  # significant, of what is written
+ANY_PROMPT = ForcedPrompt("en")  # only weights are read, and every Whisper has English
+FIGURES = 6  # significant figures of written numbers
 
 
 @dataclass(frozen=True)
 class Change:
-    """One matrix of the base and what was added to it."""
+    """One matrix of the base and its change."""
 
     name: str
     weight: torch.Tensor  # (out, in) of the base
-    spectrum: Spectrum  # of what was added; with DoRA before magnitudes are given
-    moved: float  # Frobenius norm of all that changed, DoRA's magnitudes included
+    spectrum: Spectrum  # of the change; for DoRA without its magnitudes
+    moved: float  # Frobenius norm of the whole change, DoRA's magnitudes included
     directions: torch.Tensor | None  # (in, k) of an adapter's A, as the paper compares them; None: no adapter
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Directions of one run that are held against those of another, by matrix: (in, k) each."""
+    """Directions of one run that are compared with those of another run, by matrix: (in, k) each."""
 
     update: dict[str, torch.Tensor]
     a: dict[str, torch.Tensor]
 
 
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
-    """Write what `measure_changes` says of some runs: analysis.json, index.html, table.md and matrices.csv.
+    """Write the results of `measure_changes` for some runs: analysis.json, index.html, table.md and matrices.csv.
 
     An analysis of the same weights is left as it is.
 
@@ -130,7 +130,7 @@ def _measure_all(tuned: dict[str, NamedModel]) -> AnalysisRecord:
 
 
 def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
-    """The runs by what they are called in tables, all of one base."""
+    """Find the runs, and return them under their names in tables; all must have one base."""
     if not runs or len(set(runs)) < len(runs):
         raise ConfigError("name runs, each of them once: asr-lora analyze RUN [RUN ...] --out FOLDER")
     tuned = {label: find_trained(run) for label, run in zip(_labels(runs), runs, strict=True)}
@@ -141,7 +141,7 @@ def _find(runs: Sequence[str]) -> dict[str, NamedModel]:
 
 
 def _labels(runs: Sequence[str]) -> list[str]:
-    """The last part of each name, or the whole where two would be called the same."""
+    """Return the last part of each path, or the whole paths where two would have the same name."""
     last = [Path(run).name for run in runs]
     return last if len(set(last)) == len(last) else list(runs)
 
@@ -217,18 +217,18 @@ def _place(name: str) -> tuple[str, int, str]:
     return found[1], int(found[2]), found[3]
 
 
-# What changed.
+# Changes of single runs.
 
 
 def _read(tuned: NamedModel) -> tuple[Iterator[Change], float]:
-    """Every matrix that was trained, in the model's order, and the squared norm of what changed beside them."""
+    """Return every matrix that was trained, in the model's order, and the squared norm of all other changes."""
     if tuned.strength is not None:
         return _of_adapter(tuned), 0.0
     base, after = (load_whisper(source, ANY_PROMPT).core for source in (tuned.base, str(tuned.trained_weights)))
     ours, theirs = dict(base.named_parameters()), dict(after.named_parameters())
     if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
         raise DataError(
-            f"{tuned.trained_weights} and {tuned.base} are not of one shape: put the base back that it was made of"
+            f"{tuned.trained_weights} and {tuned.base} have different shapes: restore the base model of its training"
         )
     names = target_names(base, AdapterSettings(targets="linear"))  # type: ignore[arg-type]
     inside = {f"{name}.weight" for name in names}
@@ -267,11 +267,11 @@ def _directions(a: torch.Tensor) -> torch.Tensor:
     return spectrum_of_matrix(a).right if a.numel() else torch.zeros(a.shape[1], 0, dtype=torch.float64)
 
 
-# What runs share.
+# Directions that runs share.
 
 
 def _pairs(a: str, b: str, first: Shared, second: Shared) -> list[RunPair]:
-    """Hold the directions of two runs against each other: those of the update, and of A where both are adapters."""
+    """Compare the directions of two runs: those of the update, and of A where both are adapters."""
     found = []
     for of in ("update", "a"):
         ours, theirs = getattr(first, of), getattr(second, of)
@@ -315,11 +315,11 @@ def _similarity(a: str, b: str, of: str, both: list[tuple[str, torch.Tensor, tor
 
 
 def _typical_side(both: list[tuple[str, torch.Tensor, torch.Tensor]], tables: list[np.ndarray], count: int) -> float:
-    """The harmonic mean of the dimensions of matrices with so many directions: chance goes with 1 / dimensions."""
+    """Return the harmonic mean of the dimensions of these matrices, since chance overlap goes with 1 / dimensions."""
     sides = [len(ours) for (_, ours, _), table in zip(both, tables, strict=True) if min(table.shape) >= count]
     return len(sides) / sum(1 / side for side in sides)
 
 
 def _figures(value: float) -> float:
-    """A number as it is written: six figures of it."""
+    """Return a number with six significant figures, as it is written."""
     return float(f"{value:.{FIGURES}g}")

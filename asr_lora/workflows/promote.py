@@ -29,19 +29,20 @@ from asr_lora.folders.workflow_folder import (
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
 from asr_lora.model.find_model import find_model, model_identity, split_strength
 from asr_lora.system.progress import Stages
+from asr_lora.system.renamed import renamed_keywords
 
-STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # the first is what the others are held against, and wins a tie
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # the others are compared with the first, which wins a tie
 SPLIT = "dev"
-TOLERANCE = 0.01  # of WER, absolute: what a guard may lose
+TOLERANCE = 0.01  # largest rise of WER on a regression set, absolute
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One dataset on which the model before and the model after are scored."""
+    """One dataset on which the previous model and the run are scored."""
 
     dataset: Path
     prompt: ForcedPrompt
-    guard: bool  # must not get worse; otherwise: must get better
+    regression_set: bool  # WER must not rise; otherwise it must fall
 
 
 def sweep_strengths(
@@ -55,14 +56,14 @@ def sweep_strengths(
     precision: Precision = Precision.AUTO,
     beams: int = 1,
 ) -> StrengthSweepFolder:
-    """Score an adapter on dev at several strengths, in its own context, and say which of them dev chooses.
+    """Score an adapter on dev at several strengths, in its own context, and choose the best one.
 
     Raises:
         ConfigError: the model has no adapter or is named with a strength; `out` holds something else.
         DataError: the model or dataset cannot be used, or has no dev split.
     """
     if split_strength(model)[1] is not None:
-        raise ConfigError(f"{model}: a sweep takes strengths of its own, so name {split_strength(model)[0]}")
+        raise ConfigError(f"{model}: --strength-sweep chooses the strengths, so name {split_strength(model)[0]}")
     find_model(f"{model}@1")  # refuses what has no adapter
     DatasetFolder(dataset).split_file(SPLIT)
     folder = StrengthSweepFolder(out)
@@ -109,7 +110,7 @@ def _sweep_record(model: str, dataset: Path, comparison: Comparison) -> Strength
 
 
 def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
-    """The choice of dev in words; `pair` holds it against full strength, None where it is that itself."""
+    """Return a sentence about the chosen strength; `pair` compares it with full strength, None: it is full strength."""
     if pair is None:
         return f"dev chooses {chosen}, the adapter as it was trained: no other strength has a lower {lead.upper()}."
     doubt = ""
@@ -118,30 +119,32 @@ def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
     return f"dev chooses {chosen}: {pair.sentence}{doubt}"
 
 
+@renamed_keywords(guards="regression_sets")
 def promote(
     run: str,
     *,
     over: str | None = None,
-    guards: Sequence[Path] = (),
+    regression_sets: Sequence[Path] = (),
     tolerance: float = TOLERANCE,
     force: bool = False,
 ) -> PromotionFolder:
-    """Let a run pass only where it is better than the model before on dev, and no guard dataset gets worse.
+    """Promote a run only if it is better than the previous model on dev, and WER does not rise on any regression set.
 
-    Better is what the paired 95 % interval says. A guard gets worse where its WER rises by more than `tolerance`, by
-    point estimate: an interval that includes zero does not excuse a loss. The run is scored in its own context, the
-    model before in its own, as `evaluate` does. Passing writes promoted.json into the run; a refusal removes it.
+    On dev, the paired 95 % interval decides. On a regression set, WER may rise by no more than `tolerance`, by point
+    estimate: an interval that includes zero does not excuse a loss. Each model is scored in its own context, as
+    `evaluate` does. Promotion writes promoted.json into the run; a refusal removes it.
 
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
-        over: the model before, by any name; the run's base model when not given.
-        guards: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
-        tolerance: rise of WER, as a share, that a guard may show: 0.01 is one point.
+        over: the previous model, by any name; by default the run's base model.
+        regression_sets: prepared datasets, each with a dev split, beside those in the run's data.regression_sets.
+        tolerance: largest rise of WER on a regression set, as a share: 0.01 is one point.
         force: promote in spite of refusals, and record them.
 
     Raises:
         Refused: the run does not pass; the message has a sentence for each reason.
-        ConfigError: a tolerance that is no share; the run and the model before are the same.
+        ConfigError: the tolerance is no share; the run and the previous model are the same; or Whisper has no token for
+            the language of a regression set.
         DataError: the run, a model or a dataset cannot be used.
     """
     if not 0 <= tolerance < 1:
@@ -152,7 +155,7 @@ def promote(
     if model_identity(before) == model_identity(str(run)):
         raise ConfigError(f"{before} and {run} are the same model: name another with --over")
     folder = PromotionFolder(Path(place).expanduser())
-    trials = _trials(body, guards)
+    trials = _trials(body, regression_sets)
     stages = Stages(2 * len(trials))
     rows = [_measured(trial, (before, str(run)), tolerance, folder, stages) for trial in trials]
     refusals = [row.sentence for row in rows if not row.passed]
@@ -176,24 +179,24 @@ def promote(
     return folder
 
 
-def _trials(run: RunRecord, guards: Sequence[Path]) -> list[Trial]:
-    """The run's own dataset, then each guard once; all are looked at before anything is spent."""
+def _trials(run: RunRecord, regression_sets: Sequence[Path]) -> list[Trial]:
+    """Return the run's own dataset, then each regression set once, after checking that all can be scored."""
     prompt = run.model.prompt
-    own = Trial(run.config.data.dataset, prompt, guard=False)
+    own = Trial(run.config.data.dataset, prompt, regression_set=False)
     same = {DatasetFolder(own.dataset).read().language, prompt.language}
-    found = {Path(guard).resolve(): Path(guard) for guard in (*run.regression_sets, *guards)}
+    found = {Path(path).resolve(): Path(path) for path in (*run.regression_sets, *regression_sets)}
     trials = [own]
     for path in found.values():
         language = DatasetFolder(path).read().language
         if language in same:
-            trials.append(Trial(path, prompt, guard=True))
+            trials.append(Trial(path, prompt, regression_set=True))
             continue
         try:
-            trials.append(Trial(path, forced_prompt(language, task=prompt.task), guard=True))
+            trials.append(Trial(path, forced_prompt(language, task=prompt.task), regression_set=True))
         except ConfigError as error:
             raise ConfigError(
-                f"guard {path} is of {language!r}, which Whisper has no token for: take guards in the run's own "
-                "language or in languages that Whisper has"
+                f"regression set {path} is in {language!r}, for which Whisper has no token: take regression sets in "
+                "the run's own language or in languages that Whisper has"
             ) from error
     for trial in trials:
         DatasetFolder(trial.dataset).split_file(SPLIT)
@@ -213,13 +216,13 @@ def _measured(
         )  # fmt: skip
     comparison = read_comparison(reports)
     (pair,) = comparison.pairs
-    passed = pair.leading.value <= tolerance if trial.guard else pair.leading.verdict == "better"
+    passed = pair.leading.value <= tolerance if trial.regression_set else pair.leading.verdict == "better"
     sides = [_side(system, report, folder) for system, report in zip(comparison.systems, reports, strict=True)]
     return TrialRecord(
         fingerprint=fingerprint([side.fingerprint for side in sides]),
         dataset=str(trial.dataset),
         split=SPLIT,
-        guard=trial.guard,
+        guard=trial.regression_set,
         language=trial.prompt.language,
         language_token=trial.prompt.token,
         utterances=comparison.systems[0].dataset.utterances,
@@ -246,22 +249,24 @@ def _side(system: ReportRecord, report: Path, folder: PromotionFolder) -> Promot
 
 
 def _sentence(trial: Trial, pair: Pair, passed: bool, tolerance: float) -> str:
-    if not trial.guard:
+    if not trial.regression_set:
         return f"On dev of {trial.dataset}, {pair.sentence}"
     change = f"{100 * pair.leading.value:+.1f} points of {pair.lead.upper()}"
     interval = f"95 % interval {100 * pair.leading.low:+.1f} to {100 * pair.leading.high:+.1f}"
     kept = "within" if passed else "more than"
-    return f"Guard {trial.dataset} changes by {change} ({interval}), {kept} the {100 * tolerance:.1f} tolerated."
+    return (
+        f"Regression set {trial.dataset} changes by {change} ({interval}), {kept} the {100 * tolerance:.1f} tolerated."
+    )
 
 
 def _verdict(run: str, before: str, rows: list[TrialRecord], refusals: list[str], force: bool) -> str:
     if refusals and force:
         return f"{run} is promoted over {before} by force, against: {' '.join(refusals)}"
     if refusals:
-        return f"{run} is not promoted over {before}: {' '.join(refusals)} With --force it is promoted all the same."
+        return f"{run} is not promoted over {before}: {' '.join(refusals)} With --force it is promoted anyway."
     reasons = " ".join(row.sentence for row in rows)
-    unguarded = "" if len(rows) > 1 else " No guard was named."
-    return f"{run} is promoted over {before}: {reasons}{unguarded}"
+    unchecked = "" if len(rows) > 1 else " No regression set was named."
+    return f"{run} is promoted over {before}: {reasons}{unchecked}"
 
 
 def _command(model: str, dataset: Path, report: Path, language: Sequence[str]) -> list[object]:

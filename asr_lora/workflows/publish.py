@@ -129,7 +129,7 @@ def _exported(place: NamedModel, exported: Path | None, dataset: Path) -> Export
     for file in facts.files:
         path = folder.root / file.name
         if not path.is_file() or sha256_file(path) != file.sha256:
-            raise DataError(f"{path} is not what was proven (its SHA-256 differs). {folder.remedy}")
+            raise DataError(f"{path} has changed since its parity check (its SHA-256 differs). {folder.remedy}")
     return folder
 
 
