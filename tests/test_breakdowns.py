@@ -121,6 +121,12 @@ def test_draws_are_multinomial(units):
     assert first.var() == pytest.approx((units // 2) * (1 - (units // 2) / units), rel=0.06)
 
 
+def test_equal_counts_are_in_the_order_of_earlier_reports():
+    found = confusions(align_words(["acustico all'arrivo", "anno"], ["", "anno e l'ora"]))
+    assert [row.word for row in found.deletions] == ["all'arrivo", "acustico"]
+    assert [row.word for row in found.insertions] == ["l'ora", "e"]
+
+
 def test_confusions_and_what_changed():
     references = ["de kat zit op de mat", "de kat slaapt"]
     before = align_words(references, ["de kar zit de mat", "de kar slaapt nu"])

@@ -1,7 +1,7 @@
 """Count which words go wrong in one system, and which words another system has right more or less often."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -91,8 +91,8 @@ def confusions(alignments: Sequence[Alignment], *, shown: int = SHOWN) -> Confus
     worst = sorted(instead, key=lambda word: (-instead[word].total(), word))[:shown]
     return Confusions(
         substitutions=[Substitution(*words, count) for words, count in _top(substituted, shown)],
-        insertions=[WordCount(*item) for item in _top(inserted, shown)],
-        deletions=[WordCount(*item) for item in _top(deleted, shown)],
+        insertions=[WordCount(*item) for item in _top(inserted, shown, repr)],
+        deletions=[WordCount(*item) for item in _top(deleted, shown, repr)],
         words=[
             WrongWord(word, spoken[word], instead[word].total(), [WordCount(*item) for item in _top(instead[word], 3)])
             for word in worst
@@ -100,9 +100,13 @@ def confusions(alignments: Sequence[Alignment], *, shown: int = SHOWN) -> Confus
     )
 
 
-def _top(counts: Counter[Key], shown: int) -> list[tuple[Key, int]]:
-    """The most frequent first; equal counts in the order of their names, so that the order never depends on a hash."""
-    return sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:shown]
+def _top(counts: Counter[Key], shown: int, name: Callable[[object], str] = str) -> list[tuple[Key, int]]:
+    """The most frequent first; equal counts in the order of their names, so that the order never depends on a hash.
+
+    Insertions and deletions are in the order of `repr`, which places words with an apostrophe first: reports of
+    earlier versions have them so, and `compare --rerun` compares place by place.
+    """
+    return sorted(counts.items(), key=lambda item: (-item[1], name(item[0])))[:shown]
 
 
 def changed_words(a: Sequence[Alignment], b: Sequence[Alignment], *, shown: int = SHOWN) -> ChangedWords:
