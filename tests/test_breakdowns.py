@@ -20,7 +20,7 @@ from asr_lora.metrics.combine import combine, families
 from asr_lora.metrics.confusions import ChangedWord, Substitution, WordCount, WrongWord, changed_words, confusions
 from asr_lora.metrics.hallucination import SilentUtterances, hallucination_signs, loops
 from asr_lora.metrics.hotword_recall import count_hotwords, occurrences, read_hotwords
-from asr_lora.metrics.intervals import _weights, rate_interval, resamples
+from asr_lora.metrics.intervals import _weights, rate_of, resamples
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words, score
 
@@ -62,7 +62,9 @@ def test_an_interval_of_a_group_is_that_of_its_speakers_alone():
     found = rows(2000, speaker=lambda n: f"s{n % 100}", gender=lambda n: ["female", "male"][n % 2])
     lengths, edits = np.full(2000, 10), generator.binomial(10, 0.3, 2000)
     (female, _) = facts_of(found, Counts(edits, lengths))["gender"].groups
-    alone = rate_interval(resamples([row["speaker"] for row in found[::2]]), edits[::2].tolist(), lengths[::2].tolist())
+    plan = resamples([row["speaker"] for row in found[::2]])
+    sums = plan.draw({"edits": edits[::2], "lengths": lengths[::2]})
+    alone = rate_of(sums["edits"], sums["lengths"])
     assert female.rates[0].value == alone.value
     assert female.rates[0].low == pytest.approx(alone.low, abs=0.003)
     assert female.rates[0].high == pytest.approx(alone.high, abs=0.003)

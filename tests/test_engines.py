@@ -216,3 +216,13 @@ def test_an_export_knows_its_language_and_context(tmp_path):
     ExportFolder(tmp_path).write(ExportRecord.model_validate(body))
     place = find_model(str(tmp_path))
     assert (place.recorded.language, place.context) == ("cs", Context.TRUE_LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("computes", "key"),
+    [("int8", "6affd94889110d4e"), ("float16", "01b5a8c66f86efe9"), ("float32", "4fa3885e402cb10d")],
+)
+def test_models_that_earlier_versions_converted_are_found_in_the_cache(computes, key, monkeypatch):
+    monkeypatch.setattr(ctranslate2_engine, "model_identity", lambda _: "cc")
+    monkeypatch.setattr(ctranslate2_engine.metadata, "version", lambda _: "4.6.0")
+    assert ctranslate2_engine._cache_key(None, ctranslate2_engine.STORED[computes]) == key

@@ -12,7 +12,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 from asr_lora.errors import ConfigError
 from asr_lora.metrics import normalize
 from asr_lora.metrics.normalize import LABELS, characters_lead, find_normaliser, join_compounds
-from asr_lora.metrics.wer import align_words, character_errors, score, total, word_errors
+from asr_lora.metrics.wer import Errors, align_words, character_errors, count_errors, score, total
 
 # Text, and what the Open ASR Leaderboard's ml_normalizer made of it (August 2026, num2words 0.5.14).
 LEADERBOARD = {
@@ -36,6 +36,10 @@ LEADERBOARD = {
     "fr": [("aujourd'hui 71 œufs", "aujourd hui soixante et onze œufs")],
 }
 TEXTS = [(language, text) for language, pairs in LEADERBOARD.items() for text, _ in pairs]
+
+
+def word_errors(references: list[str], hypotheses: list[str]) -> list[Errors]:
+    return [count_errors(steps) for steps in align_words(references, hypotheses)]
 
 
 @pytest.mark.parametrize(("language", "text"), TEXTS)

@@ -15,11 +15,15 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_jsonl
 from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.metrics.intervals import paired_difference, rate_interval, resamples
-from asr_lora.metrics.normalize import NORMALISER, basic
-from asr_lora.metrics.wer import Errors, align, character_errors, corpus_scores, total, word_errors
+from asr_lora.metrics.intervals import difference_of, rate_of, resamples
+from asr_lora.metrics.normalize import NORMALISER, basic, find_normaliser
+from asr_lora.metrics.wer import Errors, align, align_words, character_errors, count_errors, score, total
 
 WORDS = st.lists(st.sampled_from(["een", "twee", "drie", "vier"]), max_size=8).map(" ".join)
+
+
+def word_errors(references: list[str], hypotheses: list[str]) -> list[Errors]:
+    return [count_errors(steps) for steps in align_words(references, hypotheses)]
 
 
 @pytest.mark.parametrize(
@@ -69,10 +73,10 @@ def test_empty_references_are_defined():
 
 
 def test_raw_and_normalised_scores():
-    scores = corpus_scores(["Dat is zo."], ["dat is zo"])
-    assert (scores.wer, scores.cer) == (0.0, 0.0)
-    assert scores.raw_wer == pytest.approx(2 / 3)
-    assert scores.raw_cer == pytest.approx(2 / 10)
+    clean, raw = (score(["Dat is zo."], ["dat is zo"], find_normaliser(name, "nl")).rates for name in ("basic", "none"))
+    assert (clean.wer, clean.cer) == (0.0, 0.0)
+    assert raw.wer == pytest.approx(2 / 3)
+    assert raw.cer == pytest.approx(2 / 10)
 
 
 def test_interval_agrees_with_a_plain_bootstrap():
@@ -80,7 +84,8 @@ def test_interval_agrees_with_a_plain_bootstrap():
     speakers = [str(n) for n in generator.integers(0, 40, 400)]
     lengths = generator.integers(1, 15, 400)
     edits = generator.binomial(lengths, 0.2)
-    interval = rate_interval(resamples(speakers), edits.tolist(), lengths.tolist())
+    sums = resamples(speakers).draw({"edits": edits, "lengths": lengths})
+    interval = rate_of(sums["edits"], sums["lengths"])
     names, rates = sorted(set(speakers)), []
     members = {name: [i for i, speaker in enumerate(speakers) if speaker == name] for name in names}
     for _ in range(2000):
@@ -98,17 +103,17 @@ def test_paired_interval_is_narrower_than_two_apart_and_covers():
     hard = generator.random(300)  # what makes an utterance hard is hard for both systems
     a = generator.binomial(lengths, 0.5 * hard)
     b = np.maximum(0, a - generator.binomial(1, 0.4, 300))
-    plan = resamples([str(n) for n in range(300)])
-    difference = paired_difference(plan, a.tolist(), b.tolist(), lengths.tolist())
-    apart = rate_interval(plan, a.tolist(), lengths.tolist())
+    sums = resamples([str(n) for n in range(300)]).draw({"a": a, "b": b, "lengths": lengths})
+    difference = difference_of(sums["a"], sums["b"], sums["lengths"])
+    apart = rate_of(sums["a"], sums["lengths"])
     assert difference.low < difference.value < difference.high < 0
     assert difference.high - difference.low < apart.high - apart.low
     assert difference.verdict == "better"
     assert difference.probability_of_improvement == 1.0
-    same = paired_difference(plan, a.tolist(), a.tolist(), lengths.tolist())
+    same = difference_of(sums["a"], sums["a"], sums["lengths"])
     assert (same.value, same.low, same.high, same.verdict) == (0.0, 0.0, 0.0, "not distinguishable")
     assert same.probability_of_improvement == 0.5
-    worse = paired_difference(plan, b.tolist(), a.tolist(), lengths.tolist())
+    worse = difference_of(sums["b"], sums["a"], sums["lengths"])
     assert worse.verdict == "worse"
     assert (worse.low, worse.high) == pytest.approx((-difference.high, -difference.low))
 
@@ -127,7 +132,8 @@ def test_sixteen_thousand_utterances_are_quick():
     lengths = generator.integers(1, 15, 16_000).tolist()
     plan = resamples([str(n) for n in range(16_000)])  # every one of another speaker, which is the most work
     started = time.process_time()
-    rate_interval(plan, lengths, lengths)
+    sums = plan.draw({"edits": lengths, "lengths": lengths})
+    rate_of(sums["edits"], sums["lengths"])
     assert time.process_time() - started < 2
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -312,7 +311,7 @@ def test_test_is_read_when_asked_for_and_chooses_nothing(write, tmp_path):
         pairs = {pair.b: pair.wer for pair in comparison.pairs if pair.a == "one"}
         assert rows[0]["difference"] is None
         for row in rows[1:]:
-            assert row["difference"] == asdict(pairs[row["name"]])
+            assert row["difference"] == pairs[row["name"]].to_json()
             assert row["difference"]["value"] == pytest.approx(row["wer"] - rows[0]["wer"])
             assert row["verdict"] == pairs[row["name"]].verdict
         assert rows[0]["trainable_parameters"] == 12 * 4 * 128

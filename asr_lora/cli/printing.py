@@ -104,7 +104,7 @@ def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
         print(f"{'rule':{width}} utterances  for example")
         for rule, count in body.counts.items():
             example = body.examples[rule]
-            print(f"{rule:{width}} {count:10,}  {example.id}: {example.detail}")
+            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
     if body.suspicious:
         share = f"{body.suspicious:,} of {body.utterances:,} utterances"
         say(f"warning: {share} are suspicious; none was left out because of it")

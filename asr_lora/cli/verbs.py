@@ -207,7 +207,7 @@ def transcribe_command(
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
-        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, terms=hotwords,
+        vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
         engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
     ):  # fmt: skip

@@ -101,7 +101,10 @@ def prepare(
         locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks, text_column=text_column,
     )  # fmt: skip
     others = [OtherDataset.open(name, locale or code) for name in against]
-    records = _source_records(sources)
+    records = [
+        SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
+        for each in sources
+    ]
     digests = [each.to_json() for each in records], [other.digest for other in others]
     speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
     stamp = fingerprint(speech, asdict(request))
@@ -137,13 +140,6 @@ def _make(
         join_parts(plan, folder)
         leave_out(plan, folder, train_findings(folder, record.language, rules.drop) if rules.drop else {})
         _finish(plan, folder, record, sources, others, request)
-
-
-def _source_records(sources: Sequence[WeightedSource]) -> list[SourceRecord]:
-    return [
-        SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
-        for each in sources
-    ]
 
 
 def _require_ours(folder: DatasetFolder, language: str) -> None:

@@ -209,9 +209,7 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     folder = Path(model.base).expanduser()
     if model.weights is None and (folder / WEIGHTS).is_file():
         return folder
-    made_with = metadata.version("ctranslate2")
-    key = fingerprint(model_identity(model), STORED[computes], made_with)
-    folder = cache_folder() / "ctranslate2" / key
+    folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
     if not (folder / WEIGHTS).is_file():
         say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
         whisper = open_model(model, prompt, precision=Precision.FP32)
@@ -219,6 +217,13 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
         with replacing_folder(folder) as draft:
             write_ctranslate2(whisper, draft, STORED[computes])
     return folder
+
+
+def _cache_key(model: NamedModel, stored: str) -> str:
+    """Return the name of a converted model in the cache; earlier versions used the same, so it is found again."""
+    quantise = "int8" if stored.startswith("int8_") else None
+    recipe = {"format": "ctranslate2", "dtype": stored.removeprefix("int8_"), "quantise": quantise}
+    return fingerprint(model_identity(model), recipe, metadata.version("ctranslate2"))
 
 
 def _load(folder: Path, computes: str) -> Any:

@@ -17,14 +17,14 @@ from asr_lora.evaluation.report import (
     score_record,
     score_rows,
 )
-from asr_lora.folders.measurements import ReportRecord, ScoresRecord
+from asr_lora.folders.measurements import Difference, ReportRecord, ScoresRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.metrics.breakdown import Breakdown, break_down, find_groups, group_columns
 from asr_lora.metrics.combine import Family, combine, contests
 from asr_lora.metrics.confusions import ChangedWords, Confusions, changed_words, confusions
 from asr_lora.metrics.hallucination import HallucinationSigns, hallucination_signs
 from asr_lora.metrics.hotword_recall import Hotword, HotwordRecall, count_hotwords, hotword_recall, read_hotwords
-from asr_lora.metrics.intervals import Difference, Resamples, Sums, difference_of, resamples
+from asr_lora.metrics.intervals import Resamples, Sums, difference_of, resamples
 from asr_lora.metrics.mapsswe import MatchedPairs, matched_pairs
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.metrics.wer import Scored, align_characters

@@ -7,9 +7,9 @@ from typing import Any
 from asr_lora.evaluation.comparison import Comparison, Pair
 from asr_lora.evaluation.report import SCORING
 from asr_lora.folders.measurements import ComparedSystem, ComparisonRecord, Measured
-from asr_lora.metrics.combine import Family
+from asr_lora.metrics.combine import Family, FamilyRate
 from asr_lora.metrics.hotword_recall import HotwordRecall
-from asr_lora.metrics.intervals import REPLICATES, Difference
+from asr_lora.metrics.intervals import REPLICATES
 
 
 def comparison_record(comparison: Comparison, made_from: Mapping[str, Any]) -> ComparisonRecord:
@@ -52,8 +52,8 @@ def _pair(comparison: Comparison, pair: Pair) -> Measured:
     return {
         "a": pair.a,
         "b": pair.b,
-        "wer": asdict(pair.wer),
-        "cer": asdict(pair.cer),
+        "wer": pair.wer.to_json(),
+        "cer": pair.cer.to_json(),
         "mapsswe": {**asdict(pair.test), "verdict": pair.test.verdict} if pair.test else None,
         "utterances": len(rows),
         "speakers": len({row["speaker"] for row in rows}),
@@ -64,19 +64,12 @@ def _pair(comparison: Comparison, pair: Pair) -> Measured:
 
 
 def _family(family: Family) -> Measured:
-    rates = {"wer": family.wer, "cer": family.cer}
-    return {
-        "name": family.name,
-        "systems": family.systems,
-        **{
-            rate: {**asdict(own), "difference": _with_verdict(own.difference) if own.difference else None}
-            for rate, own in rates.items()
-        },
-    }
+    return {"name": family.name, "systems": family.systems, "wer": _rate(family.wer), "cer": _rate(family.cer)}
 
 
-def _with_verdict(difference: Difference) -> Measured:
-    return {**asdict(difference), "verdict": difference.verdict}
+def _rate(own: FamilyRate) -> Measured:
+    found = own.difference
+    return {**asdict(own), "difference": {**found.to_json(), "verdict": found.verdict} if found else None}
 
 
 def _hotwords(recall: HotwordRecall) -> Measured:

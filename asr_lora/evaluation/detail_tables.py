@@ -123,7 +123,12 @@ def _error_tables(own: Confusions) -> list[Table]:
         [row.reference, row.hypothesis, count(row.count)] for row in own.substitutions[:WORDS_SHOWN]
     ]
     wrong: list[list[Cell]] = [
-        [row.word, count(row.spoken), count(row.wrong), ", ".join(map(_instead, row.heard_as))]
+        [
+            row.word,
+            count(row.spoken),
+            count(row.wrong),
+            ", ".join(f"{one.word or '(nothing)'} {one.count}" for one in row.heard_as),
+        ]
         for row in own.words[:WORDS_SHOWN]
     ]
     return [
@@ -136,10 +141,6 @@ def _error_tables(own: Confusions) -> list[Table]:
 
 def _word_counts(words: list[WordCount]) -> list[list[Cell]]:
     return [[row.word or "", count(row.count)] for row in words[:WORDS_SHOWN]]
-
-
-def _instead(row: WordCount) -> str:
-    return f"{row.word or '(nothing)'} {row.count}"
 
 
 def _changed_section(own: WordChanges) -> WordSection:

@@ -10,10 +10,10 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.folders.measurements import Measured, ScoresRecord
 from asr_lora.folders.report_folder import ReportFolder
-from asr_lora.metrics.breakdown import Breakdown, Counts, break_down, find_groups, group_columns
-from asr_lora.metrics.confusions import Confusions, confusions
-from asr_lora.metrics.hallucination import HallucinationSigns, hallucination_signs
-from asr_lora.metrics.hotword_recall import Hotword, HotwordRecall, count_hotwords, hotword_recall
+from asr_lora.metrics.breakdown import Columns, Counts, break_down, find_groups, group_columns
+from asr_lora.metrics.confusions import confusions
+from asr_lora.metrics.hallucination import hallucination_signs
+from asr_lora.metrics.hotword_recall import Hotword, count_hotwords, hotword_recall
 from asr_lora.metrics.intervals import REPLICATES, Resamples, Sums, rate_of, resamples
 from asr_lora.metrics.normalize import LABELS, Normaliser, characters_lead, find_normaliser
 from asr_lora.metrics.wer import Errors, Scored, score
@@ -22,17 +22,6 @@ SCORING = 2  # what a report states and how its intervals are drawn; change it w
 NEEDED = {"id": str, "speaker": str, "seconds": int | float, "reference": str, "hypothesis": str}
 
 Row = dict[str, Any]  # a line of hypotheses.jsonl
-Columns = dict[tuple[Any, ...], np.ndarray]
-
-
-@dataclass(frozen=True)
-class ErrorAnalysis:
-    """Results behind the scores of one system; the fields are the keys in report.json."""
-
-    breakdown: Breakdown
-    words: Confusions
-    hallucination: HallucinationSigns
-    terms: HotwordRecall | None  # None: no hotwords were asked for
 
 
 @dataclass(frozen=True)
@@ -42,16 +31,11 @@ class ReportScores:
     normaliser: str
     scoring: int
     scores: ScoresRecord
-    analysis: ErrorAnalysis
+    analysis: Measured  # results behind the scores
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of a ReportRecord."""
-        return {
-            "normaliser": self.normaliser,
-            "scoring": self.scoring,
-            "scores": self.scores,
-            "analysis": asdict(self.analysis),
-        }
+        return dict(vars(self))
 
 
 def read_rows(folder: ReportFolder) -> list[Row]:
@@ -133,14 +117,15 @@ def score_report(
     if counted:
         columns |= {("terms", "found"): counted.found.sum(axis=0), ("terms", "spoken"): counted.spoken.sum(axis=0)}
     sums = plan.draw(columns)
-    analysis = ErrorAnalysis(
-        breakdown=break_down(rows, counts, lead, groups, sums),
-        words=confusions(scored.alignments),
-        hallucination=hallucination_signs(scored, characters=lead == "cer"),
-        terms=hotword_recall(hotwords, counted, sums["terms", "found"], sums["terms", "spoken"])
-        if hotwords and counted
-        else None,
-    )
+    recall = None
+    if hotwords and counted:
+        recall = hotword_recall(hotwords, counted, sums["terms", "found"], sums["terms", "spoken"])
+    analysis = {
+        "breakdown": asdict(break_down(rows, counts, lead, groups, sums)),
+        "words": asdict(confusions(scored.alignments)),
+        "hallucination": asdict(hallucination_signs(scored, characters=lead == "cer")),
+        "terms": asdict(recall) if recall else None,  # None: no hotwords were asked for
+    }
     scores = score_record(scored, lead, plan, sums, 0, all_normalisers(rows, language, scored))
     return counted_rows(rows, scored), ReportScores(normaliser.label, SCORING, scores, analysis)
 

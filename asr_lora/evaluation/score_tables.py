@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from asr_lora.evaluation.comparison import Comparison, Pair
 from asr_lora.folders.manifests import MadeWith
-from asr_lora.folders.measurements import ReportRecord, TrainingRecord
+from asr_lora.folders.measurements import Difference, ReportRecord, TrainingRecord
 from asr_lora.metrics.combine import Family
-from asr_lora.metrics.intervals import Difference, Interval
+from asr_lora.metrics.intervals import Interval
 from asr_lora.pages.charts import Dot
 from asr_lora.pages.tables import DASH, Cell, Number, Table, Text, count, interval, percent, text
 

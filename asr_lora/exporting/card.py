@@ -6,18 +6,19 @@ Every value is picked by name, so that folders of this machine, people and trans
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.config import Context, Method
 from asr_lora.errors import DataError
 from asr_lora.exporting.recipe import Format
 from asr_lora.folders.dataset_folder import DatasetRecord
-from asr_lora.folders.measurements import ReportRecord, SystemRecord
+from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.run_folder import ExportRecord, RunRecord
+from asr_lora.pages.templating import environment
 
 TASK = "automatic-speech-recognition"
 HUB_CODES = {"jw": "jv"}  # where Whisper's language code differs from ISO 639
@@ -49,20 +50,14 @@ def write_card(subject: CardSubject) -> str:
     Raises:
         DataError: the hub's library refuses the metadata.
     """
-    text = f"---\n{_metadata(subject).to_yaml()}\n---\n\n{_template().render(**_context(subject))}"
+    template = (files("asr_lora.exporting") / "templates" / "card.md.j2").read_text(encoding="utf-8")
+    body = environment(autoescape=False).from_string(template).render(**_context(subject))
+    text = f"---\n{_metadata(subject).to_yaml()}\n---\n\n{body}"
     try:
         ModelCard(text)
     except ValueError as error:
         raise DataError(f"the model card's metadata is refused ({error})") from error
     return text
-
-
-def _template() -> Any:
-    loader = PackageLoader("asr_lora.exporting", "templates")
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    return environment.get_template("card.md.j2")
 
 
 def own_report(run: RunRecord, export: ExportRecord, report: ReportRecord) -> bool:
@@ -177,7 +172,9 @@ def _row(subject: CardSubject, report: ReportRecord) -> dict[str, str]:
     scores, system, data = report.scores, report.system, report.dataset
     low, high = scores.wer_interval
     return {
-        "system": "this model" if own_report(subject.run, subject.export, report) else _system_name(system),
+        "system": "this model"
+        if own_report(subject.run, subject.export, report)
+        else Path(system.name).name.removeprefix("pypi:"),
         "data": f"{_data_name(report, subject.dataset)}, {data.split}",
         "utterances": f"{data.utterances:,}",
         "speakers": f"{data.speakers:,}",
@@ -187,10 +184,6 @@ def _row(subject: CardSubject, report: ReportRecord) -> dict[str, str]:
         "context": "true length" if system.context == "true_length" else "30 s",
         "normaliser": report.normaliser,
     }
-
-
-def _system_name(system: SystemRecord) -> str:
-    return Path(system.name).name.removeprefix("pypi:")
 
 
 def _training(subject: CardSubject) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from asr_lora.exporting.recipe import Format, find_export_recipe
 from asr_lora.folders.atomic import replacing_folder
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.run_folder import ExportFolder, ExportRecord, ParityData
+from asr_lora.folders.run_folder import ExportFolder, ExportRecord
 from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
@@ -101,7 +101,7 @@ def export(
             context=place.context,
             **asdict(recipe),
             files=draft.listed(),
-            dataset=ParityData(sha256=digest, split=SPLIT, seconds=round(sum(split.seconds), 1)),
+            dataset={"sha256": digest, "split": SPLIT, "seconds": round(sum(split.seconds), 1)},
             reference=OURS,
             engine=engine,
             parity=parity(split.texts, ours, theirs, str(prompt.language), tolerance),

@@ -15,16 +15,11 @@ from asr_lora.model.find_model import NamedModel
 from asr_lora.model.whisper import Whisper
 
 
-def hub_name(base: str) -> str | None:
-    """Return the hub id of a base model; None for a folder of this machine, which others do not have."""
-    if base == PACKAGED:
-        return "openai/whisper-base"
-    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
-
-
 def public_base(base: str) -> str:
     """Return the hub id of a base model, or the last part of its path if it is a folder of this machine."""
-    return hub_name(base) or Path(base).name
+    if base == PACKAGED:
+        return "openai/whisper-base"
+    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else Path(base).name
 
 
 def write_export(place: NamedModel, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:
@@ -49,13 +44,8 @@ def write_export(place: NamedModel, whisper: Whisper, recipe: ExportRecipe, fold
         stored = f"{recipe.quantise}_{recipe.dtype}" if recipe.quantise else str(recipe.dtype)
         write_ctranslate2(whisper, folder.root, stored)
         return folder.root
-    _write_transformers(whisper, recipe.dtype, folder.root)
-    return folder.root
-
-
-def _write_transformers(whisper: Whisper, dtype: Dtype | None, out: Path) -> None:
-    """Save model, tokenizer, extractor and generation settings; vocab.json and merges.txt serve older versions."""
-    if dtype is Dtype.FLOAT16:
+    if recipe.dtype is Dtype.FLOAT16:
         whisper.core.half()
-    save_weights(whisper, out)
-    whisper.tokenizer.save_vocabulary(str(out))
+    save_weights(whisper, folder.root)
+    whisper.tokenizer.save_vocabulary(str(folder.root))  # vocab.json and merges.txt serve older versions
+    return folder.root

@@ -208,16 +208,6 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         return self.subset(name).read_text(encoding="utf-8").splitlines()
 
 
-class FindingRecord(Record):
-    """One utterance that a rule found."""
-
-    rule: str
-    split: str
-    id: str
-    detail: str = ""
-    text: str = ""
-
-
 class LabelReportRecord(ManifestRecord):
     """How many labels of a dataset are suspicious, by rule."""
 
@@ -225,7 +215,7 @@ class LabelReportRecord(ManifestRecord):
     suspicious: int
     leaked: int = 0  # utterances of dev and test that share something with another split
     counts: dict[str, int]  # utterances by rule
-    examples: dict[str, FindingRecord]  # one for each rule
+    examples: dict[str, dict[str, str]]  # the first finding of each rule, see labels.rules.Finding
     left_out: dict[str, int] = {}  # utterances that `prepare` left out, by reason
     without: list[str] = []  # rules that were off
     dataset_digest: str | None = None

@@ -8,6 +8,20 @@ from asr_lora.folders.manifests import MadeWith, ManifestRecord, Record
 Measured = Mapping[str, Any]  # results that are written for other programs, and read back by `compare --rerun` alone
 
 
+class Difference(Record):
+    """Error rate of B minus A on the same utterances, with its 95 % interval; shares of 1."""
+
+    value: float
+    low: float
+    high: float
+    probability_of_improvement: float | None = None  # share of replicates in which B makes fewer errors than A
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
+
+
 class CurvePoint(Record):
     """Scores on dev at one evaluation during training."""
 

@@ -73,11 +73,6 @@ class ParameterCount(Record):
     total: int
 
 
-class ProcessCount(Record):
-    count: int = 1
-    gradient_bytes_a_step: int = 0
-
-
 class TrainedOn(Record):
     """How much speech a run was trained on, and for how long."""
 
@@ -106,7 +101,7 @@ class RunRecord(ManifestRecord):
     device: str = ""
     dtype: str = ""
     parameters: ParameterCount
-    processes: ProcessCount = ProcessCount()
+    processes: dict[str, int] = {}  # how many, and the bytes of gradients that each sends a step
     train: TrainedOn
     best: BestCheckpoint
     weights_bytes: int
@@ -187,14 +182,6 @@ class ExportedFile(Record):
     sha256: str
 
 
-class ParityData(Record):
-    """The utterances of a parity check."""
-
-    sha256: str  # of the split's file
-    split: str
-    seconds: float
-
-
 class ErrorRates(Record):
     """Error rates as shares of 1."""
 
@@ -232,7 +219,7 @@ class ExportRecord(ManifestRecord):
     dtype: str | None = None  # None: the adapter's own
     quantise: str | None = None
     files: list[ExportedFile]
-    dataset: ParityData
+    dataset: dict[str, str | float]  # of the parity check: SHA-256 and name of the split, and seconds of audio
     reference: str  # our engine, in words
     engine: str  # the packages that run the format, with their versions
     parity: ParityRecord

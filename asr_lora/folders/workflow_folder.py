@@ -1,25 +1,16 @@
 """Folders of jobs that call other jobs: sweeps over strengths and settings, promotions and adaptations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
-from asr_lora.folders.measurements import ScoredSplit
+from asr_lora.folders.measurements import Difference, ScoredSplit
 from asr_lora.folders.tabular import Column, Tabular, difference_columns, scored_columns
 
 ZERO_SHOT = "zero-shot"  # name of the base model in reports of `adapt`
-
-
-class PairedDifference(Record):
-    """Difference of an error rate on the same utterances, with its 95 % interval; shares of 1."""
-
-    value: float
-    low: float
-    high: float
-    probability_of_improvement: float | None = None
 
 
 class StrengthRecord(Record):
@@ -30,7 +21,7 @@ class StrengthRecord(Record):
     wer: float
     wer_interval: tuple[float, float]
     cer: float
-    difference: PairedDifference | None  # from full strength; None: it is full strength
+    difference: Difference | None  # from full strength; None: it is full strength
     fingerprint: str | None = None
 
 
@@ -71,16 +62,6 @@ class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
         return all(name == self.manifest_name or name.startswith("strength-") for name in names)
 
 
-class VariantRecord(Record):
-    """The settings of one variant."""
-
-    name: str
-    set: dict[str, Any] = {}  # section.key: value, as the sweep's file has it
-    untouched: bool = False  # whether the base model itself was scored
-    run: str | None = None  # folder; None: nothing was trained
-    config: Record | None = None
-
-
 class VariantScores(Record):
     """The row of a variant in the table of a split."""
 
@@ -88,7 +69,7 @@ class VariantScores(Record):
     wer: float
     wer_interval: tuple[float, float]
     cer: float
-    difference: PairedDifference | None  # from the first variant; None: it is the first
+    difference: Difference | None  # from the first variant; None: it is the first
     verdict: str | None
     trainable_parameters: int | None
     seconds: float | None
@@ -100,7 +81,7 @@ class SweepRecord(ManifestRecord):
     """The variants of a sweep, their scores on each split, and the variant with the lowest WER on dev."""
 
     sweep: str  # YAML file
-    variants: list[VariantRecord]
+    variants: list[Mapping[str, Any]]  # name, settings, run folder and whole config of each
     splits: dict[str, list[VariantScores]]
     chosen_by_dev: str
 
@@ -182,7 +163,7 @@ class TrialRecord(Record):
     utterances: int
     before: PromotionSide
     after: PromotionSide
-    difference: PairedDifference
+    difference: Difference
     verdict: str
     passed: bool
     sentence: str
@@ -228,17 +209,10 @@ class PromotionFolder(Folder[PromotionRecord], Tabular):
         return self.root / "promotion" / f"{dataset.resolve().name}-{fingerprint(model, dataset.resolve())[:8]}"
 
 
-class ChosenSettings(Record):
-    model: str
-    subset: str
-    steps: int
-    reasons: list[str] = []
-
-
 class AdaptRecord(ManifestRecord):
     """The settings that `adapt` chose, the commands of its stages, and the verdict of its comparison."""
 
-    plan: ChosenSettings
+    plan: Mapping[str, Any]  # model, subset, steps, and the reasons for them
     commands: list[str]
     verdict: str
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from asr_lora.metrics.intervals import Difference, Interval, Resamples, Sums, difference_of, rate_of
+from asr_lora.folders.measurements import Difference
+from asr_lora.metrics.intervals import Interval, Resamples, Sums, difference_of, rate_of
 
 PERSONAL = ("gender", "age", "accent")
 RECORDED = (*PERSONAL, "domain")  # fields of a row that name a group; older reports have none of them

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from asr_lora.metrics.intervals import Difference, Sums, difference_of, rate_of
+from asr_lora.folders.measurements import Difference
+from asr_lora.metrics.intervals import Sums, difference_of, rate_of
 
 MARK = "#"
 

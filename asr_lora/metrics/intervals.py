@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from asr_lora.folders.measurements import Difference
+
 REPLICATES = 10_000
 MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead: too few speakers give no interval
 AT_ONCE = 250_000  # weights drawn at a time, which bounds memory
@@ -19,21 +21,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Error rate of B minus A on the same utterances, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    probability_of_improvement: float  # share of replicates in which B makes fewer errors than A
-
-    @property
-    def verdict(self) -> str:
-        """The verdict on B compared with A: "better", "worse" or "not distinguishable"."""
-        return "better" if self.high < 0 else "worse" if self.low > 0 else "not distinguishable"
 
 
 class Sums(NamedTuple):
@@ -143,23 +130,10 @@ def difference_of(edits_a: Sums, edits_b: Sums, lengths_a: Sums, lengths_b: Sums
     # A tie counts half, so that a system against itself has a probability of improvement of one half.
     fewer, same = edits_b.replicates < edits_a.replicates, edits_b.replicates == edits_a.replicates
     value = float(_rates(edits_b.total, lengths_b.total) - _rates(edits_a.total, lengths_a.total))
-    return Difference(value, float(low), float(high), float(np.mean(fewer) + np.mean(same) / 2))
+    better = float(np.mean(fewer) + np.mean(same) / 2)
+    return Difference(value=value, low=float(low), high=float(high), probability_of_improvement=better)
 
 
 def _rates(edits: float | np.ndarray, lengths: float | np.ndarray) -> np.ndarray:
     """Edits over lengths; over no reference as in `wer.Errors.rate`."""
     return np.where(np.asarray(lengths) > 0, edits / np.maximum(lengths, 1), np.asarray(edits) > 0)
-
-
-def rate_interval(plan: Resamples, edits: Sequence[int], lengths: Sequence[int]) -> Interval:
-    """Interval of an error rate from edits and reference length of each utterance."""
-    sums = plan.draw({"edits": edits, "lengths": lengths})
-    return rate_of(sums["edits"], sums["lengths"])
-
-
-def paired_difference(
-    plan: Resamples, edits_a: Sequence[int], edits_b: Sequence[int], lengths: Sequence[int]
-) -> Difference:
-    """Interval of B's error rate minus A's, both on the same replicates."""
-    sums = plan.draw({"a": edits_a, "b": edits_b, "lengths": lengths})
-    return difference_of(sums["a"], sums["b"], sums["lengths"])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jiwer
 
-from asr_lora.metrics.normalize import Normaliser, as_written, basic
+from asr_lora.metrics.normalize import Normaliser
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,6 @@ def count_errors(alignment: Alignment) -> Errors:
     return Errors(kinds.count("sub"), kinds.count("ins"), kinds.count("del"), len(kinds) - kinds.count("ins"))
 
 
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
-    """Count word errors of each utterance. An empty reference counts every hypothesis word as an insertion."""
-    return [count_errors(steps) for steps in align_words(references, hypotheses)]
-
-
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
     """Count character errors of each utterance, blanks included, a character being a Unicode code point."""
     return [count_errors(steps) for steps in align_characters(references, hypotheses)]
@@ -140,11 +135,6 @@ class MarkedWord:
 def align(reference: str, hypothesis: str) -> list[MarkedWord]:
     """Align words: those of the hypothesis in order, the missing ones of the reference in their places."""
     (steps,) = align_words([reference], [hypothesis])
-    return shown_words(steps)
-
-
-def shown_words(steps: Alignment) -> list[MarkedWord]:
-    """Return the words of an alignment: those of the hypothesis, and those of the reference that it lacks."""
     return [
         MarkedWord((step.reference if step.hypothesis is None else step.hypothesis) or "", step.kind) for step in steps
     ]
@@ -207,26 +197,3 @@ def score(references: Sequence[str], hypotheses: Sequence[str], normaliser: Norm
     words = [count_errors(steps) for steps in alignments]
     characters = character_errors(references, hypotheses)
     return Scored(normaliser.label, references, hypotheses, alignments, words, characters)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Corpus error rates, as written (raw) and after `normalize.basic`."""
-
-    wer: float
-    cer: float
-    raw_wer: float
-    raw_cer: float
-
-
-def corpus_scores(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
-    """Score a corpus by the counts that `evaluate` reports too; training selects checkpoints by it on dev."""
-    clean, raw = (
-        [[change(text) for text in side] for side in (references, hypotheses)] for change in (basic, as_written)
-    )
-    return Scores(
-        wer=total(word_errors(*clean)).rate,
-        cer=total(character_errors(*clean)).rate,
-        raw_wer=total(word_errors(*raw)).rate,
-        raw_cer=total(character_errors(*raw)).rate,
-    )

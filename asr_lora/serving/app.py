@@ -22,6 +22,7 @@ from asr_lora.serving.uploads import ClientDisconnected, audio_path, receive_for
 from asr_lora.serving.web_page import load_page
 from asr_lora.transcription.segments import Segment, TranscriptPart
 
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 LINGER_SECONDS = 2.0  # how long the rest of a refused request is read and thrown away
 SERVER_ERROR = ApiError(500, "server_error", "the request failed because of an error on the server; see its log")
 
@@ -169,7 +170,7 @@ class RequestMiddleware:
             nonlocal answer_begun
             if message["type"] == "http.response.start":
                 answer_begun = True
-                message["headers"] = [*message["headers"], *_headers()]
+                message["headers"] = [*message["headers"], *RAW_HEADERS]
                 route = getattr(scope.get("route"), "path", "none")
                 self.runner.metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
@@ -196,7 +197,3 @@ class RequestMiddleware:
                     while not request_ended:
                         await receive_message()
             await _error_answer(failure)(scope, receive, send_message)
-
-
-def _headers() -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]

@@ -29,12 +29,7 @@ SCHEME = "mdc:"
 KEY, ADDRESS = "MDC_API_KEY", "MDC_API_URL"
 SITE = "https://mozilladatacollective.com"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-PAUSES = (
-    1.0,
-    5.0,
-    15.0,
-    60.0,
-)  # seconds before each new try; tries are counted from the last bytes that arrived
+PAUSES = (1.0, 5.0, 15.0, 60.0)  # seconds before each new try; tries are counted from the last bytes that arrived
 TERMS = ("license", "licenseAbbreviation", "licenseUrl", "restrictions", "forbiddenUsage", "additionalConditions")
 
 

@@ -88,7 +88,8 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
         if not repository.strip("/"):
             raise ConfigError(f"{word} names no dataset: write hf:OWNER/NAME, or hf:OWNER/NAME:CONFIG")
         return HubDataset(repository, config or None, text_column)
-    path = local_path(word)
+    dataset = mdc_dataset(word)
+    path = fetch(dataset, downloads_folder()) if dataset else Path(word)
     if not path.exists():
         raise DataError(f"{word} is not there. SOURCE is {KNOWN}")
     if (path.is_file() and is_archive(path)) or (path.is_dir() and holds_release(path)):
@@ -104,12 +105,6 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
         return ReleaseOnDisk(find_locale(path, locale), tables)
     except DataError as error:
         raise DataError(f"{error}. SOURCE is {KNOWN}") from error
-
-
-def local_path(word: str) -> Path:
-    """Return the path of a source. A dataset of Mozilla Data Collective is downloaded first."""
-    dataset = mdc_dataset(word)
-    return fetch(dataset, downloads_folder()) if dataset else Path(word)
 
 
 def split_weight(word: str | Path) -> tuple[str, float]:

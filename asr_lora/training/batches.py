@@ -64,6 +64,8 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
         self.mel_bins = whisper.mel_bins
         self.prompt = whisper.prompt_tokens
         self.end = whisper.end_token
+        self.no_speech_token = whisper.no_speech_token
+        self.first_timestamp = whisper.first_timestamp
         self.examples = examples or ExampleSettings()
         self.augmentation = augmentation or AugmentationSettings()
         self.features_cache: TensorCache | None = None
@@ -124,15 +126,11 @@ class TrainingSet(torch.utils.data.Dataset[Batch]):
             answers[0] = tokens[1]
         return tokens[:-1], answers
 
-    @property
-    def no_speech_token(self) -> int:
-        return self.prompt[-1] - 1  # it stands before the no-timestamps token in every vocabulary of Whisper
-
     def _timed_text(self, example: Example) -> list[int]:
         text = []
         for index, start in zip(example.utterances, self._starts(example), strict=True):
             times = (start, start + self.seconds[index])
-            begin, end = (self.prompt[-1] + 1 + round(time / TIMESTAMP_SECONDS) for time in times)
+            begin, end = (self.first_timestamp + round(time / TIMESTAMP_SECONDS) for time in times)
             text += [begin, *self.tokens[index], end]
         return text
 

@@ -90,11 +90,8 @@ def micro_batches(
     batches: list[list[Example]] = []
     for example in share:
         last = batches[-1] if batches else []
-        if (
-            last
-            and last[0].context == example.context
-            and (len(last) + 1) * example.context <= micro_batch_seconds + 1e-6
-        ):
+        fits = (len(last) + 1) * example.context <= micro_batch_seconds + 1e-6
+        if last and last[0].context == example.context and fits:
             last.append(example)
         else:
             batches.append([example])
@@ -131,9 +128,8 @@ def _example(
     timestamps: bool = False,
     speed: float = 1.0,
 ) -> Example:
-    seconds += GAP_SECONDS * max(
-        0, len(utterances) - 1
-    )  # the longest gaps; the real ones are drawn when the audio is read
+    # The longest gaps; the real ones are drawn when the audio is read.
+    seconds += GAP_SECONDS * max(0, len(utterances) - 1)
     context = context_seconds(seconds, settings.context)
     return Example(utterances, seconds, context, generator.getrandbits(63), timestamps, speed)
 

@@ -20,14 +20,14 @@ from asr_lora.folders.digests import folder_bytes, folder_digest
 from asr_lora.folders.run_folder import (
     BestCheckpoint,
     ParameterCount,
-    ProcessCount,
     RunFolder,
     RunModel,
     RunRecord,
     RunSettings,
     TrainedOn,
 )
-from asr_lora.metrics.wer import Scores, corpus_scores
+from asr_lora.metrics.normalize import find_normaliser
+from asr_lora.metrics.wer import Rates, score
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
@@ -118,13 +118,14 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             step = progress.step
             last = step == settings.steps
             if step > progress.scored_step and (step % settings.evaluate_every_steps == 0 or last):
-                scores = _score_dev(learner, dev, stop)
-                if scores is not None:
+                scored = _score_dev(learner, dev, stop)
+                if scored is not None:
+                    clean, raw = scored
                     log.write(
-                        step=step, dev_wer=scores.wer, dev_cer=scores.cer, dev_raw_wer=scores.raw_wer,
+                        step=step, dev_wer=clean.wer, dev_cer=clean.cer, dev_raw_wer=raw.wer,
                         seconds=time.perf_counter() - started,
                     )  # fmt: skip
-                    progress = _keep_best(folder, config, learner, progress, scores)
+                    progress = _keep_best(folder, config, learner, progress, clean)
             last = last or 0 < settings.early_stopping <= progress.without_better
             if last and settings.average_last > 1 and not progress.averaged:
                 progress = _try_average(folder, config, learner, progress, dev, stop)
@@ -234,8 +235,11 @@ def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) 
     return replace(progress, micro_batch_seconds=after)
 
 
-def _score_dev(learner: Learner, dev: Split, stop: Stop) -> Scores | None:
-    """Decode dev, each process its share, and score it; return None if a signal comes first."""
+def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] | None:
+    """Decode dev, each process its share; return its rates after the basic normaliser and as written.
+
+    They are counted as `evaluate` counts them. None: a signal comes first.
+    """
     processes, whisper = learner.processes, learner.whisper
     decoded: list[tuple[int, str]] = []
     with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not processes.main) as bar:
@@ -249,23 +253,24 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> Scores | None:
                 break
     if processes.any(stop.requested):
         return None
-    hypotheses = dict(processes.gather(decoded))
-    return corpus_scores(dev.texts, [hypotheses[index] for index in range(len(dev))])
+    found = dict(processes.gather(decoded))
+    hypotheses = [found[index] for index in range(len(dev))]
+    language = whisper.prompt.language or "en"
+    clean, raw = (score(dev.texts, hypotheses, find_normaliser(name, language)).rates for name in ("basic", "none"))
+    return clean, raw
 
 
-def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, scores: Scores) -> Progress:
+def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, rates: Rates) -> Progress:
     """Save the weights if dev WER is the lowest so far, and a snapshot of them if `average_last` is set."""
     if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
-    if progress.best_dev_wer is not None and scores.wer >= progress.best_dev_wer:
+    if progress.best_dev_wer is not None and rates.wer >= progress.best_dev_wer:
         return replace(progress, without_better=progress.without_better + 1)
     if learner.processes.main:
         with replacing_folder(folder.weights(config.method)) as draft:
             save_weights(learner.whisper, draft)
-    return replace(
-        progress, best_step=progress.step, best_dev_wer=scores.wer, best_dev_cer=scores.cer, without_better=0
-    )
+    return replace(progress, best_step=progress.step, best_dev_wer=rates.wer, best_dev_cer=rates.cer, without_better=0)
 
 
 def _try_average(
@@ -274,10 +279,10 @@ def _try_average(
     """Score the average of the last evaluations' weights (arXiv 1803.05407), and keep it if it is the best."""
     learner.processes.wait()  # until the last snapshot is written
     average_snapshots(folder, learner.whisper.model)
-    scores = _score_dev(learner, dev, stop)
-    if scores is None:
+    scored = _score_dev(learner, dev, stop)
+    if scored is None:
         return progress
-    kept = _keep_best(folder, config, learner, progress, scores)
+    kept = _keep_best(folder, config, learner, progress, scored[0])
     return replace(kept, averaged=True, average_is_best=kept.best_dev_wer != progress.best_dev_wer)
 
 
@@ -309,9 +314,10 @@ def _write_manifest(
             device=learner.processes.device.type,
             dtype=str(learner.dtype).removeprefix("torch."),
             parameters=ParameterCount(trainable=trainable, total=total),
-            processes=ProcessCount(
-                count=learner.processes.size, gradient_bytes_a_step=4 * trainable if learner.processes.size > 1 else 0
-            ),
+            processes={
+                "count": learner.processes.size,
+                "gradient_bytes_a_step": 4 * trainable if learner.processes.size > 1 else 0,
+            },
             train=TrainedOn(
                 utterances=len(data),
                 hours=round(sum(data.seconds) / 3600, 4),

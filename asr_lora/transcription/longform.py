@@ -8,12 +8,12 @@ import librosa
 import numpy as np
 
 from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK
+from asr_lora.audio.features import HOP
 from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
 
 WINDOW_SECONDS = 28.0  # longest window: below 30 s, so that silence follows the speech
 SHORTEST_SECONDS = 8.0  # where there is no pause, a window is not cut before this
-FRAME = 400  # samples over which loudness is measured, 25 ms
-HOP = 160  # samples, 10 ms
+FRAME = 400  # samples over which loudness is measured, 25 ms, every HOP
 
 SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # P(speech) at which speech begins, and below which it may end, as in silero
 PAUSE = 10  # chunks below `SPEECH_ENDS` that end speech, 0.3 s

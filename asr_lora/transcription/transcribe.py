@@ -17,6 +17,7 @@ from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import Task
+from asr_lora.system.renamed import renamed_keywords
 from asr_lora.transcription.inputs import Input, find_inputs
 from asr_lora.transcription.recordings import transcribe_recordings
 from asr_lora.transcription.routes import make_routes
@@ -53,6 +54,7 @@ class Transcript(Tabular):
         return self.error or str(self.file)
 
 
+@renamed_keywords(terms="hotwords")
 def transcribe(
     model: str,
     inputs: Sequence[str | Path],
@@ -73,7 +75,6 @@ def transcribe(
     sequential: bool = False,
     fallback: bool = True,
     hotwords: Path | None = None,
-    terms: Path | None = None,
     engine: str = "torch",
     rules: SubtitleRules = SubtitleRules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
@@ -95,7 +96,7 @@ def transcribe(
         words: find the times of words; None finds them for subtitles alone.
         sequential: transcribe as openai/whisper does, 30 s at a time after the text before, without `vad`.
         fallback: decode doubtful windows again at higher temperatures.
-        hotwords: file of names and terms, one per line, that are made more probable; `terms` is its old name.
+        hotwords: file of names and terms, one per line, that are made more probable.
         engine: "torch", or "ctranslate2", for which the model is converted once and kept in the cache.
         keep_existing: skip files whose outputs all exist.
         echo: receives the first format piece by piece, as soon as each is ready.
@@ -104,7 +105,6 @@ def transcribe(
         ConfigError: an option is unknown or contradicts another, or two inputs would write the same file.
         DataError: the model cannot be used, or the hotwords cannot be read.
     """
-    hotwords = hotwords or terms
     _require_compatible(formats, adapters, language or language_token, route, hotwords, engine_named(engine))
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":

@@ -33,7 +33,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.folders.report_folder import ComparisonFolder
 from asr_lora.folders.tabular import Tabular
-from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder, AdaptRecord, ChosenSettings
+from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder, AdaptRecord
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
@@ -49,11 +49,8 @@ LITTLE_HOURS = (0.2, 2.0)  # of speech, between which speed perturbation was mea
 CPU_HOURS = 1.5  # with more speech than this, a machine without a GPU trains on the 1 h subset
 DEV_UTTERANCES = 128  # decoded at each dev evaluation
 EVALUATIONS = 5  # during a run
-OPTIONS = {
-    "splits_from": "--from",
-    "deltas": "--delta",
-    "id_lists": "--ids",
-}  # options of prepare whose names differ from its arguments
+# Options of prepare whose names differ from its arguments.
+OPTIONS = {"splits_from": "--from", "deltas": "--delta", "id_lists": "--ids"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def adapt(
     stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
     (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
     compared = comparison.read()
-    chosen = ChosenSettings(model=plan.model, subset=plan.subset, steps=plan.steps, reasons=list(plan.reasons))
+    chosen = {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)}
     stamp = fingerprint(dataset.read().fingerprint, compared.fingerprint)
     folder.write(AdaptRecord(fingerprint=stamp, plan=chosen, commands=stages.commands, verdict=compared.verdict))
     table = ComparisonFolder(folder.comparison).markdown.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ reused where nothing changed, and repeated by hand with the command that is prin
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr_lora.config import Precision
@@ -18,7 +18,6 @@ from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import RunFolder, RunRecord
 from asr_lora.folders.workflow_folder import (
-    PairedDifference,
     PromotionFolder,
     PromotionRecord,
     PromotionSide,
@@ -95,7 +94,7 @@ def _sweep_record(model: str, dataset: Path, comparison: Comparison) -> Strength
             wer=system.scores.wer,
             wer_interval=system.scores.wer_interval,
             cer=system.scores.cer,
-            difference=PairedDifference(**asdict(against[system.system.name].leading)) if place else None,
+            difference=against[system.system.name].leading if place else None,
             fingerprint=system.fingerprint,
         )
         for place, (strength, system) in enumerate(zip(STRENGTHS, systems, strict=True))
@@ -229,7 +228,7 @@ def _measured(
         utterances=comparison.systems[0].dataset.utterances,
         before=sides[0],
         after=sides[1],
-        difference=PairedDifference(**asdict(pair.leading)),
+        difference=pair.leading,
         verdict=pair.leading.verdict,
         passed=passed,
         sentence=_sentence(trial, pair, passed, tolerance),

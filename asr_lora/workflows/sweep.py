@@ -7,7 +7,7 @@ that fails does not stop the others.
 import copy
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from asr_lora.config import (
@@ -28,9 +28,8 @@ from asr_lora.evaluation.evaluate import evaluate
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.digests import fingerprint
-from asr_lora.folders.manifests import Record
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.folders.workflow_folder import PairedDifference, SweepFolder, SweepRecord, VariantRecord, VariantScores
+from asr_lora.folders.workflow_folder import SweepFolder, SweepRecord, VariantScores
 from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
@@ -229,13 +228,13 @@ def _record(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str
         fingerprint=fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
         sweep=str(path),
         variants=[
-            VariantRecord(
-                name=plan.variant.name,
-                set=plan.variant.set,
-                untouched=plan.variant.zero_shot,
-                run=None if plan.variant.zero_shot else str(plan.config.out),
-                config=None if plan.variant.zero_shot else Record(**plan.config.model_dump(mode="json")),
-            )
+            {
+                "name": plan.variant.name,
+                "set": plan.variant.set,
+                "untouched": plan.variant.zero_shot,
+                "run": None if plan.variant.zero_shot else str(plan.config.out),
+                "config": None if plan.variant.zero_shot else plan.config.model_dump(mode="json"),
+            }
             for plan in planned
         ],
         splits={split: _rows(comparison) for split, comparison in comparisons.items()},
@@ -254,7 +253,7 @@ def _rows(comparison: Comparison) -> list[VariantScores]:
                 wer=scores.wer,
                 wer_interval=scores.wer_interval,
                 cer=scores.cer,
-                difference=PairedDifference(**asdict(pair.wer)) if pair else None,
+                difference=pair.wer if pair else None,
                 verdict=pair.wer.verdict if pair else None,
                 trainable_parameters=training.trainable_parameters if training else None,
                 seconds=training.seconds if training else None,

@@ -29,7 +29,7 @@ from asr_lora.exporting.formats import write_export
 from asr_lora.exporting.recipe import find_export_recipe
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.run_folder import ExportFolder
-from asr_lora.metrics.intervals import paired_difference, resamples
+from asr_lora.metrics.intervals import difference_of, resamples
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import align_words
 from asr_lora.model.find_model import find_model
@@ -271,7 +271,8 @@ def table(given: argparse.Namespace, what: str, facts: dict[str, Any]) -> None:
         else:
             edits = [sum(s.kind != "equal" for s in steps) for steps in align_words(references, heard)]
         first = first or (edits, said["seconds"])
-        apart = paired_difference(plan, first[0], edits, lengths)
+        sums = plan.draw({"first": first[0], "own": edits, "lengths": lengths})
+        apart = difference_of(sums["first"], sums["own"], sums["lengths"])
         interval = f"{100 * apart.value:+.1f} ({100 * apart.low:+.1f} to {100 * apart.high:+.1f})"
         print(
             f"| {engine} | {100 * sum(edits) / sum(lengths):.1f} | {interval} | {said['seconds']:.1f} | "

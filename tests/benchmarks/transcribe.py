@@ -35,8 +35,8 @@ from asr_lora.decoding.hotwords import HotwordBoost
 from asr_lora.decoding.search import batches_by_length, encode_batch, plain_text, search
 from asr_lora.language import forced_prompt
 from asr_lora.metrics.hotword_recall import occurrences
-from asr_lora.metrics.normalize import basic
-from asr_lora.metrics.wer import corpus_scores
+from asr_lora.metrics.normalize import basic, find_normaliser
+from asr_lora.metrics.wer import score
 from asr_lora.model.adapters.multi_lora import BASE, using_adapters
 from asr_lora.model.find_model import find_adapters, selection_of
 from asr_lora.model.open_model import open_adapters, open_model
@@ -210,7 +210,7 @@ def terms(options: argparse.Namespace) -> None:
                     n: basic(plain_text(whisper, tokens)) for n, tokens in zip(batch, written.tokens, strict=True)
                 }
             heard = [found[n] for n in range(len(data))]
-            wrong = corpus_scores(references, heard).wer
+            wrong = score(references, heard, find_normaliser("basic", "en")).rates.wer
             spoken, said = (
                 np.array([[occurrences(text, term, characters=False) for term in clean] for text in texts])
                 for texts in (references, heard)
