@@ -77,7 +77,7 @@ def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
     whole = dev()
     body = whole.read_json()
     old = {key: value for key, value in body.items() if key not in ("scoring", "analysis")}
-    whole.write(old)
+    whole.manifest.write_text(json.dumps(old))
     rows = read_jsonl(whole.hypotheses)
     write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
     monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)
