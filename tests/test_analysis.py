@@ -369,7 +369,7 @@ def test_what_cannot_be_analysed_is_one_sentence(lora_runs, full_run, tiny_folde
     with pytest.raises(ConfigError, match="of one base at a time"):
         analyze([full_run, str(other.root)], out=tmp_path / "o")
     wrong = save_run(tmp_path / "wrong", load_whisper(str(tiny_folder), ForcedPrompt("it")), "full", BASE)
-    with pytest.raises(DataError, match="not of one shape"):
+    with pytest.raises(DataError, match="have different shapes"):
         analyze([wrong], out=tmp_path / "o")
     assert not (tmp_path / "o").exists()
     (tmp_path / "theirs").mkdir()

@@ -394,7 +394,7 @@ def test_only_what_was_proven_is_published(exports, run, report, dataset, place,
     copy = tmp_path / "copy"
     shutil.copytree(exports("adapter").root, copy)
     (copy / "adapter_config.json").write_text("{}")
-    with pytest.raises(DataError, match="is not what was proven"):
+    with pytest.raises(DataError, match="has changed since its parity check"):
         push(str(run), to=str(tmp_path / "x"), exported=copy)
     other = save_run(place / "other", dataset, 0.5)
     with pytest.raises(ConfigError, match="is no export of"):

@@ -210,7 +210,7 @@ def test_a_tie_is_full_strength(tiny_folder, dataset, tmp_path):
     [
         (["{bad}", "--split", "test"], "chooses on dev, never on test"),
         (["{bad}", "--context", "full"], "takes the model's own context"),
-        (["{bad}@0.5"], "takes strengths of its own"),
+        (["{bad}@0.5"], "--strength-sweep chooses the strengths"),
         (["pypi:whisper-base"], "is no adapter"),
     ],
 )
