@@ -144,6 +144,7 @@ def test_prepare_says_that_labels_are_suspicious(release, tmp_path):
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
 def test_check_of_a_folder_as_a_user_meets_it(copied):
     before = {path: sha256_file(path) for path in copied.glob("*") if path.is_file()}
     done = apart.run("check", copied)

@@ -140,6 +140,7 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     assert "numero" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
     """The kernel refuses to let a file grow, as a full disk does."""
     done = apart.run("prepare", DEMO, "--language", "it", "--out", tmp_path / "o", largest_file=300_000)

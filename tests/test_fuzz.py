@@ -18,6 +18,7 @@ def test_a_target_that_tests_nothing_is_noticed(monkeypatch):
         fuzz.require_good(["bad"])
 
 
+@pytest.mark.slow
 def test_no_input_ends_in_a_traceback(tmp_path):
     outcomes, failures = fuzz.fuzz(200, tmp_path / "failures", first=1_000_000)
     assert failures == []

@@ -126,6 +126,7 @@ def ask(tmp_path_factory):
             child.stdin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "genders", "speakers", "left_out"), [
     ("hf:owner/fleurs-like:cs_cz", {"male": 2, "female": 1, "": 1}, 0, {}),
     ("hf:owner/voxpopuli-like", {"female": 4}, 4, {}),

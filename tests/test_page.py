@@ -484,6 +484,7 @@ def test_focus_is_seen_and_motion_and_print_are_as_asked(show):
     assert window.locator("details[open]").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
 def test_nobody_is_shut_out(show, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

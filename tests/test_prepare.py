@@ -232,6 +232,7 @@ def test_an_incomplete_dataset_is_refused(demo_dataset, tmp_path):
         read_split(tmp_path / "nowhere", "dev")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=600), place=st.integers(0, 2000), kind=st.sampled_from(["noise", "flac", "mp3"]))
 def test_no_bytes_break_the_decoder(data, place, kind):

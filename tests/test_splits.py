@@ -71,6 +71,7 @@ def test_nested_within_length_and_independent_of_order(clips, seed, cap, order):
     assert nested_subsets(shuffled, NAMES[::-1], seed=seed, speaker_cap=cap) == subsets
 
 
+@pytest.mark.slow
 @given(clips=CLIPS, cap=st.floats(5.0, 90.0))
 def test_the_cap_holds_and_what_it_leaves_out_could_not_be_filled(clips, cap):
     subsets = nested_subsets(clips, NAMES, speaker_cap=cap)

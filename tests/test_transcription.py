@@ -28,6 +28,7 @@ from asr_lora.transcription.writers import FORMATS
 CLIPS = DEMO / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seconds=st.lists(st.floats(0.2, 12.0), min_size=1, max_size=8), window=st.floats(2.0, 28.0))
 def test_windows_hold_every_sample_once(tmp_path_factory, seconds, window):
@@ -97,6 +98,7 @@ def test_windows_of_speech_leave_out_noise_and_long_pauses():
     assert not any(window.start < 9.5 or 51.0 < window.start < 59.0 for window in found)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_length(tmp_path):
     path = tmp_path / "hour.flac"
     with soundfile.SoundFile(path, "w", 16_000, 1, format="FLAC") as out:
