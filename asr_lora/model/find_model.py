@@ -18,7 +18,7 @@ from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
 from asr_lora.folders.measurements import CurvePoint, TrainingRecord
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import ForcedPrompt, Task, forced_prompt, spoken_language
-from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
+from asr_lora.model.adapters.saved_adapter import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.whisper import Whisper, resolve_source
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")  # of Transformers, PEFT and CTranslate2
