@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asr_lora.config import Context, Method
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.digests import file_facts
+from asr_lora.folders.digests import file_facts, folder_digest
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
@@ -167,6 +167,10 @@ class RunFolder(Folder[RunRecord], Tabular):
     def weights(self, method: str) -> Path:
         """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
         return self.root / ("model" if method == "full" else "adapter")
+
+    def has_own_weights(self, record: RunRecord) -> bool:
+        """Whether the weights are those that the run trained; an older run did not record their digest."""
+        return record.weights_digest in (None, folder_digest(self.weights(record.method)))
 
     def export(self, format: str) -> Path:  # noqa: A002
         """Folder of an export that `push` makes itself."""

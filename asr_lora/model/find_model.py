@@ -116,7 +116,7 @@ def find_model(name: str | NamedModel) -> NamedModel:
 
     Raises:
         ConfigError: a strength is given without an adapter, or is no number from 0 to 1.
-        DataError: the run is unfinished or has lost its weights.
+        DataError: the run is unfinished, has lost its weights, or has others than those that it trained.
     """
     if isinstance(name, NamedModel):
         return name
@@ -196,9 +196,8 @@ def _find(name: str) -> NamedModel:
     folder = Path(name).expanduser()
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _of_run(RunFolder(folder), name)
-    run = RunFolder(folder.parent)
-    if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
-        return _of_run(run, name)  # the weights within a run: the run records their language and context
+    if _is_described(folder, RunFolder(folder.parent)):
+        return _of_run(RunFolder(folder.parent), name)
     export = ExportFolder(folder)
     model = export.read().run_model if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
@@ -206,11 +205,24 @@ def _find(name: str) -> NamedModel:
     return NamedModel(name, name, export=model)
 
 
+def _is_described(folder: Path, run: RunFolder) -> bool:
+    """Whether a folder holds the weights of a run, unchanged: then the run records their language and context."""
+    if not run.complete:
+        return False
+    record = run.read()
+    return folder.resolve() == run.weights(record.method).resolve() and run.has_own_weights(record)
+
+
 def _of_run(run: RunFolder, name: str) -> NamedModel:
     body = run.read()
     weights = run.weights(body.method)
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
+    if not run.has_own_weights(body):
+        raise DataError(
+            f"{weights} holds other weights than those that the run trained (their digest is not the one in "
+            f"{run.manifest}): put the run's own back, or name {weights} itself to use nothing that the run records"
+        )
     return NamedModel(name, body.model.name, weights, run=body)
 
 
@@ -264,7 +276,7 @@ def model_identity(name: str | NamedModel) -> object:
 
 
 def _files_identity(model: NamedModel) -> object:
-    if model.run is not None:
+    if model.run is not None and model.run.weights_digest is not None:
         return model.run.weights_digest, model.run.model.context
     folder = model.weights or Path(model.base).expanduser()
     if not folder.is_dir():
@@ -279,7 +291,7 @@ def weights_digest(name: str | NamedModel) -> str | None:
     has not been downloaded.
     """
     model = find_model(name)
-    if model.run is not None:
+    if model.run is not None and model.run.weights_digest is not None:
         return model.run.weights_digest
     source = str(model.weights) if model.weights else resolve_source(model.base)
     folder = Path(source) if Path(source).is_dir() else _downloaded(source)

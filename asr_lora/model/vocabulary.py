@@ -65,7 +65,7 @@ def tokenizer_fault(
     """Return why a tokenizer cannot be the model's, or None: its special tokens fit, and texts survive it."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     for token, number in _expected_tokens(config, generation).items():
-        if vocabulary.get(token) != number:
+        if token not in vocabulary or vocabulary[token] != number:
             return f"its {token} is {_number(vocabulary.get(token))} and the model's is token {number}"
     largest = max(vocabulary.values())
     if largest >= config.vocab_size:
