@@ -205,7 +205,8 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         if name not in subsets or not self.subset(name).is_file():
             known = ["all", *subsets]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
-        return self.subset(name).read_text(encoding="utf-8").splitlines()
+        listed = self.subset(name).read_bytes().decode("utf-8").split("\n")  # other line ends may stand within an id
+        return [id_ for id_ in listed if id_]
 
 
 class LabelReportRecord(ManifestRecord):
