@@ -286,7 +286,8 @@ def _rows(
         raise DataError(f"{place} is empty: unpack the release again, or name another folder")
     if lacking := [name for name in columns if name not in header]:
         raise DataError(
-            f"{place} has no column {', '.join(lacking)}; its first line is not a Common Voice header: {shown_names(header)}"
+            f"{place} has no column {', '.join(lacking)}; its first line is not a Common Voice header: "
+            f"{shown_names(header)}"
         )
     for number, line in lines:
         if not line.strip():

@@ -62,9 +62,11 @@ class ParquetFiles:
         return fingerprint([(split, sampled_digest(path)) for split, path in self.files], self.text_column)
 
     def rows(self) -> Iterator[Utterance | BadRow]:
+        names_once = len({path.stem for _, path in self.files}) == len(self.files)
         for number, (split, path) in enumerate(self.files):
+            stem = safe_id(path.stem if names_once else str(path.relative_to(self.home).with_suffix("")))
             if split == OTHER:
-                yield BadRow(path.name, NO_SPLIT)
+                yield BadRow(path.name if names_once else str(path.relative_to(self.home)), NO_SPLIT)
                 continue
             with open_columns(path) as table:
                 audio = _audio_column(path, table.schema)
@@ -74,7 +76,7 @@ class ParquetFiles:
                 names = [name for name in names if name != audio]
                 rows = (row for batch in table.batches(names) for row in _dicts(batch))
                 for place, row in enumerate(rows):
-                    id_ = f"{safe_id(path.stem)}-{place:08}"
+                    id_ = f"{stem}-{place:08}"
                     if isinstance(row, str):
                         yield BadRow(id_, row, split)
                     else:
@@ -89,10 +91,11 @@ class ParquetFiles:
             with open_columns(path) as table:
                 audio = _audio_column(path, table.schema)
                 folder = path.parent if pa.types.is_string(table.schema.field(audio).type) else home
-                for place, value in enumerate(value for batch in table.batches([audio]) for value in batch.column(0)):
+                cells = (batch.slice(row, 1) for batch in table.batches([audio]) for row in range(len(batch)))
+                for place, cell in enumerate(cells):
                     name = f"{number}:{place}"
                     if name in wanted:
-                        yield name, _stored(value, folder)
+                        yield name, _stored(cell, folder)
 
 
 @dataclass(frozen=True)
@@ -182,14 +185,13 @@ def _recording(value: Any, home: Path) -> Recording:
     return home / value if isinstance(value, str) else AudioError("missing", "the row holds no audio")
 
 
-def _stored(value: pa.Scalar, home: Path) -> Recording:
+def _stored(cell: pa.RecordBatch, home: Path) -> Recording:
+    if cell.nbytes > MAX_VALUE_BYTES:
+        return AudioError("file is too large", f"a recording has {cell.nbytes} bytes")
     try:
-        recording = _recording(value.as_py(), home)
+        return _recording(cell.column(0)[0].as_py(), home)
     except UnicodeDecodeError as error:
         return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
-    if isinstance(recording, bytes) and len(recording) > MAX_VALUE_BYTES:
-        return AudioError("file is too large", f"a recording has {len(recording)} bytes")
-    return recording
 
 
 def _dicts(batch: pa.RecordBatch) -> Iterator[Row | str]:
