@@ -54,7 +54,12 @@ def test_utterances_in_are_utterances_out_and_left_out(name, texts, ids, tmp_pat
         Said(f"u{n}{ids[n] if free else ''}", f"{text} {n}", ("train", "dev", "test")[n % 3], f"s{n}")
         for n, text in enumerate(texts)
     ]
-    rows = rows_of(LAYOUTS[name](folder / "corpus", said))
+    try:
+        rows = rows_of(LAYOUTS[name](folder / "corpus", said))
+    except DataError as error:
+        assert name == "ljspeech"
+        assert "has no header and" in str(error)  # most of its rows have a pipe in their texts
+        return
     assert len(rows) == len(said), bad(rows)
     given_texts = Counter(" ".join(each.text.split()) for each in said)
     assert not Counter(row.text for row in good(rows)) - given_texts

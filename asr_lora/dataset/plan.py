@@ -5,7 +5,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ class SelectionRules:
     held_out_from_train: bool = False  # whether dev and test are taken from train where the sources lack them
     seed: int = 0
     drop: tuple[str, ...] = ()  # label rules whose findings are left out of train, once it is decoded
+
+    def asked(self) -> dict[str, object]:
+        """Return the rules without the seed, for a fingerprint."""
+        rules = asdict(replace(self, seed=0))
+        if not self.held_out_from_train:
+            del rules["held_out_from_train"]  # datasets of earlier versions, which had no such rule, stay valid
+        return rules
 
 
 def build_plan(path: Path, sources: Sequence[WeightedSource], rules: SelectionRules) -> None:

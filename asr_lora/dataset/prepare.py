@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -93,9 +93,8 @@ def prepare(
         DataError: a source cannot be read, or no utterance of a split can be used.
     """
     code = spoken_language(language)
-    rules = SelectionRules(
-        text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, require_droppable(drop)
-    )
+    chosen = require_droppable(drop)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen)
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
@@ -110,10 +109,7 @@ def prepare(
         for each in sources
     ]
     digests = [each.to_json() for each in records], [other.digest for other in others]
-    asked = asdict(replace(rules, seed=0))
-    if not rules.held_out_from_train:
-        del asked["held_out_from_train"]  # datasets of earlier versions, which had no such rule, stay valid
-    speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asked)
+    speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, rules.asked())
     stamp = fingerprint(speech, asdict(request))
     record = DatasetRecord(
         fingerprint=stamp, speech_fingerprint=speech, language=code, sources=records, text=rules.text.chosen(),

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -212,7 +213,7 @@ def _pipe_rows(path: Path, lines: Iterator[str], text_column: str | None) -> Ite
     (Piper, VITS); else it is the text as it was read, and the third the same in full words (LJSpeech).
     """
     first = [line.rstrip("\r\n").split("|") for line in islice(lines, PEEKED_LINES)]
-    width = len(first[0])
+    width = Counter(map(len, first)).most_common(1)[0][0]
     if width not in (2, 3):
         raise DataError(
             f"{path} has no header and {width} columns ({shown_names(first[0])}): write a header, such as audio|text"
