@@ -211,7 +211,7 @@ def find_adapters(
         model = find_model(given)
         if model.weights is None or model.strength is None:
             raise ConfigError(
-                f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone, or write a mean as a run with `merge`"
+                f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone, or merge its runs first"
             )
         if resolve_source(model.base) != resolved:
             raise ConfigError(f"--adapter {name}={given} was trained from {model.base}: name that as MODEL, not {base}")
