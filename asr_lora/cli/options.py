@@ -93,8 +93,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), CTranslate2 folder, or "
-        "pypi:whisper-base.",
+        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), RUN1+RUN2 for the mean "
+        "of runs, CTranslate2 folder, or pypi:whisper-base.",
     ),
 ]
 RunArgument = Annotated[

@@ -490,6 +490,33 @@ def sweep_command(
     print(folder.page(split))
 
 
+@command(
+    "asr-lora merge runs/nl runs/nl-seed-1 runs/nl-seed-2 --out runs/nl-mean",
+    "asr-lora merge runs/nl@0.6 runs/nl-full@0.4 --out runs/nl-mean",
+)
+def merge_command(
+    runs: Annotated[list[str], typer.Argument(
+        metavar="RUN...", help="Two or more run folders of one base; runs/a@0.6 gives one a share of 0.6.")],
+    out: Out,
+    rank: Annotated[int | None, option(
+        "Rank to which the mean of adapters is compressed; by default the sum of their ranks, which is exact.",
+        min=1)] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Average several runs into one, which usually makes fewer errors than the best of them."""
+    from asr_lora.workflows.merge import merge
+
+    folder = merge(runs, out=out, rank=rank)
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    if body.retained is not None and body.retained < 1:
+        print(f"rank {rank} holds {100 * body.retained:.1f} % of the squared norm of the updates")
+    print(f"{folder.caption()}: {folder.weights(body.method)}")
+    print(f"Score it on dev with: asr-lora evaluate {out} DATASET --split dev --out FOLDER")
+
+
 @command("asr-lora analyze runs/nl runs/nl-seed-1 --out reports/analysis")
 def analyze_command(
     runs: Annotated[

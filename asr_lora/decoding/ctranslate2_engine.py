@@ -223,7 +223,7 @@ def _computing_type(precision: Precision) -> str:
 def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     """Return a model's folder in CTranslate2's format: its own, or one that is converted once and kept in the cache."""
     folder = Path(model.base).expanduser()
-    if model.weights is None and (folder / WEIGHTS).is_file():
+    if model.weights is None and not model.parts and (folder / WEIGHTS).is_file():
         return folder
     folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
     if not (folder / WEIGHTS).is_file():
