@@ -330,8 +330,7 @@ def train_command(
         return
     for reason, ids in body.train.left_out.items():
         print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
+    print(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(

@@ -38,7 +38,7 @@ from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import alone
 from asr_lora.text import TextCleaning
 
-PLAN_VERSION = 3  # an unfinished run of another version starts anew
+PLAN_VERSION = 4  # an unfinished run of another version starts anew
 
 
 def prepare(
@@ -93,7 +93,7 @@ def prepare(
     """
     code = spoken_language(language)
     chosen = require_droppable(drop)
-    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen, code)
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding

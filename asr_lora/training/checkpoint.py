@@ -35,6 +35,12 @@ class Progress:
     best_step: int = 0
     best_dev_wer: float | None = None
     best_dev_cer: float | None = None
+    lead: str = "wer"  # the rate on dev that decides which checkpoint is the best, or "cer"
+
+    @property
+    def best_rate(self) -> float | None:
+        """The leading rate on dev of the best checkpoint."""
+        return self.best_dev_cer if self.lead == "cer" else self.best_dev_wer
 
     def reached(self, scoring: bool) -> int:
         """The last step whose row is in the log: of training, or of scoring dev."""

@@ -29,7 +29,7 @@ def adapter_base(folder: Path) -> str:
     """
     base = adapter_settings(folder).get("base_model_name_or_path")
     if not base:
-        raise DataError(f"{folder / ADAPTER_CONFIG} names no base model: set its base_model_name_or_path")
+        raise DataError(f"{folder} is not an adapter folder ({ADAPTER_CONFIG} does not say base_model_name_or_path)")
     return str(base)
 
 
