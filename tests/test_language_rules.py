@@ -1,4 +1,4 @@
-"""Rules that depend on the language: Turkish letters, scripts without blanks, and the rate that chooses a checkpoint."""
+"""Rules that depend on the language: Turkish letters, scripts without blanks, the rate that chooses a checkpoint."""
 
 from dataclasses import replace
 
@@ -92,7 +92,7 @@ def test_blanks_between_words_count_where_a_script_has_them():
 
 CHINESE = ["你好，世界", "今天天气很好", "我们去北京"]
 # WER is the lowest after step 2, and CER after step 3.
-SCORES = [(0.9, 0.5), (0.8, 0.6), (0.95, 0.4), (1.0, 0.7), (1.0, 0.7)]
+SCORES = [(0.9, 0.5), (0.8, 0.6), (0.95, 0.4), (1.0, 0.7), (1.0, 0.7), (1.0, 0.7)]
 
 
 @pytest.fixture
