@@ -83,6 +83,24 @@ def test_stretches_of_speech_are_apart_and_never_too_long(runs, size):
     assert np.sum(~covered[chances >= 0.5]) <= 3 * len(runs)  # but for clicks
 
 
+def test_quiet_speech_is_found_as_loud_speech_is(tmp_path):
+    """All quiet; loud, then quiet; quiet with clicks; on an offset; in 16 bits. Noise is no speech at any level."""
+
+    def heard(sound: np.ndarray, start: float = 0.0) -> float:
+        blocks = np.split(sound.astype(np.float32), range(100_000, len(sound), 100_000))
+        return sum(min(one.seconds, max(0.0, one.end - start)) for one in speech_windows(blocks) if not one.silent)
+
+    loud = speech(20.0)
+    whole = heard(loud)
+    quiet, clicks = loud * 10 ** (-54 / 20), np.zeros(len(loud))
+    clicks[::40_000] = 0.9
+    for sound in (quiet, quiet / 3, quiet + clicks, quiet + 0.2, np.round(quiet * 32_768) / 32_768):
+        assert heard(sound) > 0.95 * whole
+    assert heard(np.concatenate([loud, quiet]), start=20.0) > 0.9 * whole
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * 16_000)
+    assert [heard(noise * level) for level in (1.0, 0.03, 0.001, 0.0)] == [0.0] * 4
+
+
 def test_windows_of_speech_leave_out_noise_and_long_pauses():
     noise = np.random.default_rng(0).normal(0, 0.01, 10 * 16_000).astype(np.float32)
     sound = np.concatenate([noise, speech(40.0), noise, speech(5.0)])
@@ -169,8 +187,11 @@ def test_a_file_longer_than_a_window(base, tmp_path, sequential):
     long = np.concatenate([part for clip in clips for part in (decode(clip), pause)])
     assert len(long) > (1.2 if sequential else 1.4) * WINDOW_SECONDS * 16_000
     path = write_wav(tmp_path / "long.wav", long)
-    (done,) = transcribe(BASE, [path], language="it", sequential=sequential)
+    (done,) = transcribe(BASE, [path], language="it", sequential=sequential, words=True)
     assert len(done.segments) >= 2
+    for segment in done.segments:  # as faster-whisper's tests have it
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        assert all(one.start <= one.end <= two.start for one, two in pairwise(segment.words))
     times = [(segment.start, segment.end) for segment in done.segments]
     assert times == sorted(times)
     assert all(one[1] <= two[0] + 1e-6 for one, two in pairwise(times))

@@ -56,6 +56,9 @@ def transcribe_in_sequence(
             (whole,) = decode_windows(engine, encoded, batch, replace(options, timestamps=True, previous=previous))
             last = not more and len(samples.kept) <= full
             hypothesis, seconds = _complete_part(engine.whisper, whole, window, last=last)
+            # The words are aligned within what they cover, since the next window begins where they end.
+            covered = replace(window, waveform=window.waveform[: round(seconds * SAMPLE_RATE)])
+            batch = [SelectedWindow(covered, selection)]
             (segments,) = make_segments(engine, encoded, batch, [hypothesis], word_times=options.word_times)
             part = TranscriptPart(window.start + seconds, segments)
             text = tuple(token for token in hypothesis.tokens if token < engine.whisper.end_token)
