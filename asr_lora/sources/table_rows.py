@@ -60,7 +60,7 @@ def json_values(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: the file is one document that is too large or is no JSON.
     """
-    lines = ((number, line) for number, line in file_lines(path) if line.strip(b" \t\r\n\xef\xbb\xbf"))
+    lines = ((number, line) for number, line in file_lines(path) if line.strip())
     number, start = next(lines, (1, b""))
     if (opened := start.lstrip(b"\xef\xbb\xbf \t").rstrip()).startswith(b"[") or opened == b"{":
         yield from _document_values(path, chain([start], (line for _, line in lines)))

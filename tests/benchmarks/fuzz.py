@@ -403,7 +403,7 @@ def lines_of(path: Path) -> int:
             content = content.decode(encoding, "replace").encode("utf-8", "replace")
             break
     end = b"\r" if b"\r" in content and b"\n" not in content else b"\n"
-    return sum(bool(line.strip(b" \t\r\n\v\f").removeprefix(b"\xef\xbb\xbf").strip()) for line in content.split(end))
+    return sum(bool(line.strip()) for line in content.split(end))
 
 
 def require_all(outcome: Outcome, given: int) -> None:
