@@ -29,6 +29,7 @@ from asr_lora.cli.options import (
     Beams,
     Engine,
     Epochs,
+    Fast,
     Hotwords,
     Json,
     Language,
@@ -45,6 +46,7 @@ from asr_lora.cli.options import (
     Sources,
     Transcripts,
     Vad,
+    beams_of,
     with_speech_options,
 )
 from asr_lora.cli.printing import (
@@ -175,8 +177,9 @@ def transcribe_command(
     route: Annotated[str | None, option(
         "Choice of the adapter for each file: language detects it, folder takes the file's folder, or a NAME.",
         section=ADAPTERS)] = None,
-    engine: Engine = "torch",
-    beams: Beams = 1,
+    engine: Engine = None,
+    beams: Beams = None,
+    fast: Fast = False,
     hotwords: Annotated[Path | None, option(
         "Text file of names and rare words, one per line, that become more likely (torch engine only).",
         "--hotwords", "--terms", metavar="FILE", section=DECODING)] = None,
@@ -206,7 +209,8 @@ def transcribe_command(
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
+        beams=beams_of(beams, fast),
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
         engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
         echo=functools.partial(print, end="", flush=True) if out is None else None,
@@ -349,7 +353,9 @@ def evaluate_command(
         "Score an adapter on dev at several strengths, and report the best one.", "--strength-sweep")] = False,
     normaliser: MaybeNormaliser = None,
     hotwords: Hotwords = None,
-    beams: Beams = 1,
+    beams: Beams = None,
+    fast: Fast = False,
+    engine: Engine = None,
     language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
@@ -363,7 +369,7 @@ def evaluate_command(
 
         swept = sweep_strengths(
             model, dataset, out=out, language=language, language_token=language_token, task=task, precision=precision,
-            beams=beams,
+            beams=beams_of(beams, fast),
         )  # fmt: skip
         print_sweep(swept, as_json)
         return
@@ -371,8 +377,8 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic",
-        hotwords=hotwords,
+        task=task, context=context, precision=precision, beams=beams_of(beams, fast),
+        engine=engine, normaliser=normaliser or "basic", hotwords=hotwords,
     )  # fmt: skip
     print_report(folder, as_json)
 
@@ -636,7 +642,7 @@ def serve_command(
         "Network address to listen on; addresses that other machines reach need an API key.")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen on; 0 takes any free port.", min=0, max=65535)] = 8000,
     language: MaybeLanguage = None,
-    engine: Engine = "torch",
+    engine: Engine = None,
     api_key_env: Annotated[str, option(
         "Environment variable that holds the key which clients must send.",
         metavar="NAME", section="Access")] = "ASR_LORA_API_KEY",

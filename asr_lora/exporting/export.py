@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.search import decode_split, default_batch_seconds
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.exporting.formats import public_base, write_export
 from asr_lora.exporting.other_engines import open_export, require_engine
@@ -126,7 +127,7 @@ def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     found = [""] * len(split)
     with tqdm(total=len(split), desc=OURS, unit="utterance") as bar:
-        for indices, texts in decode_split(whisper, split, batch_seconds=default_batch_seconds(whisper)):
+        for indices, texts in decode_split(TorchEngine(whisper), split, GREEDY):
             for index, text in zip(indices, texts, strict=True):
                 found[index] = text
             bar.update(len(indices))

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from asr_lora.config import RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import decode_split, default_batch_seconds
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY
 from asr_lora.errors import DataError, Interrupted
 from asr_lora.folders.atomic import replacing_folder, write_text
 from asr_lora.folders.digests import folder_bytes, folder_digest
@@ -243,9 +244,7 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] 
     processes, whisper = learner.processes, learner.whisper
     decoded: list[tuple[int, str]] = []
     with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not processes.main) as bar:
-        share = decode_split(
-            whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=processes.rank, world_size=processes.size
-        )
+        share = decode_split(TorchEngine(whisper), dev, GREEDY, rank=processes.rank, world_size=processes.size)
         for indices, texts in share:
             decoded += zip(indices, texts, strict=True)
             bar.update(len(indices))

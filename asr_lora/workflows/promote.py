@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_lora.config import Precision
+from asr_lora.decoding.decoding_options import BEAMS
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.evaluation.comparison import Comparison, Pair, read_comparison
 from asr_lora.evaluation.evaluate import evaluate
@@ -54,7 +55,7 @@ def sweep_strengths(
     language_token: str | None = None,
     task: Task | None = None,
     precision: Precision = Precision.AUTO,
-    beams: int = 1,
+    beams: int = BEAMS,
 ) -> StrengthSweepFolder:
     """Score an adapter on dev at several strengths, in its own context, and choose the best one.
 
