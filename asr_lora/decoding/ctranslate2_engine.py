@@ -226,8 +226,8 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     if (folder / WEIGHTS).is_file():
         os.utime(folder)
     else:
-        say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
         whisper = open_model(model, prompt, precision=Precision.FP32)
+        say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(folder) as draft:
             write_ctranslate2(whisper, draft, STORED[computes])
