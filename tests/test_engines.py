@@ -21,7 +21,7 @@ from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctransla
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
 from asr_lora.decoding.search import EndLoops, loop_end
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import DataError
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.find_model import find_adapters, find_model, selection_of

@@ -638,6 +638,9 @@ def serve_command(
     adapters: Annotated[list[str] | None, option(
         "Adapter under the name that requests select it by, such as cs=runs/cs@0.7; may be repeated.",
         "--adapter", metavar="NAME=RUN")] = None,
+    model_name: Annotated[list[str] | None, option(
+        "Name of MODEL in the API instead of its own, such as whisper-1, which many clients always ask for; "
+        "NAME=ADAPTER gives an adapter one more name; may be repeated.", metavar="NAME")] = None,
     host: Annotated[str, option(
         "Network address to listen on; addresses that other machines reach need an API key.")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen on; 0 takes any free port.", min=0, max=65535)] = 8000,
@@ -670,9 +673,9 @@ def serve_command(
 
     limits = Limits(round(max_upload_mb * 2**20), max_seconds, concurrency, queue, timeout)
     serve(
-        model, _named_adapters(adapters or []), host=host, port=port, key_variable=api_key_env, no_key=no_api_key,
-        limits=limits, language=language, language_token=language_token, context=context, precision=precision, vad=vad,
-        engine=engine,
+        model, _named_adapters(adapters or []), names=model_name or [], host=host, port=port,
+        key_variable=api_key_env, no_key=no_api_key, limits=limits, language=language,
+        language_token=language_token, context=context, precision=precision, vad=vad, engine=engine,
     )  # fmt: skip
 
 
