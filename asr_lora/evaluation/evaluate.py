@@ -66,28 +66,23 @@ def evaluate(
         context: by default that of the run.
         precision: number format of the computation.
         beams: width of the beam search; 1 is greedy search, which is faster and makes more errors.
-        engine: "torch" or "ctranslate2"; by default CTranslate2 on a CPU and PyTorch on a GPU, see
-            `asr_lora.decoding.loading.engine_named`.
+        engine: "torch" or "ctranslate2"; default: see `asr_lora.decoding.loading.engine_named`.
         normaliser: normaliser of the main scores, see `asr_lora.metrics.normalize`; the report has the others' too.
         hotwords: file of names and words, one per line, whose recall is computed.
 
     Raises:
-        ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
-            files.
+        ConfigError: the language or normaliser is unknown; `out` holds something else.
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
-    manifest = DatasetFolder(dataset).read()
-    found = find_model(model)
+    manifest, found = DatasetFolder(dataset).read(), find_model(model)
     prompt = found.prompt(language, language_token, task, default=manifest.language)
-    options = DecodingOptions(beams=beams)
+    options, folder = DecodingOptions(beams=beams), ReportFolder(out)
     how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
-    digest = manifest.splits[split].sha256
-    processes = join_process_group()
+    digest, processes = manifest.splits[split].sha256, join_process_group()
     runner = engine_named(engine, precision, needs_torch=processes.size > 1)
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
-    folder = ReportFolder(out)
     if folder.reusable(stamp):
         _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
         return folder
