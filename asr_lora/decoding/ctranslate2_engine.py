@@ -32,6 +32,7 @@ from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.system.cache import cache_folder
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import alone
 from asr_lora.system.progress import say
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
@@ -210,7 +211,11 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     if model.weights is None and (folder / WEIGHTS).is_file():
         return folder
     folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
-    if not (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():
+        return folder
+    with alone(folder.with_name(f".{folder.name}.lock"), "", wait=True):
+        if (folder / WEIGHTS).is_file():  # another process has made it in the meantime
+            return folder
         say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
         whisper = open_model(model, prompt, precision=Precision.FP32)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
+from asr_lora.system.locks import owning
 from asr_lora.system.processes import ProcessGroup, join_process_group
 from asr_lora.system.renamed import renamed_keywords
 
@@ -31,6 +32,7 @@ STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hy
 
 
 @renamed_keywords(terms="hotwords")
+@owning(lambda *_, out, **__: ReportFolder(out))
 def evaluate(
     model: str,
     dataset: Path,
@@ -69,8 +71,7 @@ def evaluate(
         hotwords: file of names and words, one per line, whose recall is computed.
 
     Raises:
-        ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
-            files.
+        ConfigError: the language or normaliser is unknown; `out` holds another report, or other files.
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
     manifest = DatasetFolder(dataset).read()
@@ -83,10 +84,11 @@ def evaluate(
     digest = manifest.splits[split].sha256
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options)
     folder = ReportFolder(out)
-    if folder.reusable(stamp):
-        _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
-        return folder
     processes = join_process_group()
+    if folder.reusable(stamp):
+        if processes.main:
+            _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
+        return folder
     if processes.main:
         _check_free(folder, model, split)
     whisper = open_model(found, prompt, context=context, precision=precision)

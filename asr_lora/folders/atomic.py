@@ -37,6 +37,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         OSError: the folder could not be written; torch's and safetensors' errors about a full disk become this one.
     """
     folder = _resolved(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     draft = folder.with_name(f".{folder.name}.tmp")
     _remove(draft)
     draft.mkdir(parents=True)

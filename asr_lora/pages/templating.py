@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_lora.text import printable
 
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # not every reader of Markdown knows \< as CommonMark does
 # Characters that mean something in Markdown wherever they stand; an underscore only where it begins or ends a word.
 MARKDOWN = re.compile(r"[\\|<>`*\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 
@@ -34,7 +35,7 @@ def render(template: str, **context: object) -> str:
 
 def markdown(value: object) -> str:
     """Escape words for a line or a cell of Markdown, on one line."""
-    return MARKDOWN.sub(lambda found: f"\\{found[0]}", " ".join(str(value).split()))
+    return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), " ".join(str(value).split()))
 
 
 def markdown_line(value: object) -> str:

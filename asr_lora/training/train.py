@@ -31,6 +31,7 @@ from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.system.device import compute_dtype
+from asr_lora.system.locks import owning
 from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.system.processes import ProcessGroup, join_process_group
 from asr_lora.system.progress import say
@@ -65,6 +66,7 @@ from asr_lora.training.training_log import TrainingLog
 TRIM_STEPS = 5  # steps between two calls that return freed memory to the system
 
 
+@owning(lambda config, **_: RunFolder(config.out))
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
     """Train an adapter or every weight, and keep the best by dev WER.
 
