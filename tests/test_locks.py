@@ -22,6 +22,7 @@ from asr_lora.folders.run_folder import RunFolder
 from asr_lora.folders.workflow_folder import SweepFolder
 from asr_lora.system.locks import alone, owned
 from asr_lora.workflows.adapt import adapt
+from asr_lora.workflows.merge import merge
 from asr_lora.workflows.promote import sweep_strengths
 from asr_lora.workflows.publish import push
 from asr_lora.workflows.sweep import sweep_settings, write_empty
@@ -37,6 +38,7 @@ JOBS = {
     "empty sweep": lambda out, _: write_empty(out / "x.yaml", out=out),
     "analyze": lambda out, _: analyze([], out=out),
     "export": lambda out, _: export("run", format="ggml", out=out),
+    "merge": lambda out, _: merge(["a", "b"], out=out),
     "push": lambda out, _: push("run", to=str(out)),
 }
 
