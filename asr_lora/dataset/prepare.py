@@ -67,9 +67,8 @@ def prepare(
     are unless `text` changes them. An interrupted run continues. Where only the subsets differ, only they are replaced.
 
     Args:
-        source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
-            files, or a dataset on the hub as "hf:NAME:CONFIG"; or several of these, each perhaps with a weight as in
-            "talks=0.5".
+        source: a Common Voice release (folder or archive), a manifest, a Kaldi folder or whatever docs/guides/data.md
+            lists; or several of these, each perhaps with a weight as in "talks=0.5".
         language: name or code such as "Dutch" or "nl"; a language that Whisper does not have by its code.
         locale: folder of the language in a release, where its name is not the code, such as "zh-CN".
         subsets: lengths of nested subsets, such as "1h", or "1h@2" for another seed; those that train cannot fill are
@@ -104,10 +103,7 @@ def prepare(
         locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks, text_column=text_column,
     )  # fmt: skip
     others = [OtherDataset.open(name, locale or code) for name in against]
-    records = [
-        SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
-        for each in sources
-    ]
+    records = [_source_record(each) for each in sources]
     digests = [each.to_json() for each in records], [other.digest for other in others]
     speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, rules.asked())
     stamp = fingerprint(speech, asdict(request))
@@ -123,6 +119,10 @@ def prepare(
         if not folder.reusable(stamp):  # another process may have made it in the meantime
             _make(folder, sources, others, rules, request, record)
     return folder
+
+
+def _source_record(each: WeightedSource) -> SourceRecord:
+    return SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
 
 
 def _make(
