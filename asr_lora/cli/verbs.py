@@ -62,12 +62,15 @@ from asr_lora.cli.printing import (
 )
 from asr_lora.config import Context, Precision, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_out_of_memory
-from asr_lora.system.progress import say
+from asr_lora.system.progress import accept_any_text, say, show
+from asr_lora.text import printable
 
 OUT_OF_MEMORY = (
     "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
     "model.quantise=8bit, or choose a smaller model. Complete results are kept."
 )
+
+USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer contain
 
 app = typer.Typer(
     name="asr-lora",
@@ -92,8 +95,9 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
                 _fail(str(error), error.exit_code)
             except KeyboardInterrupt:
                 _fail("interrupted; complete results are kept. Run the same command again to continue.", 130)
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except BrokenPipeError:  # who reads the output has seen enough
+                for stream in (sys.stdout, sys.stderr):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             except OSError as error:
                 place = f" ({error.filename})" if error.filename else ""
                 _fail(
@@ -213,13 +217,13 @@ def transcribe_command(
         beams=beams_of(beams, fast),
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
         engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
-        echo=functools.partial(print, end="", flush=True) if out is None else None,
+        echo=functools.partial(show, end="") if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             say(f"error: {transcript.error}")
         elif transcript.written:
-            print(*transcript.written, sep="\n", flush=True)
+            show(*transcript.written, sep="\n")
     if failed:
         _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
 
@@ -305,7 +309,7 @@ def check_command(
     else:
         from asr_lora.forecast.estimate import table
 
-        print(table(forecast))
+        show(table(forecast))
     for sentence in forecast.warnings:
         say(f"warning: {sentence}")
 
@@ -333,9 +337,9 @@ def train_command(
         print_json(body)
         return
     for reason, ids in body.train.left_out.items():
-        print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
+        show(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
     dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    print(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
+    show(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(
@@ -459,8 +463,8 @@ def promote_command(
         raise
     print_promotion(folder.read(), as_json)
     if not as_json:
-        print(folder.read().verdict)
-        print(folder.manifest)
+        show(folder.read().verdict)
+        show(folder.manifest)
 
 
 @command("asr-lora sweep configs/sweeps/rank.yaml --out sweeps/rank")
@@ -479,21 +483,21 @@ def sweep_command(
 
     if empty:
         planned = write_empty(file, out=out, overrides=overrides, split=split)
-        print(planned.markdown(split).read_text(encoding="utf-8"))
-        print(planned.page(split))
+        show(planned.markdown(split).read_text(encoding="utf-8"))
+        show(planned.page(split))
         return
     try:
         folder = sweep_settings(file, out=out, overrides=overrides, split=split)
     except Incomplete as error:
         if error.table and not as_json:
-            print(error.table)
+            show(error.table)
         raise
     if as_json:
         print_json(folder.read())
         return
-    print(folder.markdown(split).read_text(encoding="utf-8"))
-    print(f"dev chooses {folder.read().chosen_by_dev}")
-    print(folder.page(split))
+    show(folder.markdown(split).read_text(encoding="utf-8"))
+    show(f"dev chooses {folder.read().chosen_by_dev}")
+    show(folder.page(split))
 
 
 @command(
@@ -539,8 +543,8 @@ def analyze_command(
     if as_json:
         print_json(folder.read())
         return
-    print(folder.markdown.read_text(encoding="utf-8"))
-    print(folder.page)
+    show(folder.markdown.read_text(encoding="utf-8"))
+    show(folder.page)
 
 
 @command("asr-lora export runs/nl --format ctranslate2 --quantise int8 --out exports/nl")
@@ -581,16 +585,16 @@ def export_command(
             tolerance=tolerance, language=language, language_token=language_token, task=task,
         )  # fmt: skip
     except Refused as error:
-        print_json(error.facts) if as_json else print(parity_table(error.facts))
+        print_json(error.facts) if as_json else show(parity_table(error.facts))
         raise
     body = folder.read()
     if as_json:
         print_json(body)
         return
-    print(parity_table(body))
+    show(parity_table(body))
     for file in body.files:
-        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
-    print(folder.manifest)
+        show(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
+    show(folder.manifest)
 
 
 @command("asr-lora push runs/nl --report reports/lora --to me/whisper-nl")
@@ -625,7 +629,7 @@ def push_command(
     if as_json:
         print_json({"place": done.place, "files": done.files})
         return
-    print(*done.files, done.place, sep="\n")
+    show(*done.files, done.place, sep="\n")
 
 
 @command(
@@ -765,7 +769,7 @@ def _quiet_libraries() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 
@@ -783,6 +787,10 @@ def main() -> None:
     """Entry point of `asr-lora`."""
     if int(os.environ.get("RANK", "0")):  # only the first of several processes prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files may be any bytes
-    sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    app()
+    accept_any_text()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:  # typer would print the words of the user as they are
+        error.message = printable(error.message)
+        error.show()
+        sys.exit(error.exit_code)

@@ -35,6 +35,7 @@ from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.system.cache import cache_folder
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import alone
 from asr_lora.system.progress import say
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
@@ -241,10 +242,12 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
     if (folder / WEIGHTS).is_file():
         os.utime(folder)
-    else:
+        return folder
+    with alone(folder.with_name(f".{folder.name}.lock"), "", wait=True):
+        if (folder / WEIGHTS).is_file():  # another process has made it in the meantime
+            return folder
         whisper = open_model(model, prompt, precision=Precision.FP32)
         say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(folder) as draft:
             write_ctranslate2(whisper, draft, STORED[computes])
         _forget_oldest(folder.parent, keep=folder)
@@ -253,7 +256,8 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
 
 def _forget_oldest(cache: Path, *, keep: Path) -> None:
     """Remove the converted models that were used longest ago, while all of them together take too much disk space."""
-    kept = sorted(cache.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    folders = [path for path in cache.iterdir() if path.is_dir()]  # there are locks beside them
+    kept = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
     sizes = {folder: folder_bytes(folder) for folder in kept}
     for folder in reversed(kept):
         if folder != keep and sum(sizes.values()) > MOST_CACHED_BYTES:

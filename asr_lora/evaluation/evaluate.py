@@ -24,6 +24,7 @@ from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import owning
 from asr_lora.system.processes import ProcessGroup, join_process_group
 from asr_lora.system.renamed import renamed_keywords
 
@@ -31,6 +32,7 @@ STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hy
 
 
 @renamed_keywords(terms="hotwords")
+@owning(lambda *_, out, **__: ReportFolder(out))
 def evaluate(
     model: str,
     dataset: Path,
@@ -71,7 +73,7 @@ def evaluate(
         hotwords: file of names and words, one per line, whose recall is computed.
 
     Raises:
-        ConfigError: the language or normaliser is unknown; `out` holds something else.
+        ConfigError: the language or normaliser is unknown; `out` holds another report, or other files.
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
     manifest, found = DatasetFolder(dataset).read(), find_model(model)
@@ -84,7 +86,8 @@ def evaluate(
     runner = engine_named(engine, precision, needs_torch=processes.size > 1)
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
     if folder.reusable(stamp):
-        _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
+        if processes.main:
+            _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
         return folder
     if processes.main:
         _check_free(folder, model, split)

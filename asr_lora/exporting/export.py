@@ -22,6 +22,7 @@ from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
+from asr_lora.system.locks import owning
 from asr_lora.system.renamed import renamed_keywords
 
 SPLIT = "dev"
@@ -31,6 +32,7 @@ OURS = "asr_lora, float32, 30 s"
 
 
 @renamed_keywords(clips="utterances")
+@owning(lambda *_, out, **__: ExportFolder(out))
 def export(
     model: str | NamedModel,
     *,

@@ -154,6 +154,7 @@ class ComparisonRecord(ManifestRecord):
     transcripts: bool = False
     price_per_hour: float | None = None
     commands: list[str] = []
+    files: dict[str, dict[str, int | str]] = {}  # page and tables by name; empty: written by an older version
     systems: list[ComparedSystem]
     dataset: ScoredSplit
     normaliser: str
