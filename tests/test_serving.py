@@ -97,7 +97,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def models(tiny, adapters):
-    return load_served_model(str(tiny), adapters, language="it", max_seconds=90.0, vad=False)
+    return load_served_model(str(tiny), adapters, names=["whisper-1=cs"], language="it", max_seconds=90.0, vad=False)
 
 
 @contextlib.contextmanager
@@ -158,7 +158,10 @@ def send(target: Target, body, **options) -> tuple[int, dict]:
 def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters):
     port, _ = served
     api = client(port).audio.transcriptions
-    assert [model.id for model in client(port).models.list()] == [tiny.name, "it", "cs"]
+    listed = client(port).models.list()
+    assert [(model.id, model.to_dict()["adapter"]) for model in listed] == [
+        (tiny.name, False), ("it", True), ("cs", True), ("whisper-1", True),
+    ]  # fmt: skip
     texts = {}
     for model in ("it", "cs"):
         with clip.open("rb") as file:
@@ -169,6 +172,7 @@ def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters
     texts["base"] = api.create(file=clip, model=tiny.name).text
     assert texts["base"] == " ".join(segment.text for segment in job.segments)
     assert len(set(texts.values())) == 3  # each adapter, and none, says something else
+    assert api.create(file=clip, model="whisper-1").text == texts["cs"]  # another name of the same
     assert api.create(file=clip, model="it").text == texts["it"]  # and nothing of another is left behind
 
 
@@ -614,6 +618,33 @@ def test_only_this_machines_own_pages_come_in_on_loopback(headers, status):
         assert status is None
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", None])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET", "HEAD"])
+def test_only_reading_may_navigate(method, site):
+    """A link of another site may open the page; a form there may not be sent here."""
+    headers = {"host": "localhost:8000", "sec-fetch-mode": "navigate", **({"sec-fetch-site": site} if site else {})}
+    if method in ("GET", "HEAD"):
+        AccessPolicy("127.0.0.1").check(headers, "/", method)
+        return
+    with pytest.raises(ApiError, match="answers no pages of other sites"):
+        AccessPolicy("127.0.0.1").check(headers, "/v1/audio/transcriptions", method)
+
+
+def test_the_form_of_another_site_is_not_answered(served, clip):
+    port, _ = served
+    browser = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}
+    for headers, status in (
+        ({}, 200),  # what clients of the API send
+        (browser, 403),
+        ({**browser, "Origin": "null"}, 403),
+        ({**browser, "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Origin": "http://evil.example"}, 403),  # of a browser that sends no Sec-Fetch headers
+        ({"Origin": "null"}, 403),
+    ):
+        body = form(clip.read_bytes(), {"model": "it"})
+        assert asyncio.run(post(Target(port, "it", b""), body, headers=headers))[0] == status
+
+
 def test_a_key_is_asked_for(models, clip):
     with running(models, key="right") as (port, _):
         for key in ("wrong", "righ", "rightright", "RIGHT"):
@@ -777,7 +808,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     accepted = page.locator("#file").get_attribute("accept").split(",")
     assert {"audio/*", ".wav", ".flac"} <= set(accepted)
     assert (".m4a" in accepted) == (".webm" in accepted) == bool(shutil.which("ffmpeg"))
-    page.set_input_files("#file", clip)
+    page.set_input_files("#file", shutil.copy(clip, tmp_path / "Interview 3.5 (Žižkov).wav"))
     page.select_option("#adapter", "cs")
     page.click("#start")
     shows(page, "Done.")
@@ -789,6 +820,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     assert not page.locator("#base ins, #adapted del").count()
     with page.expect_download() as download:
         page.click("#adapted [data-format=srt]")
+    assert download.value.suggested_filename == "Interview 3.5 (Žižkov).cs.srt"
     download.value.save_as(tmp_path / "adapted.srt")
     expected = api.create(file=clip, model="cs", response_format="srt")
     assert (tmp_path / "adapted.srt").read_text(encoding="utf-8") == expected

@@ -11,6 +11,8 @@ import typer
 from asr_lora.cli.help_screen import option
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS
+from asr_lora.decoding.decoding_options import BEAMS
+from asr_lora.errors import ConfigError
 from asr_lora.language import Task
 
 # Sections of the help screens.
@@ -45,14 +47,25 @@ Sources = Annotated[
     ),
 ]
 Engine = Annotated[
-    str,
+    str | None,
     option(
-        "Engine that runs the model: torch, or ctranslate2 (8 bits on a CPU, float16 on a GPU).",
+        "Engine that runs the model: torch, or ctranslate2 (8 bits on a CPU, float16 on a GPU); by default ctranslate2 "
+        "on a CPU and torch on a GPU.",
         metavar="NAME",
         section=DECODING,
     ),
 ]
-Beams = Annotated[int, option("Width of the beam search; 1 decodes greedily.", min=1, section=DECODING)]
+Beams = Annotated[
+    int | None,
+    option(f"Width of the beam search; by default {BEAMS}.", min=1, show_default=False, section=DECODING),
+]
+Fast = Annotated[
+    bool,
+    option(
+        "Decode greedily, as --beams 1 does: half the time, and more errors.",
+        "--fast", show_default=False, section=DECODING,
+    ),
+]  # fmt: skip
 MaybeContext = Annotated[
     Context | None,
     option("Audio that the encoder sees, padded to 30 s or not; by default as in training.", section=MODEL),
@@ -93,8 +106,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), CTranslate2 folder, or "
-        "pypi:whisper-base.",
+        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), RUN1+RUN2 for the mean "
+        "of runs, CTranslate2 folder, or pypi:whisper-base.",
     ),
 ]
 RunArgument = Annotated[
@@ -144,6 +157,9 @@ def _speech(
     keep_shared_sentences: Annotated[bool, option(
         "Keep sentences of dev and test in train too, where splits are made here.",
         "--keep-shared-sentences", section=SPLITS)] = False,
+    held_out_from_train: Annotated[bool, option(
+        "Take dev and test from train, by speaker, where the sources lack them.",
+        "--held-out-from-train", section=SPLITS)] = False,
     drop: Annotated[list[str] | None, option(
         "Rule of `check`, such as too-fast, whose findings are left out of train (never of dev or test); may "
         "be repeated.",
@@ -172,7 +188,8 @@ def _speech(
         "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
         "splits_from": splits_from, "against": against or (),
         "text": TextCleaning(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
-        "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
+        "keep_shared_sentences": keep_shared_sentences, "held_out_from_train": held_out_from_train,
+        "text_column": text_column, "drop": drop or (),
     }  # fmt: skip
 
 
@@ -190,3 +207,14 @@ def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
     keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed.values()]
     vars(whole)["__signature__"] = inspect.Signature(keyword)
     return whole
+
+
+def beams_of(beams: int | None, fast: bool) -> int:
+    """Return the width of the beam search that --beams and --fast ask for.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if fast and beams not in (None, 1):
+        raise ConfigError(f"--fast decodes greedily, and --beams {beams} does not: leave out one of them")
+    return 1 if fast else beams or BEAMS

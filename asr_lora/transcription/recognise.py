@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -79,7 +80,8 @@ def transcribe_windows(
     """Transcribe windows of at most 30 s, all of one context, in one batch; a silent window gives no segment."""
     encoded = encode_windows(engine, windows)
     hypotheses = decode_windows(engine, encoded, windows, options)
-    return make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
+    segments = make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
+    return _with_token_scores(engine, encoded, windows, segments) if options.token_scores else segments
 
 
 def encode_windows(engine: Engine, windows: Sequence[SelectedWindow]) -> EncodedWindows:
@@ -132,6 +134,19 @@ def make_segments(
         segments = map(partial(_segment, engine.whisper, hypotheses[row], one), pieces, words)
         found.append([segment for segment in segments if segment is not None])
     return found
+
+
+def _with_token_scores(
+    engine: Engine, encoded: EncodedWindows, windows: Sequence[SelectedWindow], segments: Sequence[Sequence[Segment]]
+) -> list[list[Segment]]:
+    """Add the log-probability of each token to the segments of windows."""
+    tokens = [[token for segment in some for token in segment.tokens] for some in segments]
+    prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in windows]
+    scores = [iter(row.tolist()) for row in engine.token_scores(encoded, prompts, tokens)]
+    return [
+        [replace(segment, token_scores=tuple(islice(row, len(segment.tokens)))) for segment in some]
+        for some, row in zip(segments, scores, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -203,6 +218,7 @@ def _segment(
     return Segment(
         start, end, text, words=words, language=language, adapter=None if adapter == BASE else adapter,
         log_probability=hypothesis.log_probability, no_speech=hypothesis.no_speech,
+        temperature=hypothesis.temperature, tokens=tuple(piece.tokens),
     )  # fmt: skip
 
 

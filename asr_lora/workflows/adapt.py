@@ -37,6 +37,7 @@ from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder, AdaptRecord
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import owning
 from asr_lora.system.progress import Stages, say
 from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
@@ -88,6 +89,7 @@ class Adaptation(Tabular):
         return self.verdict
 
 
+@owning(lambda *_, out, **__: AdaptFolder(out))
 def adapt(
     source: Path | str | Sequence[Path | str],
     *,
@@ -129,6 +131,8 @@ def adapt(
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
+    for split in ("dev", "test"):
+        dataset.split_file(split)  # all later stages need both
     plan = plan_adaptation(dataset, prompt, model, subset, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")

@@ -12,11 +12,12 @@ from asr_lora.config import Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl, write_text
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, LabelReportFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, make_label_report, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, findings_from_scores
 from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
+from asr_lora.system.locks import owning
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -26,6 +27,7 @@ SCORE_VERSION = 1  # raised where ModelScore, or the way to compute it, changes
 Scores = dict[tuple[str, str], ModelScore]  # (split, id) -> score
 
 
+@owning(lambda dataset, **_: DatasetFolder(dataset) if dataset.is_dir() else None)
 def check_labels(
     dataset: Path,
     *,
@@ -61,7 +63,7 @@ def check_labels(
         raise ConfigError("--language-token is for a model: add --model, such as --model openai/whisper-small")
     prepared = DatasetFolder(dataset)
     language = prepared.read().language
-    splits = {name: read_split(dataset, name) for name in SPLITS}  # checks the sizes of the files first
+    splits = {name: read_split(dataset, name) for name in prepared.read().splits}  # checks the sizes of the files first
     report = make_label_report(prepared, language, without=without)
     scores: list[ModelScore] = []
     made_from = {"dataset_digest": prepared.splits_digest()}
