@@ -62,7 +62,7 @@ def media_blocks(source: Path, *, check: Callable[[], None] | None = None) -> Ge
 
 
 class AudioBlocks:
-    """Decode a file with `media_blocks`, and count the seconds that have been decoded.
+    """Decode a file with `media_blocks`, and count the seconds that have been decoded, and their highest peak.
 
     Raises, while it is iterated:
         AudioError: as for `media_blocks`, or the file decodes to no samples or to more than `max_seconds`.
@@ -77,12 +77,14 @@ class AudioBlocks:
         self.check = check
         self.blocks = media_blocks(source, check=check)
         self.seconds = 0.0
+        self.peak = 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for block in self.blocks:
             if self.check is not None:
                 self.check()
             self.seconds += len(block) / SAMPLE_RATE
+            self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
             if self.seconds > self.max_seconds:
                 raise AudioError("too long", f"{self.name} is longer than {self.max_seconds:g} s")
             yield block

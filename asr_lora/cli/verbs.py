@@ -177,6 +177,8 @@ def transcribe_command(
         "Measure the time of each word; by default only for srt and vtt.", "--words/--no-words")] = None,
     keep_existing: Annotated[bool, option(
         "Skip files whose outputs exist already, to continue an earlier command.", "--keep-existing")] = False,
+    overwrite: Annotated[bool, option(
+        "Replace files in FOLDER that no earlier transcription wrote, too.", "--overwrite")] = False,
     adapters: Adapters = None,
     route: Annotated[str | None, option(
         "Choice of the adapter for each file: language detects it, folder takes the file's folder, or a NAME.",
@@ -208,24 +210,26 @@ def transcribe_command(
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
-    if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
+    if out is None and (len(formats) > 1 or keep_existing or overwrite):
+        raise ConfigError("several formats, --keep-existing and --overwrite need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
         beams=beams_of(beams, fast),
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
-        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing, overwrite=overwrite,
         echo=functools.partial(show, end="") if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             say(f"error: {transcript.error}")
-        elif transcript.written:
+        if transcript.notice:
+            say(transcript.notice)
+        if transcript.written:
             show(*transcript.written, sep="\n")
     if failed:
-        _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+        _fail(f"{failed} of the inputs could not be transcribed or written; the others are done", 1)
 
 
 @command("asr-lora prepare cv-corpus-25.0-2026-03-09/ --language nl --out data/nl")

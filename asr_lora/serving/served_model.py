@@ -20,6 +20,7 @@ from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.serving.api_errors import ApiError, invalid_field
 from asr_lora.serving.request_options import RequestOptions
 from asr_lora.transcription.longform import SpeechRules, Window
+from asr_lora.transcription.segments import SoundFacts
 from asr_lora.transcription.transcriber import AUTO, Transcriber, open_transcriber
 
 
@@ -129,7 +130,7 @@ class ServedModel:
 
     def windows(
         self, source: Path, cancelled: threading.Event, *, single: bool, rules: SpeechRules | None = None
-    ) -> Generator[tuple[float, list[Window]]]:
+    ) -> Generator[tuple[SoundFacts, list[Window]]]:
         """Decode a file, and yield as many windows as are transcribed at once.
 
         Args:
@@ -137,7 +138,7 @@ class ServedModel:
             rules: how speech is found, where the client says it.
 
         Yields:
-            Seconds decoded so far and some windows that are not silent; in the end all seconds, and no window.
+            What is known of the sound so far and some windows that are not silent; in the end of all, and no window.
 
         Raises:
             AudioError: the file cannot be decoded, or is longer than `max_seconds`.
@@ -149,11 +150,13 @@ class ServedModel:
                 raise Cancelled
 
         count = 1 if single else max(1, int(self.transcriber.engine.batch_seconds / FULL_SECONDS))
+        recognised = 0.0
         with closing(AudioBlocks(source, max_seconds=self.max_seconds, check=check)) as blocks:
             loud = (window for window in self.transcriber.windows(blocks, rules) if not window.silent)
             while some := list(islice(loud, count)):
-                yield blocks.seconds, some
-        yield blocks.seconds, []
+                recognised += sum(window.seconds for window in some)
+                yield SoundFacts(blocks.seconds, blocks.peak, recognised, self.transcriber.vad), some
+        yield SoundFacts(blocks.seconds, blocks.peak, recognised, self.transcriber.vad), []
 
 
 @cache

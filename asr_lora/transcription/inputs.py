@@ -1,6 +1,7 @@
 """Find the files that a user names as INPUT (files, folders, patterns, standard input), and name their transcripts."""
 
 import glob
+import os
 import shutil
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def find_inputs(named: Sequence[str | Path], *, written: bool, routes: Collectio
     found: list[Input] = []
     for place in named:
         path, _, route = str(place).rpartition(":")
-        if path and route in routes and not Path(place).exists():
+        if path and route in routes and not os.path.exists(place):
             found += [replace(entry, route=route) for entry in _expand(path)]
         else:
             found += _expand(str(place))
@@ -63,18 +64,23 @@ def _expand(place: str) -> list[Input]:
     path = Path(place)
     if place == STDIN:
         return [Input(path, Path("stdin"))]
-    if path.is_dir():
+    if os.path.isdir(place):  # Path.is_dir raises where a name is too long
         known = media_suffixes()
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
         if not files:
             raise ConfigError(f"{path} has no audio files that can be read (such as .wav, .flac, .ogg, .mp3)")
-        return [Input(file, file.relative_to(path).with_suffix("")) for file in files]
-    if not path.exists() and glob.has_magic(place):
+        return [Input(file, file.relative_to(path).parent / _stem(file)) for file in files]
+    if not os.path.exists(place) and glob.has_magic(place):
         matches = [match for match in sorted(glob.glob(place, recursive=True)) if not Path(match).is_dir()]
         if not matches:
             raise ConfigError(f"no file matches {place}")
-        return [Input(Path(match), Path(Path(match).stem)) for match in matches]
-    return [Input(path, Path(path.stem))]
+        return [Input(Path(match), Path(_stem(Path(match)))) for match in matches]
+    return [Input(path, Path(_stem(path)))]
+
+
+def _stem(file: Path) -> str:
+    """The name of a file without its ending; all of it where only dots would be left, as of `..wav`."""
+    return next((name for name in (file.stem, file.name) if name.strip(".")), "recording")
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import numpy as np
 from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import HOP
 from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
+from asr_lora.transcription.segments import INAUDIBLE_PEAK
 
 WINDOW_SECONDS = 28.0  # longest window: below 30 s, so that silence follows the speech
 SHORTEST_SECONDS = 8.0  # where there is no pause, a window is not cut before this
-INAUDIBLE_PEAK = 1e-4  # -80 dB: speech that is 60 dB down is still understood, so less than that is silence
 FRAME = 400  # samples over which loudness is measured, 25 ms, every HOP
 
 SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # P(speech) at which speech begins, and below which it may end, as in silero

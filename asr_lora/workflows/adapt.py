@@ -155,7 +155,7 @@ def adapt(
     clip, reference = _held_out_utterance(dataset.root, folder)
     run = str(folder.run(Method.LORA))
     stages.begin("transcribe", run, clip, "--format", "srt", "--out", folder.transcripts)
-    (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts)
+    (sample,) = transcribe(run, [clip], formats=["srt"], out=folder.transcripts, overwrite=True)
     compared = comparison.read()
     chosen = {"model": plan.model, "subset": plan.subset, "steps": plan.steps, "reasons": list(plan.reasons)}
     stamp = fingerprint(dataset.read().fingerprint, compared.fingerprint)
