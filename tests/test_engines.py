@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from test_cli import invoke
 from test_listening import adapters  # noqa: F401 (a fixture)
 
+from asr_lora import transcribe
 from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.decoding import ctranslate2_engine
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
+from asr_lora.decoding.hotwords import hotword_prompt
 from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import DataError
 from asr_lora.language import ForcedPrompt
@@ -176,11 +178,32 @@ def test_the_command_line_takes_an_engine(ctranslate2_folder, tmp_path):
     assert segment["language"] == "it"
 
 
+def test_hotwords_are_found_from_their_first_token_by_both_engines(base, ctranslate2_folder, tmp_path):
+    """Both write `a sterisco`, `circuoi ti` and `Inoltre` for these words."""
+    spoken = {"00000122": "asterisco", "00000009": "circuiti", "00000017": "Inoltro"}
+    clips = [clip for clip in sorted(CLIPS[0].parent.iterdir()) if clip.stem.rpartition("_")[2] in spoken]
+    (tmp_path / "names.txt").write_text("\n".join([*spoken.values(), "ComfyUI", "Trastevere"]))
+    options = {"language": "it", "beams": 1, "fallback": False, "precision": Precision.FP32}
+
+    def heard(engine, **more):
+        found = transcribe(str(ctranslate2_folder), clips, engine=engine, **options, **more)
+        return " ".join(segment.text for one in found for segment in one.segments)
+
+    assert not any(word in heard("ctranslate2") for word in spoken.values())
+    for engine in ("torch", "ctranslate2"):
+        text = heard(engine, hotwords=tmp_path / "names.txt")
+        assert sum(word in text for word in spoken.values()) >= 2, text
+        assert "ComfyUI" not in text
+        assert "Trastevere" not in text
+    tokens, fit = hotword_prompt(base, [f"parola{number}" for number in range(300)])
+    assert 20 < fit < 100
+    assert len(tokens) <= 223
+    assert hotword_prompt(base, ["Trastevere"])[1] == 1
+
+
 def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path):
-    (tmp_path / "terms.txt").write_text("Trastevere\n")
     sound = write_wav(tmp_path / "a.wav", speech(1.0))
     refused = {
-        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--hotwords changes scores .*--engine torch",
         ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
         ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
     }
