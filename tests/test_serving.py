@@ -663,14 +663,19 @@ def get(port: int, path: str) -> tuple[int, str, dict]:
         return error.code, error.read().decode(), dict(error.headers)
 
 
-def test_health_metrics_and_headers(served, clip):
+def test_health_metrics_and_headers(served, clip, capsys):
     port, _ = served
     client(port).audio.transcriptions.create(file=clip, model="it")
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(16_000), 16_000, format="WAV")
+    assert client(port).audio.transcriptions.create(file=("a.wav", silence.getvalue()), model="it").text == ""
+    assert "no text: 1.0 s of silence" in capsys.readouterr().err
     assert json.loads(get(port, "/health/ready")[1]) == {"live": True, "ready": True}
     _, text, headers = get(port, "/metrics")
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['asr_lora_requests_total{route="/v1/audio/transcriptions",status="200"}']) >= 1
     assert float(values['asr_lora_audio_seconds_total{model="it"}']) >= 4
+    assert float(values['asr_lora_empty_transcripts_total{model="it"}']) >= 1
     assert float(values['asr_lora_request_seconds_count{model="it"}']) >= 1
     assert float(values['asr_lora_rtfx_sum{model="it"}']) > 0
     assert float(values["asr_lora_queue_length"]) == 0

@@ -54,9 +54,7 @@ class SoundFacts:
         share = min(1.0, self.recognised / max(self.seconds, 1e-9))
         if not self.recognised:
             return f"{found}, speech in 0 % of it; try --no-vad if somebody speaks"
-        return (
-            f"{found}, speech in {share:.0%} of it, but no words that the model trusts; try another language or model"
-        )
+        return f"{found}, speech in {share:.0%} of it, but no words that are trusted; try another language or model"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from asr_lora.audio.ffmpeg import media_seconds
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import BEAMS, FALLBACK_TEMPERATURES, DecodingOptions
-from asr_lora.decoding.hotwords import hotword_boost
-from asr_lora.decoding.loading import EngineName, engine_named
+from asr_lora.decoding.hotwords import with_hotwords
+from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.folders.transcript_folder import TranscriptFolder, refusal
@@ -112,7 +112,7 @@ def transcribe(
         DataError: the model cannot be used, or the hotwords cannot be read.
     """
     runner = engine_named(engine, precision, needs_torch=bool(hotwords or adapters))
-    _require_compatible(formats, adapters, language or language_token, route, hotwords, runner)
+    _require_compatible(formats, adapters, language or language_token, route)
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
@@ -129,8 +129,9 @@ def transcribe(
         words = bool(SUBTITLE_FORMATS & set(formats)) and transcriber.has_word_times
     options = DecodingOptions(
         beams, timestamps=timestamps, word_times=words, fallback=FALLBACK_TEMPERATURES if fallback else (),
-        processors=[hotword_boost(transcriber.engine.whisper, hotwords)] if hotwords else (),
     )  # fmt: skip
+    if hotwords:
+        options = with_hotwords(options, transcriber.engine, hotwords)
     parts = transcribe_recordings(transcriber, fresh, routes, options, sequential=sequential)
     return _transcripts(outputs, fresh, kept, parts)
 
@@ -140,8 +141,6 @@ def _require_compatible(
     adapters: Mapping[str, str] | None,
     language: str | None,
     route: str | None,
-    hotwords: Path | None,
-    engine: EngineName,
 ) -> None:
     """Refuse options that contradict each other, before anything is loaded."""
     unknown = [name for name in formats if name not in FORMATS]
@@ -151,8 +150,6 @@ def _require_compatible(
         raise ConfigError("each adapter knows its language: leave out --language and --language-token")
     if route and not adapters:
         raise ConfigError("--route chooses among adapters: name them with --adapter NAME=RUN")
-    if hotwords and engine is EngineName.CTRANSLATE2:
-        raise ConfigError("--hotwords changes scores of tokens, which CTranslate2 does not allow: take --engine torch")
 
 
 @dataclass(frozen=True)
