@@ -328,7 +328,8 @@ class TrainingSettings(Section):
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Number of dev evaluations without a better WER (CER where that leads) after which training stops; 0 is never.",
+        description="Number of dev evaluations without a better WER (CER where that leads) after which training "
+        "stops; 0 is never.",
     )
     average_last: int = Field(
         default=0,

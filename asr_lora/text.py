@@ -37,7 +37,7 @@ class TextCleaning:
 
 
 def lower_case(text: str, language: str) -> str:
-    """Convert a text to lower case as its language does, given by its code: I becomes ı in Turkish (SpecialCasing.txt)."""
+    """Convert a text to lower case as its language, given by its code, does: I is ı in Turkish (SpecialCasing.txt)."""
     if language in DOTTED:
         text = text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı")
     return text.lower()
@@ -66,7 +66,8 @@ def _is_letter(letter: str) -> bool:
 def sentence_key(text: str) -> int:
     """Return a number that is equal for sentences that differ only in case, punctuation, normal form or spaces.
 
-    I, İ, ı and i are one letter here, since Turkish pairs them otherwise than English. The number is a signed integer of 64 bits (of a SHA-256), as SQLite stores it.
+    I, İ, ı and i are one letter here, since Turkish pairs them otherwise than English. The number is a signed integer
+    of 64 bits (of a SHA-256), as SQLite stores it.
     """
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
     plain = plain.replace("i\u0307", "i").replace("ı", "i")

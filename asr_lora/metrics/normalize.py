@@ -9,7 +9,8 @@
   count, and compounds within longer mismatches are errors (there `kaldialign` with `merge_compounds` forgives them).
   English is refused, because the leaderboard scores it with lists of names and abbreviations of its own.
 
-In Turkish and its kin, I becomes ı and İ becomes i before any of them lowers the case. `whisper` and `leaderboard` replace combining marks by blanks, which lowers the error rates of Indic and Thai systems.
+In Turkish and its kin, I becomes ı and İ becomes i before any of them lowers the case, though Whisper's own does not.
+`whisper` and `leaderboard` replace combining marks by blanks, which lowers the error rates of Indic and Thai systems.
 """
 
 import json
@@ -33,18 +34,9 @@ _APOSTROPHES = re.compile(r"(?<=\w)[’‘ʼ`´](?=\w)")
 _BRACKETS = (re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\(([^)]+?)\)"))
 # Scripts without blanks between words, by the first word of the names of their letters: there, CER leads.
 _UNSPACED = (
-    "CJK",
-    "HIRAGANA",
-    "KATAKANA",
-    "THAI",
-    "LAO",
-    "KHMER",
-    "MYANMAR",
+    "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR",
     "TIBETAN",
-    "IDEOGRAPHIC",
-    "HALFWIDTH KATAKANA",
-    "BOPOMOFO",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
