@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_lora.audio.decode import readable_suffixes
+from asr_lora.audio.sndfile import readable_suffixes
 from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import SPLIT_NAMES
 from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, files_digest, safe_id

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from asr_lora.audio.ffmpeg import AudioBlocks
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.errors import AudioError
 from asr_lora.transcription.inputs import Input, open_input
