@@ -1,8 +1,8 @@
 """Adapt Whisper to a language or a domain, and measure the gain.
 
 The verbs of the command line are functions here: `prepare`, `check`, `train`, `evaluate`, `compare`, `transcribe`,
-`serve`, `promote`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `check_labels` is `check` of
-a dataset. Each is imported when it is first used, so that importing the package costs nothing.
+`serve`, `promote`, `merge`, `export`, `push`, `adapt`, `analyze`; `sweep` is `sweep_settings`, and `check_labels` is
+`check` of a dataset. Each is imported when it is first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what editors and mypy read; at run time `__getattr__` impor
     from asr_lora.workflows.adapt import adapt
     from asr_lora.workflows.analyze import analyze
     from asr_lora.workflows.check_labels import check_labels, doctor
+    from asr_lora.workflows.merge import merge
     from asr_lora.workflows.promote import promote, sweep_strengths
     from asr_lora.workflows.publish import push
     from asr_lora.workflows.sweep import sweep_settings
@@ -37,6 +38,7 @@ _HOMES = {
     "evaluate": "asr_lora.evaluation.evaluate",
     "compare": "asr_lora.evaluation.compare",
     "transcribe": "asr_lora.transcription.transcribe",
+    "merge": "asr_lora.workflows.merge",
     "promote": "asr_lora.workflows.promote",
     "sweep_strengths": "asr_lora.workflows.promote",
     "export": "asr_lora.exporting.export",
@@ -50,8 +52,8 @@ _HOMES = {
 }
 __all__ = [
     "__version__", "adapt", "analyze", "check", "check_labels", "compare", "demo_speech", "doctor", "evaluate",
-    "export", "load_config", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths", "train",
-    "transcribe",
+    "export", "load_config", "merge", "prepare", "promote", "push", "serve", "sweep_settings", "sweep_strengths",
+    "train", "transcribe",
 ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def adapters(tiny, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def models(tiny, adapters):
-    return load_served_model(str(tiny), adapters, language="it", max_seconds=90.0, vad=False)
+    return load_served_model(str(tiny), adapters, names=["whisper-1=cs"], language="it", max_seconds=90.0, vad=False)
 
 
 @contextlib.contextmanager
@@ -158,7 +158,10 @@ def send(target: Target, body, **options) -> tuple[int, dict]:
 def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters):
     port, _ = served
     api = client(port).audio.transcriptions
-    assert [model.id for model in client(port).models.list()] == [tiny.name, "it", "cs"]
+    listed = client(port).models.list()
+    assert [(model.id, model.to_dict()["adapter"]) for model in listed] == [
+        (tiny.name, False), ("it", True), ("cs", True), ("whisper-1", True),
+    ]  # fmt: skip
     texts = {}
     for model in ("it", "cs"):
         with clip.open("rb") as file:
@@ -169,6 +172,7 @@ def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters
     texts["base"] = api.create(file=clip, model=tiny.name).text
     assert texts["base"] == " ".join(segment.text for segment in job.segments)
     assert len(set(texts.values())) == 3  # each adapter, and none, says something else
+    assert api.create(file=clip, model="whisper-1").text == texts["cs"]  # another name of the same
     assert api.create(file=clip, model="it").text == texts["it"]  # and nothing of another is left behind
 
 
@@ -777,7 +781,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     accepted = page.locator("#file").get_attribute("accept").split(",")
     assert {"audio/*", ".wav", ".flac"} <= set(accepted)
     assert (".m4a" in accepted) == (".webm" in accepted) == bool(shutil.which("ffmpeg"))
-    page.set_input_files("#file", clip)
+    page.set_input_files("#file", shutil.copy(clip, tmp_path / "Interview 3.5 (Žižkov).wav"))
     page.select_option("#adapter", "cs")
     page.click("#start")
     shows(page, "Done.")
@@ -789,6 +793,7 @@ def test_the_page_shows_both_texts_and_where_they_differ(page, clip, served, tin
     assert not page.locator("#base ins, #adapted del").count()
     with page.expect_download() as download:
         page.click("#adapted [data-format=srt]")
+    assert download.value.suggested_filename == "Interview 3.5 (Žižkov).cs.srt"
     download.value.save_as(tmp_path / "adapted.srt")
     expected = api.create(file=clip, model="cs", response_format="srt")
     assert (tmp_path / "adapted.srt").read_text(encoding="utf-8") == expected

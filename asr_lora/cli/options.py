@@ -93,8 +93,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), CTranslate2 folder, or "
-        "pypi:whisper-base.",
+        help="Hub id, model folder, run folder, adapter (RUN@0.7 applies it at strength 0.7), RUN1+RUN2 for the mean "
+        "of runs, CTranslate2 folder, or pypi:whisper-base.",
     ),
 ]
 RunArgument = Annotated[
@@ -144,6 +144,9 @@ def _speech(
     keep_shared_sentences: Annotated[bool, option(
         "Keep sentences of dev and test in train too, where splits are made here.",
         "--keep-shared-sentences", section=SPLITS)] = False,
+    held_out_from_train: Annotated[bool, option(
+        "Take dev and test from train, by speaker, where the sources lack them.",
+        "--held-out-from-train", section=SPLITS)] = False,
     drop: Annotated[list[str] | None, option(
         "Rule of `check`, such as too-fast, whose findings are left out of train (never of dev or test); may "
         "be repeated.",
@@ -172,7 +175,8 @@ def _speech(
         "seed": seed, "speaker_cap": speaker_cap, "id_lists": ids or (), "deltas": delta or (),
         "splits_from": splits_from, "against": against or (),
         "text": TextCleaning(lower_case, strip_punctuation, nfc, apostrophes), "keep_marks": keep_marks,
-        "keep_shared_sentences": keep_shared_sentences, "text_column": text_column, "drop": drop or (),
+        "keep_shared_sentences": keep_shared_sentences, "held_out_from_train": held_out_from_train,
+        "text_column": text_column, "drop": drop or (),
     }  # fmt: skip
 
 

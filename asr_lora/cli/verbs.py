@@ -490,6 +490,33 @@ def sweep_command(
     print(folder.page(split))
 
 
+@command(
+    "asr-lora merge runs/nl runs/nl-seed-1 runs/nl-seed-2 --out runs/nl-mean",
+    "asr-lora merge runs/nl@0.6 runs/nl-full@0.4 --out runs/nl-mean",
+)
+def merge_command(
+    runs: Annotated[list[str], typer.Argument(
+        metavar="RUN...", help="Two or more run folders of one base; runs/a@0.6 gives one a share of 0.6.")],
+    out: Out,
+    rank: Annotated[int | None, option(
+        "Rank to which the mean of adapters is compressed; by default the sum of their ranks, which is exact.",
+        min=1)] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Average several runs into one, which usually makes fewer errors than the best of them."""
+    from asr_lora.workflows.merge import merge
+
+    folder = merge(runs, out=out, rank=rank)
+    body = folder.read()
+    if as_json:
+        print_json(body)
+        return
+    if body.retained is not None and body.retained < 1:
+        print(f"rank {rank} holds {100 * body.retained:.1f} % of the squared norm of the updates")
+    print(f"{folder.caption()}: {folder.weights(body.method)}")
+    print(f"Score it on dev with: asr-lora evaluate {out} DATASET --split dev --out FOLDER")
+
+
 @command("asr-lora analyze runs/nl runs/nl-seed-1 --out reports/analysis")
 def analyze_command(
     runs: Annotated[
@@ -605,6 +632,9 @@ def serve_command(
     adapters: Annotated[list[str] | None, option(
         "Adapter under the name that requests select it by, such as cs=runs/cs@0.7; may be repeated.",
         "--adapter", metavar="NAME=RUN")] = None,
+    model_name: Annotated[list[str] | None, option(
+        "Name of MODEL in the API instead of its own, such as whisper-1, which many clients always ask for; "
+        "NAME=ADAPTER gives an adapter one more name; may be repeated.", metavar="NAME")] = None,
     host: Annotated[str, option(
         "Network address to listen on; addresses that other machines reach need an API key.")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen on; 0 takes any free port.", min=0, max=65535)] = 8000,
@@ -637,9 +667,9 @@ def serve_command(
 
     limits = Limits(round(max_upload_mb * 2**20), max_seconds, concurrency, queue, timeout)
     serve(
-        model, _named_adapters(adapters or []), host=host, port=port, key_variable=api_key_env, no_key=no_api_key,
-        limits=limits, language=language, language_token=language_token, context=context, precision=precision, vad=vad,
-        engine=engine,
+        model, _named_adapters(adapters or []), names=model_name or [], host=host, port=port,
+        key_variable=api_key_env, no_key=no_api_key, limits=limits, language=language,
+        language_token=language_token, context=context, precision=precision, vad=vad, engine=engine,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class OtherDataset:
 
 
 def _prepared_utterances(folder: DatasetFolder) -> Iterator[OtherUtterance]:
-    for split in SPLITS:
+    for split in folder.read().splits:
         for row in split_rows(folder, split, ["id", "text", "digest"]):
             yield split, row["id"], sentence_key(row["text"]), None, row["digest"]
 

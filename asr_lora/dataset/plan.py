@@ -5,7 +5,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,16 @@ class SelectionRules:
 
     text: TextCleaning = field(default_factory=TextCleaning)
     keep_shared_sentences: bool = False  # whether train keeps sentences of dev and test, where splits are made here
+    held_out_from_train: bool = False  # whether dev and test are taken from train where the sources lack them
     seed: int = 0
     drop: tuple[str, ...] = ()  # label rules whose findings are left out of train, once it is decoded
+
+    def asked(self) -> dict[str, object]:
+        """Return the rules without the seed, for a fingerprint."""
+        rules = asdict(replace(self, seed=0))
+        if not self.held_out_from_train:
+            del rules["held_out_from_train"]  # datasets of earlier versions, which had no such rule, stay valid
+        return rules
 
 
 def build_plan(path: Path, sources: Sequence[WeightedSource], rules: SelectionRules) -> None:
@@ -58,16 +66,19 @@ def build_plan(path: Path, sources: Sequence[WeightedSource], rules: SelectionRu
         database.execute("COMMIT")
         database.executescript(INDICES)
         _mark_repeats(database)
+        only, lacking = _only_split(database), _lacking_splits(database)
         notes: list[str] = []
+        if lacking and rules.held_out_from_train:
+            notes, lacking = _take_from_train(database, lacking, rules), []
         for corpus in sorted({weighted.corpus for weighted in sources}):
-            notes += _split(database, corpus, rules)
+            notes += _split(database, corpus, rules, f"only {only}" if only else "no splits")
             _hold_out(database, corpus)
         for number, weighted in enumerate(sources):
             _apply_weight(database, number, weighted.weight)
-        _require_splits(database, sources)
+        _require_splits(database, sources, lacking)
         by_chance = bool(notes) or any(weighted.weight < 1 for weighted in sources)
         salt = hashlib.sha256(str(total).encode()).hexdigest()[:16]
-        facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None}
+        facts = {"salt": salt, "notes": notes, "seed": rules.seed if by_chance else None, "lacking": lacking}
         for name, value in facts.items():
             database.execute("INSERT INTO fact VALUES (?, ?)", (name, json.dumps(value)))
     finally:
@@ -126,38 +137,79 @@ def _mark_repeats(database: sqlite3.Connection) -> None:
     )
 
 
-def _split(database: sqlite3.Connection, corpus: int, rules: SelectionRules) -> list[str]:
+def _only_split(database: sqlite3.Connection) -> str | None:
+    """Take the split from the rows of sources that have one split alone, and return it: `prepare` makes all three."""
+    named = {split for (split,) in database.execute("SELECT DISTINCT split FROM utterance")} - {SPLIT_HERE}
+    if len(named) != 1 or not named <= set(SPLITS) or _without_split(database):
+        return None
+    database.execute(f"UPDATE utterance SET split = '{SPLIT_HERE}'")
+    return str(named.pop())
+
+
+def _without_split(database: sqlite3.Connection) -> bool:
+    query = f"SELECT 1 FROM utterance WHERE split = '{SPLIT_HERE}' AND recording IS NOT NULL LIMIT 1"
+    return database.execute(query).fetchone() is not None
+
+
+def _lacking_splits(database: sqlite3.Connection) -> list[str]:
+    """Return which of dev and test the sources do not have, where they bring their own splits."""
+    named = {split for (split,) in database.execute("SELECT DISTINCT split FROM utterance")}
+    ready = "train" in named and not _without_split(database)
+    return [split for split in ("dev", "test") if ready and split not in named]
+
+
+def _take_from_train(database: sqlite3.Connection, lacking: Sequence[str], rules: SelectionRules) -> list[str]:
+    """Take splits that the sources lack from train, by speaker. Return notes for the user."""
+    how = _hold_out_units(database, "split = 'train' AND reason IS NULL", lacking, "", rules)
+    what = "them" if len(lacking) > 1 else "it"
+    return [f"the source has no {' and no '.join(lacking)}: prepare took {what} from train {how}"]
+
+
+def _split(database: sqlite3.Connection, corpus: int, rules: SelectionRules, found: str) -> list[str]:
     """Give rows without a split one, by speaker. Return notes for the user."""
     ours = f"corpus = {corpus} AND split = '{SPLIT_HERE}' AND reason IS NULL"
+    how = _hold_out_units(database, ours, ("test", "dev"), f"corpus = {corpus} AND", rules)
+    database.execute(f"UPDATE utterance SET split = 'train' WHERE {ours}")
+    what = "them" if found == "no splits" else "all three"
+    return [f"the source has {found}: prepare made {what} {how}"] if how else []
+
+
+def _hold_out_units(
+    database: sqlite3.Connection, ours: str, held: Sequence[str], corpus: str, rules: SelectionRules
+) -> str:
+    """Give some of our rows the splits `held`, and leave their sentences out of the others. Return how it was done.
+
+    Args:
+        ours: SQL condition of the rows to choose from.
+        corpus: SQL condition, with AND, of the rows whose sentences ours may not share.
+    """
     total, speakers, unknown = database.execute(
         f"SELECT COUNT(*), COUNT(DISTINCT CASE WHEN speaker <> '' THEN person END), TOTAL(speaker = '') "
         f"FROM utterance WHERE {ours}"
     ).fetchone()
     if not total:
-        return []
+        return ""
     how, unit = "by speaker", "person"
     if unknown:
         how = f"by speaker, and {int(unknown)} utterances without a speaker by recording"
     elif speakers < 3:
         how, unit = "by utterance, since there are fewer than three speakers", "id"
-    for held, units in zip(("test", "dev"), _held_out_units(database, ours, unit, total), strict=True):
+    for split, units in zip(held, _held_out_units(database, ours, unit, total, len(held)), strict=True):
         database.executemany(
-            f"UPDATE utterance SET split = '{held}' WHERE {ours} AND {unit} = ?", ((name,) for name in units)
+            f"UPDATE utterance SET split = '{split}' WHERE {ours} AND {unit} = ?", ((name,) for name in units)
         )
     if not rules.keep_shared_sentences:
         database.execute(
             f"UPDATE utterance SET reason = '{IN_DEV_OR_TEST}', split = 'train' WHERE {ours} AND sentence IN "
-            f"(SELECT sentence FROM utterance WHERE corpus = {corpus} AND split IN ('dev', 'test') "
-            "AND reason IS NULL)"
+            f"(SELECT sentence FROM utterance WHERE {corpus} split IN ('dev', 'test') AND reason IS NULL)"
         )
-    database.execute(f"UPDATE utterance SET split = 'train' WHERE {ours}")
-    return [f"the source has no splits: prepare made them {how}"]
+    return how
 
 
-def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: int) -> tuple[list[str], list[str]]:
+def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: int, splits: int) -> list[list[str]]:
     """Choose the speakers of test and dev at random; prolific ones are chosen only where the others are too few.
 
-    Each speaker goes to the smaller of the two splits, until both are large enough. The last speaker stays in train.
+    Each speaker goes to the smaller of the splits, until all are large enough. The last speaker stays in train.
     """
     wanted = max(1, min(HELD_OUT_MOST, round(HELD_OUT_SHARE * total)))
     most = max(1, round(PROLIFIC_SHARE * wanted))
@@ -166,8 +218,8 @@ def _held_out_units(database: sqlite3.Connection, ours: str, unit: str, total: i
         f"ORDER BY prolific, CASE WHEN COUNT(*) > {most} THEN COUNT(*) END, "
         "rank(MIN(CASE WHEN speaker <> '' THEN speaker ELSE id END))"
     )
-    chosen: tuple[list[str], list[str]] = ([], [])
-    sizes = [0, 0]
+    chosen: list[list[str]] = [[] for _ in range(splits)]
+    sizes = [0] * splits
     waiting: tuple[str, int, int] | None = None
     for name, size, prolific in order:
         if waiting is not None:
@@ -203,8 +255,8 @@ def _apply_weight(database: sqlite3.Connection, source: int, weight: float) -> N
     )
 
 
-def _require_splits(database: sqlite3.Connection, sources: Sequence[WeightedSource]) -> None:
-    for split in SPLITS:
+def _require_splits(database: sqlite3.Connection, sources: Sequence[WeightedSource], lacking: Sequence[str]) -> None:
+    for split in (split for split in SPLITS if split not in lacking):
         query = "SELECT reason, COUNT(*) FROM utterance WHERE split IN (?, '') GROUP BY reason ORDER BY COUNT(*) DESC"
         reasons = dict(database.execute(query, (split,)).fetchall())
         if None not in reasons:

@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ from asr_lora.dataset.subsets import DEFAULT_SUBSETS, read_id_list, require_cap,
 from asr_lora.dataset.summary import summarise
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import write_jsonl, write_text
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, DatasetRecord, SourceRecord, SplitRecord
+from asr_lora.folders.dataset_folder import SPLITS, WITHOUT, DatasetFolder, DatasetRecord, SourceRecord, SplitRecord
 from asr_lora.folders.digests import file_facts, fingerprint
 from asr_lora.labels.label_report import report_new_splits, require_droppable, train_findings
 from asr_lora.language import spoken_language
@@ -38,7 +38,7 @@ from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import alone
 from asr_lora.text import TextCleaning
 
-PLAN_VERSION = 2  # an unfinished run of another version starts anew
+PLAN_VERSION = 3  # an unfinished run of another version starts anew
 
 
 def prepare(
@@ -57,6 +57,7 @@ def prepare(
     text: TextCleaning | None = None,
     keep_marks: bool = False,
     keep_shared_sentences: bool = False,
+    held_out_from_train: bool = False,
     text_column: str | None = None,
     drop: Sequence[str] = (),
 ) -> DatasetFolder:
@@ -66,9 +67,8 @@ def prepare(
     are unless `text` changes them. An interrupted run continues. Where only the subsets differ, only they are replaced.
 
     Args:
-        source: a Common Voice release (folder or archive), a manifest, a Kaldi folder, parquet files, audio with text
-            files, or a dataset on the hub as "hf:NAME:CONFIG"; or several of these, each perhaps with a weight as in
-            "talks=0.5".
+        source: a Common Voice release (folder or archive), a manifest, a Kaldi folder or whatever docs/guides/data.md
+            lists; or several of these, each perhaps with a weight as in "talks=0.5".
         language: name or code such as "Dutch" or "nl"; a language that Whisper does not have by its code.
         locale: folder of the language in a release, where its name is not the code, such as "zh-CN".
         subsets: lengths of nested subsets, such as "1h", or "1h@2" for another seed; those that train cannot fill are
@@ -82,6 +82,7 @@ def prepare(
         text: changes of the texts.
         keep_marks: whether marks such as `[disfluency]` stay in the texts of Spontaneous Speech.
         keep_shared_sentences: whether train keeps sentences of dev and test, where prepare makes the splits.
+        held_out_from_train: whether dev and test are taken from train, by speaker, where the sources lack them.
         text_column: column of the text in a table, where it has an unusual name.
         drop: rules of `asr_lora.labels.rules`; train is left without the utterances in which they find something.
 
@@ -91,7 +92,8 @@ def prepare(
         DataError: a source cannot be read, or no utterance of a split can be used.
     """
     code = spoken_language(language)
-    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, seed, require_droppable(drop))
+    chosen = require_droppable(drop)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen)
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
@@ -101,12 +103,9 @@ def prepare(
         locale=locale or code, deltas=deltas, splits_from=splits_from, keep_marks=keep_marks, text_column=text_column,
     )  # fmt: skip
     others = [OtherDataset.open(name, locale or code) for name in against]
-    records = [
-        SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
-        for each in sources
-    ]
+    records = [_source_record(each) for each in sources]
     digests = [each.to_json() for each in records], [other.digest for other in others]
-    speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, asdict(replace(rules, seed=0)))
+    speech = fingerprint(*digests, MIN_SECONDS, MAX_SECONDS, PART_ROWS, code, rules.asked())
     stamp = fingerprint(speech, asdict(request))
     record = DatasetRecord(
         fingerprint=stamp, speech_fingerprint=speech, language=code, sources=records, text=rules.text.chosen(),
@@ -120,6 +119,10 @@ def prepare(
         if not folder.reusable(stamp):  # another process may have made it in the meantime
             _make(folder, sources, others, rules, request, record)
     return folder
+
+
+def _source_record(each: WeightedSource) -> SourceRecord:
+    return SourceRecord(name=each.source.name, digest=each.source.digest(), family=each.corpus + 1, weight=each.weight)
 
 
 def _make(
@@ -209,7 +212,8 @@ def _finish(
     reasons: dict[str, Counter[str]] = {split: Counter() for split in (*SPLITS, "")}
     for row in plan.dropped():
         reasons[row["split"]][row["reason"]] += 1
-    for split in SPLITS:
+    there = [split for split in SPLITS if split not in plan.fact("lacking")]
+    for split in there:
         if pq.read_metadata(folder.draft(split)).num_rows == 0:
             listed = ", ".join(f"{reason} {number}" for reason, number in reasons[split].most_common())
             names = ", ".join(each.source.name for each in sources)
@@ -221,14 +225,20 @@ def _finish(
     remove_subsets(folder)
     folder.manifest.unlink(missing_ok=True)
     for split in SPLITS:
-        os.replace(folder.draft(split), folder.split(split))
+        if split in there:
+            os.replace(folder.draft(split), folder.split(split))
+        else:
+            folder.split(split).unlink(missing_ok=True)  # of another dataset
     write_jsonl(folder.dropped, plan.dropped())
     leaks = list_leaks(plan, folder, others)
     report_new_splits(folder, record.language)
-    splits = {split: SplitRecord(**summarise(plan.kept(split)), **file_facts(folder.split(split))) for split in SPLITS}
+    splits = {split: SplitRecord(**summarise(plan.kept(split)), **file_facts(folder.split(split))) for split in there}
     made = {
         "speech_seed": plan.fact("seed"),
-        "notes": plan.fact("notes"),
+        "notes": [
+            *plan.fact("notes"),
+            *(f"the source has no {split}. {WITHOUT[split]}" for split in plan.fact("lacking")),
+        ],
         "splits": splits,
         **write_subsets(lambda: plan.kept("train"), folder, request, *chosen),
         "dropped": dict(sum(reasons.values(), Counter()).most_common()),

@@ -92,7 +92,14 @@ def read_split(folder: Path, split: str, *, subset: str = "all") -> Split:
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
     if wanted is not None:
         ids = rows["id"]
-        rows = rows.select([index for index, id_ in enumerate(ids) if id_ in wanted])
+        found = [index for index, id_ in enumerate(ids) if id_ in wanted]
+        if len(found) != len(wanted):
+            lacking = next(iter(wanted - set(ids)), "one id twice")
+            raise DataError(
+                f"{dataset.subset(subset)} lists {len(wanted):,} utterances and {path} has {len(found):,} of them "
+                f"({lacking!r} is not there): run the same prepare again with another --out, and use that dataset"
+            )
+        rows = rows.select(found)
     return Split(rows)
 
 

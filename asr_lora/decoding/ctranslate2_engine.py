@@ -120,22 +120,38 @@ class CTranslate2Engine:
         seconds: Sequence[float],
     ) -> list[np.ndarray]:
         require_alignment_heads(self.whisper)
+        # (steps, token and frame); where there is no token, the end begins at once.
+        paths = [np.array(result.alignments or [(0, 0)]) for result in self._align(windows, prompts, tokens, seconds)]
+        return [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
+
+    def token_scores(
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        seconds = [windows.outputs.shape[1] * STEP_SECONDS] * len(tokens)
+        aligned = self._align(windows, prompts, tokens, seconds)
+        return [np.log(np.maximum(result.text_token_probs, np.finfo(np.float32).tiny)) for result in aligned]
+
+    def _align(
+        self,
+        windows: EncodedWindows,
+        prompts: Sequence[Sequence[int]],
+        tokens: Sequence[Sequence[int]],
+        seconds: Sequence[float],
+    ) -> list[Any]:
+        """Return CTranslate2's alignment of each window: the frames and the probabilities of its tokens."""
         at_once = max(1, int(ALIGNED_SECONDS / (windows.outputs.shape[1] * STEP_SECONDS)))
 
-        def times(key: tuple[str | None, tuple[int, ...]], rows: list[int]) -> list[np.ndarray]:
+        def align(key: tuple[str | None, tuple[int, ...]], rows: list[int]) -> list[Any]:
             adapter, prompt = key
-            found: list[np.ndarray] = []
+            found: list[Any] = []
             for some in _few(rows, at_once):
-                results = self.models[adapter].align(
+                found += self.models[adapter].align(
                     _view(windows.outputs[some]), list(prompt[:-1]), [list(tokens[row]) for row in some],
                     [max(2, int(seconds[row] * FRAMES_PER_SECOND)) for row in some],
                 )  # fmt: skip
-                # (steps, token and frame); where there is no token, the end begins at once.
-                paths = [np.array(result.alignments or [(0, 0)]) for result in results]
-                found += [path[np.flatnonzero(np.diff(path[:, 0], prepend=-1)), 1] * STEP_SECONDS for path in paths]
             return found
 
-        return _by_key(list(zip(windows.adapters, map(tuple, prompts), strict=True)), times)
+        return _by_key(list(zip(windows.adapters, map(tuple, prompts), strict=True)), align)
 
     def _tensor(self, view: Any) -> torch.Tensor:
         if self.device.type == "cpu":
@@ -207,7 +223,7 @@ def _computing_type(precision: Precision) -> str:
 def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     """Return a model's folder in CTranslate2's format: its own, or one that is converted once and kept in the cache."""
     folder = Path(model.base).expanduser()
-    if model.weights is None and (folder / WEIGHTS).is_file():
+    if model.weights is None and not model.parts and (folder / WEIGHTS).is_file():
         return folder
     folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
     if not (folder / WEIGHTS).is_file():

@@ -22,4 +22,5 @@ class DecodingOptions:
     processors: Sequence[Processor] = ()  # change scores before a token is chosen, each row by its own tokens alone
     timestamps: bool = False  # whether Whisper's timestamp tokens are allowed, which cut the text into segments
     word_times: bool = False  # whether the start and end of each word are computed
+    token_scores: bool = False  # whether the log-probability of each token is computed
     previous: Sequence[int] = ()  # tokens that the decoder takes for the text before

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.search import default_batch_seconds, encode_batch, plain_text, search
+from asr_lora.decoding.token_scores import token_scores
 from asr_lora.decoding.word_times import token_times
 from asr_lora.model.adapters.multi_lora import using_adapters
 from asr_lora.model.whisper import Whisper, evaluating
@@ -64,6 +65,11 @@ class Engine(Protocol):
         seconds: Sequence[float],
     ) -> list[np.ndarray]:
         """Return the start of each token, and the end of the last; see `asr_lora.decoding.word_times.token_times`."""
+
+    def token_scores(
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Return the log-probability of each token; see `asr_lora.decoding.token_scores.token_scores`."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,13 @@ class TorchEngine:
         given = torch.tensor(prompts, device=windows.outputs.device)
         with using_adapters(self.whisper, windows.adapters):
             return token_times(self.whisper, windows.outputs, given, tokens, seconds)
+
+    def token_scores(
+        self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        given = torch.tensor(prompts, device=windows.outputs.device)
+        with using_adapters(self.whisper, windows.adapters):
+            return token_scores(self.whisper, windows.outputs, given, tokens)
 
     def _start_probabilities(self, windows: EncodedWindows) -> torch.Tensor:
         """Return the probabilities of the token after the start token: a language, or that nobody speaks.

@@ -9,6 +9,11 @@ from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 from asr_lora.folders.tabular import Column, Tabular
 
 SPLITS = ("train", "dev", "test")
+FROM_TRAIN = "Take it from train by speaker, with the same prepare and --held-out-from-train"
+WITHOUT = {  # split that a dataset may lack -> what cannot be done then, and how to get it
+    "dev": f"Without it there is no training, export or promotion, which choose and check by dev. {FROM_TRAIN}",
+    "test": f"Without it nothing can be evaluated on test. {FROM_TRAIN}",
+}
 
 
 class SourceRecord(Record):
@@ -98,6 +103,10 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
 
     def split(self, name: str) -> Path:
         return self.root / f"{name}.parquet"
+
+    def splits_there(self, *, draft: bool = False) -> tuple[str, ...]:
+        """Return the splits that have a file: all, or without dev or test where the source has none."""
+        return tuple(split for split in SPLITS if (self.draft(split) if draft else self.split(split)).is_file())
 
     def subset(self, name: str) -> Path:
         return self.root / "subsets" / f"{name}.txt"
@@ -190,7 +199,9 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         splits = self.read().splits
         path = self.split(name)
         if name not in splits:
-            raise DataError(f"{self.root} has no split {name!r}; it has {', '.join(splits)}")
+            raise DataError(
+                f"{self.root} has no split {name!r}; it has {', '.join(splits)}. {WITHOUT.get(name, '')}".strip()
+            )
         if not has_bytes(path, splits[name].bytes):
             raise DataError(f"{path} is missing or cut short. {self.remedy}")
         return path
@@ -205,7 +216,8 @@ class DatasetFolder(Folder[DatasetRecord], Tabular):
         if name not in subsets or not self.subset(name).is_file():
             known = ["all", *subsets]
             raise ConfigError(f"data.subset: {self.root} has no subset {name!r}; it has {', '.join(known)}")
-        return self.subset(name).read_text(encoding="utf-8").splitlines()
+        listed = self.subset(name).read_bytes().decode("utf-8").split("\n")  # other line ends may stand within an id
+        return [id_ for id_ in listed if id_]
 
 
 class LabelReportRecord(ManifestRecord):

@@ -91,8 +91,16 @@ class BestCheckpoint(Record):
     averaged: bool = False
 
 
+class MergedRun(Record):
+    """One of the runs whose mean a run is."""
+
+    name: str
+    share: float
+    weights_digest: str | None = None
+
+
 class RunRecord(ManifestRecord):
-    """The record of a finished run."""
+    """The record of a finished run, or of the mean of several, whose config is that of the first."""
 
     method: Method
     model: RunModel
@@ -106,8 +114,10 @@ class RunRecord(ManifestRecord):
     best: BestCheckpoint
     weights_bytes: int
     weights_digest: str | None = None
-    train_seconds: float
+    train_seconds: float  # of a mean: of all its runs together, as the epochs and steps are
     peak_memory_bytes: int
+    merged: list[MergedRun] = []  # empty: the run was trained
+    retained: float | None = None  # share of the summed updates' squared norm that the rank of a mean holds
 
     @property
     def regression_sets(self) -> tuple[Path, ...]:
@@ -137,6 +147,8 @@ class RunFolder(Folder[RunRecord], Tabular):
 
     def caption(self) -> str:
         record = self.read()
+        if record.merged:
+            return f"the mean of {len(record.merged)} runs, as {record.method}"
         rate = "" if record.best.dev_wer is None else f", best WER on dev {record.best.dev_wer:.1%}"
         return f"{record.method}{rate} at step {record.best.step}"
 

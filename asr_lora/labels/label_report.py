@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.errors import AudioError, ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder, LabelReportRecord
+from asr_lora.folders.dataset_folder import DatasetFolder, LabelReportFolder, LabelReportRecord
 from asr_lora.labels.rules import (
     LEAKED,
     MODEL_RULES,
@@ -90,7 +90,7 @@ def make_label_report(dataset: DatasetFolder, language: str, *, without: Collect
         DataError: a split or a list cannot be read.
     """
     require_rules(without)
-    labels = [label for split in SPLITS for label in _labels(dataset, split)]
+    labels = [label for split in dataset.splits_there() for label in _labels(dataset, split)]
     scripts = scripts_of(language, (label.text for label in labels))
     dropped = read_jsonl(dataset.dropped) if dataset.dropped.is_file() else []
     findings = [
@@ -129,7 +129,7 @@ def report_new_splits(dataset: DatasetFolder, language: str) -> None:
     folder = dataset.label_report
     for path in (folder.manifest, folder.page, *folder.all_model_scores):
         path.unlink(missing_ok=True)
-    if sum(pq.read_metadata(dataset.split(split)).num_rows for split in SPLITS) <= MAX_AT_PREPARE:
+    if sum(pq.read_metadata(dataset.split(split)).num_rows for split in dataset.splits_there()) <= MAX_AT_PREPARE:
         write_label_report(folder, make_label_report(dataset, language))
 
 
@@ -183,7 +183,7 @@ def require_droppable(names: Collection[str]) -> tuple[str, ...]:
 
 def train_findings(dataset: DatasetFolder, language: str, rules: Collection[str]) -> dict[str, str]:
     """Apply rules to the drafts of the splits. Return id -> first rule that finds something, for train only."""
-    labels = [label for split in SPLITS for label in _labels(dataset, split, draft=True)]
+    labels = [label for split in dataset.splits_there(draft=True) for label in _labels(dataset, split, draft=True)]
     first: dict[str, str] = {}
     for finding in apply_rules(labels, scripts_of(language, (label.text for label in labels))):
         if finding.split == "train" and finding.rule in rules:

@@ -2,12 +2,12 @@
 
 A name is a hub id, a Transformers or CTranslate2 folder, a run or export folder, an adapter folder, or
 `pypi:whisper-base`. The name of a run or adapter may end in a strength: `runs/x@0.7` takes seven tenths of the
-adapter's update.
+adapter's update. `runs/x+runs/y` is the mean of two runs of one base, and `runs/x@0.6+runs/y@0.4` a weighted one.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,10 +34,13 @@ class NamedModel:
     strength: float | None = None  # share of the adapter's update; None: no adapter
     run: RunRecord | None = None
     export: RunModel | None = None  # what an export's manifest records of its model
+    parts: tuple["ModelPart", ...] = ()  # of a mean of several models, which has no weights of its own
 
     @property
     def recorded(self) -> RunModel | None:
         """Language, borrowed token, task and context, as the run or export records them; None: there is neither."""
+        if self.parts:
+            return self.parts[0].model.recorded
         return self.run.model if self.run else self.export
 
     @property
@@ -84,6 +87,14 @@ class NamedModel:
 
 
 @dataclass(frozen=True)
+class ModelPart:
+    """One of the models of a mean, and its share of it."""
+
+    model: NamedModel
+    share: float
+
+
+@dataclass(frozen=True)
 class AdapterSelection:
     """Which adapter of a loaded model transcribes, and with which prompt and context."""
 
@@ -120,6 +131,8 @@ def find_model(name: str | NamedModel) -> NamedModel:
     """
     if isinstance(name, NamedModel):
         return name
+    if "+" in name and not Path(name).expanduser().exists():
+        return find_mean(name.split("+"))
     path, strength = split_strength(name)
     model = replace(_find(path), name=name)
     if model.weights is not None and (model.weights / ADAPTER_CONFIG).is_file():
@@ -128,6 +141,38 @@ def find_model(name: str | NamedModel) -> NamedModel:
         kind = "was fine-tuned in full" if model.weights else "is no adapter"
         raise ConfigError(f"{name}: only an adapter has a strength, and {path} {kind}; name it without @{strength:g}")
     return model
+
+
+def find_mean(names: Sequence[str]) -> NamedModel:
+    """Find several trained models of one base as their mean, weighted where each name ends in its share.
+
+    Raises:
+        ConfigError: a part is a base model; bases, languages or contexts differ; some parts have a share and some
+            none; or the shares sum to more than 1.
+        DataError: a run is unfinished or has lost its weights.
+    """
+    whole = "+".join(names)
+    paths, given = zip(*map(split_strength, names), strict=True)
+    if len(paths) < 2 or not all(paths):
+        raise ConfigError(f"{whole}: a mean needs two runs or more, such as runs/a+runs/b")
+    if len({share is None for share in given}) > 1:
+        raise ConfigError(f"{whole}: give every part a share, such as runs/a@0.6+runs/b@0.4, or none")
+    shares = [1 / len(paths) if share is None else share for share in given]
+    if sum(shares) > 1 + 1e-6:
+        raise ConfigError(f"{whole}: the shares sum to {sum(shares):g}, and 1 is the most")
+    models = [find_model(path) for path in paths]
+    first = models[0]
+    for model in models:
+        if model.parts or model.weights is None:
+            raise ConfigError(f"{whole}: {model.name} is no run or adapter, so it has no part in a mean")
+        if resolve_source(model.base) != resolve_source(first.base):
+            raise ConfigError(f"{whole}: {first.name} was trained from {first.base}, {model.name} from {model.base}")
+        if model.recorded and first.recorded and model.recorded.prompt != first.recorded.prompt:
+            raise ConfigError(f"{whole}: {first.name} and {model.name} learnt another language, token or task")
+        if model.context != first.context:
+            raise ConfigError(f"{whole}: {first.name} has the context {first.context}, {model.name} {model.context}")
+    parts = (ModelPart(model, share) for model, share in zip(models, shares, strict=True))
+    return NamedModel(whole, first.base, parts=tuple(parts))
 
 
 def find_trained(name: str) -> NamedModel:
@@ -165,7 +210,9 @@ def find_adapters(
     for name, given in adapters.items():
         model = find_model(given)
         if model.weights is None or model.strength is None:
-            raise ConfigError(f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone")
+            raise ConfigError(
+                f"--adapter {name}={given}: this is no adapter; name it as MODEL, alone, or merge its runs first"
+            )
         if resolve_source(model.base) != resolved:
             raise ConfigError(f"--adapter {name}={given} was trained from {model.base}: name that as MODEL, not {base}")
         prompt = replace(model.prompt(default=name), task=task or Task.TRANSCRIBE)
@@ -216,6 +263,8 @@ def _of_run(run: RunFolder, name: str) -> NamedModel:
 
 def training_record(model: NamedModel) -> TrainingRecord | None:
     """Return what a report states of a model's training; None for a base model, or one that was trained elsewhere."""
+    if model.parts:
+        return _training_of_mean([training_record(part.model) for part in model.parts])
     run, weights = model.run, model.weights
     if run is None or weights is None:
         return None
@@ -228,12 +277,30 @@ def training_record(model: NamedModel) -> TrainingRecord | None:
         peak_memory_bytes=run.peak_memory_bytes,
         hours_of_speech=run.train.hours,
         epochs=run.train.epochs,
-        step=run.best.step,
+        step=None if run.merged else run.best.step,
         dev_wer=run.best.dev_wer,
         curve=_curve(RunFolder(weights.parent), run),
         config=run.config.to_json(),
         data=run.data,
         made_with=run.made_with,
+    )
+
+
+def _training_of_mean(records: Sequence[TrainingRecord | None]) -> TrainingRecord | None:
+    """Return the first part's record with the cost of all: a mean was neither trained nor scored on dev as one."""
+    known = [record for record in records if record is not None]
+    if len(known) < len(records):
+        return None
+    return known[0].model_copy(
+        update={
+            "weights_bytes": sum(record.weights_bytes for record in known),
+            "seconds": round(sum(record.seconds for record in known), 1),
+            "peak_memory_bytes": max(record.peak_memory_bytes for record in known),
+            "epochs": sum(record.epochs for record in known),
+            "step": None,
+            "dev_wer": None,
+            "curve": [],
+        }
     )
 
 
@@ -259,6 +326,8 @@ def model_identity(name: str | NamedModel) -> object:
     It is the digest of a run's weights, or the sizes and times of a folder's files, or a hub id; and the strength.
     """
     model = find_model(name)
+    if model.parts:
+        return [(_files_identity(part.model), part.share) for part in model.parts]
     identity = _files_identity(model)
     return identity if model.strength in (None, 1) else (identity, model.strength)
 
@@ -279,6 +348,8 @@ def weights_digest(name: str | NamedModel) -> str | None:
     has not been downloaded.
     """
     model = find_model(name)
+    if model.parts:
+        return fingerprint([(weights_digest(part.model), part.share) for part in model.parts])
     if model.run is not None:
         return model.run.weights_digest
     source = str(model.weights) if model.weights else resolve_source(model.base)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from asr_lora.config import Context, Precision
 from asr_lora.language import ForcedPrompt
+from asr_lora.model.adapters.averaging import WeightedModel, load_sum
 from asr_lora.model.adapters.merging import load_merged
 from asr_lora.model.adapters.multi_lora import load_adapters
 from asr_lora.model.find_model import AdapterSet, NamedModel, find_model
@@ -34,11 +35,20 @@ def open_model(
     prompt = prompt or model.prompt()
     device = default_device()
     dtype = compute_dtype(precision, device)
-    if model.weights is not None and model.strength is not None:
+    if model.parts:
+        whisper = load_sum(model.base, weighted_models(model), prompt, dtype, device=device)
+    elif model.weights is not None and model.strength is not None:
         whisper = load_merged(model.base, model.weights, prompt, dtype, device=device, strength=model.strength)
     else:
         whisper = load_whisper(str(model.weights or model.base), prompt, dtype=dtype, device=device)
     return replace(whisper, context=context or model.context, source=model.name)
+
+
+def weighted_models(model: NamedModel) -> list[WeightedModel]:
+    """Return the weights and shares of the parts of a mean."""
+    return [
+        WeightedModel(part.model.trained_weights, part.model.strength is not None, part.share) for part in model.parts
+    ]
 
 
 def open_adapters(adapters: AdapterSet, precision: Precision = Precision.AUTO) -> Whisper:

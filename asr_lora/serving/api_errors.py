@@ -26,13 +26,18 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, dict[str, str | None]]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, kind)
+        kind = "rate_limit_error" if self.status == 429 else kind
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def invalid_field(name: str, message: str) -> ApiError:
     """A form field has a value that this server cannot use."""
     return ApiError(400, "invalid_value", message, param=name)
+
+
+def missing_field(name: str, message: str) -> ApiError:
+    """A form lacks a field that every request needs."""
+    return ApiError(400, "missing_required_parameter", message, param=name)
 
 
 def server_busy(message: str, retry_seconds: float) -> ApiError:

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,11 +14,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asr_lora.language import Task
 from asr_lora.serving.access import HEADERS, AccessPolicy
 from asr_lora.serving.answers import answer, delta_event, done_event, error_event, full_text
 from asr_lora.serving.api_errors import ApiError
 from asr_lora.serving.request_job import ClientWatch, RequestRunner
-from asr_lora.serving.request_options import RequestOptions, read_options
+from asr_lora.serving.request_options import RequestOptions, read_options, unknown_model
 from asr_lora.serving.uploads import ClientDisconnected, audio_path, receive_form
 from asr_lora.serving.web_page import load_page
 from asr_lora.transcription.segments import Segment, TranscriptPart
@@ -42,28 +44,43 @@ def make_app(runner: RequestRunner, access: AccessPolicy) -> FastAPI:
 def _add_transcriptions(app: FastAPI, runner: RequestRunner) -> None:
     created = int(time.time())
 
+    models = {
+        name: {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "asr_lora",
+            "language": selection.prompt.language if selection else None,
+            "adapter": name not in runner.model.names,
+        }
+        for name, selection in runner.model.selections.items()
+    }
+
     @app.get("/v1/models")
-    async def models() -> JSONResponse:
-        rows = [
-            {
-                "id": name,
-                "object": "model",
-                "created": created,
-                "owned_by": "asr_lora",
-                "language": selection.prompt.language if selection else None,
-                "adapter": name != runner.model.name,
-            }
-            for name, selection in runner.model.selections.items()
-        ]
-        return JSONResponse({"object": "list", "data": rows})
+    async def list_models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [*models.values()]})
+
+    @app.get("/v1/models/{name:path}")
+    async def retrieve_model(name: str) -> JSONResponse:
+        if name not in models:
+            raise unknown_model(name, models)
+        return JSONResponse(models[name])
 
     @app.post("/v1/audio/transcriptions")
     async def transcriptions(request: Request) -> Response:
+        return await recognise(request, None)
+
+    @app.post("/v1/audio/translations")
+    async def translations(request: Request) -> Response:
+        return await recognise(request, Task.TRANSLATE)
+
+    async def recognise(request: Request, task: Task | None) -> Response:
         runner.queue.require_room()
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(receive_form(request, runner.limits, runner.spool))
-            options = read_options(form, runner.model.selections)
+            options = read_options(form, runner.model.selections, task)
             runner.model.check(options)
+            options = replace(options, task=runner.model.task(options))
             watch = ClientWatch(request.receive, runner.limits.timeout)
             stack.callback(watch.close)
             parts = await stack.enter_async_context(aclosing(runner.transcribe(audio_path(form), options, watch)))
@@ -72,7 +89,7 @@ def _add_transcriptions(app: FastAPI, runner: RequestRunner) -> None:
                 return EventStream(_events(runner, options, first, parts), stack.pop_all())
             found = [part async for part in parts]
             segments = [segment for part in found for segment in part.segments]
-            body, kind = answer(options, segments, found[-1].seconds, runner.model.whisper.text_tokens)
+            body, kind = answer(options, segments, found[-1].seconds, runner.model.token_bytes)
             return Response(body, media_type=kind)
 
 
@@ -86,13 +103,14 @@ async def _events(
         while True:
             text = full_text(part.segments)
             if text:
-                yield delta_event(f" {text}" if segments else text)
+                yield delta_event(options, part.segments, f" {text}" if segments else text, runner.model.token_bytes)
             segments += part.segments
             following = await anext(rest, None)
             if following is None:
                 break
             part = following
-        yield done_event(options, segments, part.seconds, runner.model.whisper.text_tokens)
+        prompt_tokens = len(runner.model.previous_tokens(options))
+        yield done_event(options, segments, part.seconds, runner.model.token_bytes, prompt_tokens)
     except ApiError as error:
         runner.metrics.errors.labels(error.code).inc()
         yield error_event(error.body())
@@ -139,7 +157,8 @@ def _constant(body: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
 
 async def _no_such_address(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _error_answer(ApiError(error.status_code, "no_such_address", "this server has no such address or method"))
+    message = "this server has no such address or method: POST /v1/audio/transcriptions or translations, GET /v1/models"
+    return _error_answer(ApiError(error.status_code, "no_such_address", message))
 
 
 def _error_answer(error: ApiError) -> JSONResponse:

@@ -50,8 +50,10 @@ class RequestRunner:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await watch.result(stack.enter_async_context(self.queue.slot()))
-            request = BatchRequest(self.model.decoding_options(options), self.model.select(options), threading.Event())
-            steps = self.model.windows(source, request.cancelled, single=options.stream)
+            request = BatchRequest(
+                self.model.decoding_options(options), self.model.select(options), threading.Event(), options.task
+            )
+            steps = self.model.windows(source, request.cancelled, single=options.stream, rules=options.speech_rules)
             decoder = ThreadPoolExecutor(1, thread_name_prefix="decoding")
             stack.callback(decoder.shutdown, wait=False)
             begun, seconds = time.monotonic(), 0.0

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import uvicorn
 
@@ -27,6 +27,7 @@ def serve(
     model: str | None = None,
     adapters: Mapping[str, str] | None = None,
     *,
+    names: Sequence[str] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
     key_variable: str = "ASR_LORA_API_KEY",
@@ -44,6 +45,8 @@ def serve(
     Args:
         model: the base model of the adapters, or a model alone; the base of the first adapter when not given.
         adapters: names, and the runs or adapters on the base model that they stand for.
+        names: of the base model or the model alone, instead of its own, such as "whisper-1"; "NAME=ADAPTER" is one more
+            name of an adapter.
         host: address to listen on; an address that other machines can reach needs a key.
         port: 0 takes any free port.
         key_variable: environment variable with the API key that clients must send.
@@ -53,13 +56,14 @@ def serve(
         engine: "torch", or "ctranslate2".
 
     Raises:
-        ConfigError: neither model nor adapter is given, a key is missing, or the address cannot be used.
+        ConfigError: neither model nor adapter is given, two models have one name, a key is missing, or the address
+            cannot be used.
         DataError: the model or an adapter is not there, or does not fit.
     """
     access = AccessPolicy(host, read_key(host, key_variable, no_key=no_key))
     with listen_on(host, port) as listener:
         served = load_served_model(
-            model, adapters or {}, language=language, language_token=language_token, context=context,
+            model, adapters or {}, names=names, language=language, language_token=language_token, context=context,
             precision=precision, max_seconds=limits.seconds, vad=vad, engine=engine_named(engine),
         )  # fmt: skip
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # broken requests could fill the log

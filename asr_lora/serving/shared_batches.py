@@ -11,8 +11,9 @@ import torch
 from asr_lora.audio.features import context_seconds
 from asr_lora.config import Context
 from asr_lora.decoding.decoding_options import DecodingOptions, Processor
+from asr_lora.language import Task
 from asr_lora.model.find_model import AdapterSelection
-from asr_lora.serving.served_model import Cancelled, ServedModel
+from asr_lora.serving.served_model import Cancelled, ServedModel, with_task
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
 from asr_lora.transcription.segments import Segment
@@ -25,6 +26,7 @@ class BatchRequest:
     options: DecodingOptions
     selection: AdapterSelection | None  # None: until its language has been detected
     cancelled: threading.Event
+    task: Task | None = None  # None: that of the selection
     windows: Sequence[Window] = ()
     answer: "Future[list[Segment]]" = field(default_factory=Future)
 
@@ -104,7 +106,8 @@ class BatchScheduler:
     def _segments(self, batch: Sequence[BatchRequest], check: Processor) -> list[list[Segment]]:
         windows: list[tuple[int, SelectedWindow]] = []
         for number, request in enumerate(batch):
-            request.selection = request.selection or self.transcriber.detect(request.windows[0])
+            if request.selection is None:
+                request.selection = with_task(self.transcriber.detect(request.windows[0]), request.task)
             windows += [(number, SelectedWindow(window, request.selection)) for window in request.windows]
         found: list[list[Segment]] = [[] for _ in batch]
         options, engine = batch[0].options, self.transcriber.engine

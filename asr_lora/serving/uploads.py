@@ -3,19 +3,20 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from asr_lora.serving.api_errors import ApiError, invalid_field
+from asr_lora.serving.api_errors import ApiError, missing_field
 from asr_lora.serving.limits import Limits, Spool
 
-MAX_FIELDS = 32  # of a form, besides its file
+MAX_FIELDS = 256  # of a form, besides its file: each keyword is one
 MAX_FIELD_BYTES = 64 * 1024
 OVERHEAD = 1024 * 1024  # bytes that a request may have besides its file
 STALL_SECONDS = 10.0  # an upload that sends no byte for this long is ended
@@ -66,6 +67,17 @@ class UploadReceiver:
         return ApiError(413, "file_too_large", f"the file is larger than the {megabytes:g} MB that this server accepts")
 
 
+class FormReader(MultiPartParser):
+    """Read a multipart form whose `file` may have no file name, as n8n sends it: it would be taken for text."""
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        options = parse_options_header(part.content_disposition)[1]
+        if options.get(b"name") == b"file" and b"filename" not in options and part.content_disposition:
+            part.content_disposition += b'; filename="audio"'
+        super().on_headers_finished()
+
+
 @asynccontextmanager
 async def receive_form(request: Request, limits: Limits, spool: Spool) -> AsyncIterator[FormData]:
     """Receive a multipart form with one file. The file has no name on disk and is deleted when the context ends.
@@ -80,11 +92,15 @@ async def receive_form(request: Request, limits: Limits, spool: Spool) -> AsyncI
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise ApiError(415, "invalid_content_type", "send multipart/form-data, with the audio as `file`")
         try:
-            form = await Request(request.scope, receiver).form(
-                max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-            )
-        except (HTTPException, FormParserError, UnicodeError) as error:
-            raise ApiError(400, "invalid_form", "the form cannot be read: send one file and short fields") from error
+            async with aclosing(Request(request.scope, receiver).stream()) as stream:
+                form = await FormReader(
+                    request.headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+                ).parse()
+        except (MultiPartException, FormParserError, UnicodeError) as error:
+            raise ApiError(
+                400, "invalid_form", f"the form cannot be read: send one file and at most {MAX_FIELDS} fields, each of "
+                f"{MAX_FIELD_BYTES // 1024} kB at most",
+            ) from error  # fmt: skip
         try:
             yield form
         finally:
@@ -101,7 +117,7 @@ def audio_path(form: FormData) -> Path:
     """
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
-        raise invalid_field("file", "send the audio as `file`")
+        raise missing_field("file", "send the audio as `file`")
     spooled: Any = upload.file
     spooled.rollover()  # small files are in memory until now
     spooled.flush()

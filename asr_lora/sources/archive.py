@@ -17,6 +17,7 @@ MAX_MEMBERS = 20_000_000
 MAX_RECORDING_BYTES = 64 << 20  # of one recording, which is read into memory
 MAX_TABLE_BYTES = 16 << 30  # of one table, which is read line by line
 MAX_GROWTH, FREE_BYTES = 60, 1 << 30  # text is compressed to a tenth, recordings not at all, a bomb to a thousandth
+MAX_HEADER_BYTES, MAX_KEYS = 1 << 18, 100  # of one member's header; tar gives every key of a global one to each member
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 
 
@@ -97,9 +98,10 @@ class ForwardStream(io.RawIOBase):
     def __init__(self, stream: BinaryIO, limit: int, archive: Path) -> None:
         self.stream, self.limit, self.archive = stream, limit, archive
         self.place, self.last = 0, b""
+        self.most = MAX_RECORDING_BYTES  # that are read at once
 
     def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= MAX_RECORDING_BYTES:  # tarfile asks for the length of a name, which may be forged
+        if not 0 <= size <= self.most:  # tarfile asks for the length of a name, which may be forged
             raise ValueError("a size is out of range")
         data = self.stream.read(size)
         self.place, self.last = self.place + len(data), data[-tarfile.BLOCKSIZE :]
@@ -110,7 +112,7 @@ class ForwardStream(io.RawIOBase):
     def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
         if whence != io.SEEK_SET or place < self.place:
             raise ValueError("a size is out of range")
-        while self.place < place and self.read(min(place - self.place, 1 << 20)):
+        while self.place < place and self.read(min(place - self.place, MAX_HEADER_BYTES)):
             pass
         return self.place
 
@@ -119,13 +121,15 @@ class ForwardStream(io.RawIOBase):
 
 
 def _members(archive: Path, stream: ForwardStream) -> Iterator[Member]:
-    count = 0
+    count, stream.most = 0, MAX_HEADER_BYTES  # tarfile reads the first header when it opens
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as tar:
-        while (info := tar.next()) is not None:
+        while (info := _next(tar, stream)) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every one of them
             count += 1
             if count > MAX_MEMBERS:
                 raise DataError(f"{archive} holds more than {MAX_MEMBERS} files, as no release does: refused")
+            if len(info.pax_headers) > MAX_KEYS:
+                raise DataError(f"{archive}: a header has {len(info.pax_headers):,} keys, as no release has: refused")
             path = _safe_path(archive, info)
             if not info.isfile():
                 continue
@@ -144,6 +148,15 @@ def _members(archive: Path, stream: ForwardStream) -> Iterator[Member]:
         raise EOFError("its end is missing")  # an archive ends with empty blocks
     while stream.read(1 << 20):
         pass  # at the end, gzip compares its checksum
+
+
+def _next(tar: tarfile.TarFile, stream: ForwardStream) -> tarfile.TarInfo | None:
+    """Return the next member. Its header is read whole, so it may be large no more than a name needs."""
+    stream.most = MAX_HEADER_BYTES
+    try:
+        return tar.next()
+    finally:
+        stream.most = MAX_RECORDING_BYTES
 
 
 def _safe_path(archive: Path, info: tarfile.TarInfo) -> PurePosixPath:

@@ -7,8 +7,17 @@ from pathlib import Path
 
 from asr_lora.audio.sndfile import readable_suffixes
 from asr_lora.folders.digests import fingerprint
-from asr_lora.sources.columns import SPLIT_NAMES
-from asr_lora.sources.interface import SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, files_digest, safe_id
+from asr_lora.sources.columns import split_of_folders
+from asr_lora.sources.interface import (
+    BadRow,
+    Recording,
+    Utterance,
+    WantedRecordings,
+    files_digest,
+    macos_files,
+    safe_id,
+)
+from asr_lora.sources.lines import decoded_text
 
 MAX_TEXT_BYTES = 1 << 16  # a longer text is no text of one utterance
 
@@ -28,18 +37,19 @@ class AudioTextPairs:
         return self.digest()
 
     def digest(self) -> str:
-        return fingerprint(files_digest((str(path.relative_to(self.home)), _stamp(path)) for path in _walk(self.home)))
+        return fingerprint(files_digest((str(path.relative_to(self.home)), _stamp(path)) for path in walk(self.home)))
 
     def rows(self) -> Iterator[Utterance | BadRow]:
         suffixes = readable_suffixes()
-        for path in _walk(self.home):
+        for path in walk(self.home):
             relative = path.relative_to(self.home)
-            split = SPLIT_NAMES.get(relative.parts[0].lower(), SPLIT_HERE) if len(relative.parts) > 1 else SPLIT_HERE
+            split = split_of_folders(relative.parts[:-1])
             if path.suffix.lower() == ".txt":
                 if not any(path.with_suffix(suffix).is_file() for suffix in suffixes | {s.upper() for s in suffixes}):
                     yield BadRow(str(relative), "no audio beside the text", split)
             elif path.suffix.lower() in suffixes:
                 yield _utterance(path, relative, split)
+        yield from macos_files(self.home)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for recording in wanted:
@@ -52,7 +62,7 @@ def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:
             text = handle.read(MAX_TEXT_BYTES + 1)
         if len(text) > MAX_TEXT_BYTES:
             return BadRow(str(relative), "text is too long for one utterance", split)
-        words = " ".join(text.decode("utf-8-sig").split())
+        words = " ".join(decoded_text(text).split())
     except (FileNotFoundError, IsADirectoryError):
         return BadRow(str(relative), "no text beside the audio", split)
     except UnicodeDecodeError:
@@ -60,7 +70,7 @@ def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:
     return Utterance(id=safe_id(str(relative.with_suffix(""))), recording=str(relative), text=words, split=split)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yield all files under a folder that are not hidden, in the order of their names."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -77,4 +87,4 @@ def _stamp(path: Path) -> int:
 def holds_audio_text_pairs(folder: Path) -> bool:
     """Whether a folder has at least one recording with a text beside it."""
     suffixes = readable_suffixes()
-    return any(path.suffix.lower() in suffixes and path.with_suffix(".txt").is_file() for path in _walk(folder))
+    return any(path.suffix.lower() in suffixes and path.with_suffix(".txt").is_file() for path in walk(folder))

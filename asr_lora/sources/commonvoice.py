@@ -11,7 +11,7 @@ from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.source_folder import ReleaseFolder
 from asr_lora.sources.archive import MAX_RECORDING_BYTES, Member, is_archive, members
-from asr_lora.sources.columns import utterance_of
+from asr_lora.sources.columns import shown_names, utterance_of
 from asr_lora.sources.interface import (
     ADDED,
     SPLIT_HERE,
@@ -21,9 +21,10 @@ from asr_lora.sources.interface import (
     WantedRecordings,
     files_digest,
     folder_listing,
+    safe_id,
     sampled_digest,
 )
-from asr_lora.sources.lines import numbered_lines
+from asr_lora.sources.lines import file_lines
 
 SCRIPTED = ("client_id", "path", "sentence")  # columns of speaker, recording and text
 SPONTANEOUS = ("client_id", "audio_file", "transcription")  # the same in Spontaneous Speech
@@ -240,9 +241,7 @@ def read_table(locale: Path, table: str, split: str | None = None) -> Iterator[U
     path = locale / ReleaseFolder.table(table)
     if not path.is_file():
         raise DataError(_missing(str(path)))
-    with path.open("rb") as handle:
-        lines = numbered_lines(handle.readline)
-        yield from _rows(lines, path.name, str(path), SCRIPTED, table if split is None else split)
+    yield from _rows(file_lines(path), path.name, str(path), SCRIPTED, table if split is None else split)
 
 
 def read_spontaneous(path: Path, tables: Tables | None = None) -> Iterator[Utterance | BadRow]:
@@ -251,9 +250,7 @@ def read_spontaneous(path: Path, tables: Tables | None = None) -> Iterator[Utter
     Raises:
         DataError: the table is empty or does not have a column.
     """
-    with path.open("rb") as handle:
-        lines = numbered_lines(handle.readline)
-        yield from _rows(lines, path.name, str(path), SPONTANEOUS, tables=tables or Tables())
+    yield from _rows(file_lines(path), path.name, str(path), SPONTANEOUS, tables=tables or Tables())
 
 
 def _require_rows(rows: Iterable[Utterance | BadRow], table: str) -> Iterator[Utterance | BadRow]:
@@ -288,7 +285,10 @@ def _rows(
     if not header:
         raise DataError(f"{place} is empty: unpack the release again, or name another folder")
     if lacking := [name for name in columns if name not in header]:
-        raise DataError(f"{place} has no column {', '.join(lacking)}; its first line is not a Common Voice header")
+        raise DataError(
+            f"{place} has no column {', '.join(lacking)}; its first line is not a Common Voice header: "
+            f"{shown_names(header)}"
+        )
     for number, line in lines:
         if not line.strip():
             continue
@@ -300,7 +300,9 @@ def _rows(
             continue
         row = dict(zip(header, values, strict=False))
         recording = _recording_name(row.get(columns[1], ""))
-        if any(name not in row for name in columns) or recording in ("", ".", ".."):
+        if len(values) > len(header):  # a tab in the sentence, of which a part would be another column
+            yield BadRow(where, "row has more fields than the header", split)
+        elif len(values) < len(header) or recording in ("", ".", ".."):
             yield BadRow(where, "row is cut short", split)
         elif columns is SPONTANEOUS:
             yield _spontaneous(row, recording, tables)
@@ -310,7 +312,7 @@ def _rows(
 
 def _fields(line: bytes) -> list[str]:
     text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    return text.split("\t") if text.strip() else []
+    return [name.strip() for name in text.split("\t")] if text.strip() else []
 
 
 def _recording_name(path: str) -> str:
@@ -319,7 +321,9 @@ def _recording_name(path: str) -> str:
 
 
 def _stem(recording: str) -> str:
-    return recording.rsplit(".", 1)[0]
+    stem = recording.rsplit(".", 1)[0]
+    plain = stem.isprintable() and stem == stem.strip() and "#" not in stem  # as a line of a list of ids
+    return stem if plain else safe_id(stem)
 
 
 def _spontaneous(row: dict[str, str], recording: str, tables: Tables) -> Utterance | BadRow:

@@ -11,6 +11,8 @@ from asr_lora.errors import AudioError
 from asr_lora.folders.digests import fingerprint
 
 SPLIT_HERE = ""  # split of an utterance that `prepare` gives one
+OTHER = "other"  # split of a file that is none of train, dev and test, in a source that has these
+NO_SPLIT = "split is none of train, dev and test"
 ADDED = "added"  # split of an utterance that goes to train, unless its speaker or sentence is in dev or test
 GENDERS = {"male": "male", "male_masculine": "male", "m": "male", "female": "female", "female_feminine": "female",
            "f": "female"}  # fmt: skip
@@ -111,6 +113,13 @@ def folder_listing(folder: Path) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name, entry.stat().st_size
+
+
+def macos_files(home: Path) -> Iterator[BadRow]:
+    """Yield the files in which macOS keeps what other file systems cannot hold. They bear the names of recordings."""
+    if home.is_dir():
+        for path in sorted(home.rglob("._*")):
+            yield BadRow(str(path.relative_to(home)), "a file of macOS, which holds no speech")
 
 
 def safe_id(name: str) -> str:

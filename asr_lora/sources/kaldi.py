@@ -9,9 +9,20 @@ from pathlib import Path
 from asr_lora.errors import DataError
 from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.folders.source_folder import KaldiFolder
-from asr_lora.sources.columns import as_seconds, split_of
-from asr_lora.sources.interface import GENDERS, SPLIT_HERE, BadRow, Recording, Utterance, WantedRecordings, safe_id
-from asr_lora.sources.lines import numbered_lines
+from asr_lora.sources.columns import as_seconds, split_of, splits_of_files
+from asr_lora.sources.interface import (
+    GENDERS,
+    NO_SPLIT,
+    OTHER,
+    SPLIT_HERE,
+    BadRow,
+    Recording,
+    Utterance,
+    WantedRecordings,
+    macos_files,
+    safe_id,
+)
+from asr_lora.sources.lines import file_lines
 
 
 @dataclass(frozen=True)
@@ -19,11 +30,11 @@ class Kaldi:
     """Data folders of Kaldi, with wav.scp and text, and perhaps segments, utt2spk and spk2gender.
 
     Attributes:
-        folders: split -> folder; the split is SPLIT_HERE where there is one folder.
+        folders: split and folder; several folders of one split join. The split is SPLIT_HERE where none is named.
     """
 
     home: Path
-    folders: dict[str, Path]
+    folders: tuple[tuple[str, Path], ...]
 
     @property
     def name(self) -> str:
@@ -35,14 +46,24 @@ class Kaldi:
 
     def digest(self) -> str:
         names = [getattr(KaldiFolder, kind) for kind in ("RECORDINGS", "TEXT", "SEGMENTS", "SPEAKERS", "GENDERS")]
-        files = [(split, name, folder / name) for split, folder in self.folders.items() for name in names]
-        return fingerprint([(split, name, sha256_file(path)) for split, name, path in files if path.is_file()])
+        files = [(split, name, folder / name) for split, folder in self.folders for name in names]
+        twice = len({split for split, _ in self.folders}) < len(self.folders)
+        listed = [
+            (split, path.relative_to(self.home).as_posix() if twice else name, sha256_file(path))
+            for split, name, path in files
+            if path.is_file()
+        ]
+        return fingerprint(listed)
 
     def rows(self) -> Iterator[Utterance | BadRow]:
-        for split, folder in self.folders.items():
-            for row in read_kaldi(folder, split):
-                place = folder.relative_to(self.home)
-                yield replace(row, recording=str(place / row.recording)) if isinstance(row, Utterance) else row
+        for split, folder in self.folders:
+            place = folder.relative_to(self.home)
+            for row in read_kaldi(folder, SPLIT_HERE if split == OTHER else split):
+                if split == OTHER:
+                    yield BadRow(row.id, NO_SPLIT)
+                else:
+                    yield replace(row, recording=str(place / row.recording)) if isinstance(row, Utterance) else row
+        yield from macos_files(self.home)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for recording in wanted:
@@ -113,22 +134,21 @@ def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield place, first word and rest of each line; nothing where the file does not exist."""
     if not path.is_file():
         return
-    with path.open("rb") as handle:
-        for number, line in numbered_lines(handle.readline):
-            try:
-                key, _, value = line.decode("utf-8").strip().partition(" ")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: the line is not UTF-8. Correct it") from error
-            if "\t" in key:
-                key, _, value = f"{key} {value}".strip().partition("\t")
-            if key:
-                yield f"{path}, line {number}", key, value.strip()
+    for number, line in file_lines(path):
+        try:
+            key, _, value = line.decode("utf-8-sig").strip().partition(" ")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, line {number}: the line is not UTF-8. Correct it") from error
+        if "\t" in key:
+            key, _, value = f"{key} {value}".strip().partition("\t")
+        if key:
+            yield f"{path}, line {number}", key, value.strip()
 
 
 def find_kaldi(place: Path) -> Kaldi | None:
-    """Find Kaldi data in a folder, or in its subfolders that are named by splits."""
+    """Find Kaldi data in a folder, or in its subfolders, whose names tell their splits."""
     if (place / KaldiFolder.RECORDINGS).is_file():
-        return Kaldi(place, {SPLIT_HERE: place})
-    folders = {split_of(path.parent.name): path.parent for path in sorted(place.glob(f"*/{KaldiFolder.RECORDINGS}"))}
-    folders.pop(SPLIT_HERE, None)
-    return Kaldi(place, folders) if folders else None
+        return Kaldi(place, ((SPLIT_HERE, place),))
+    folders = [path.parent for path in sorted(place.glob(f"*/{KaldiFolder.RECORDINGS}"))]
+    splits = splits_of_files([split_of(folder.name) for folder in folders])
+    return Kaldi(place, tuple(zip(splits, folders, strict=True))) if folders else None

@@ -1,12 +1,16 @@
 """Open the sources that a user names. What a source is, is recognised by its files."""
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.source_folder import downloads_folder
 from asr_lora.sources.archive import is_archive
-from asr_lora.sources.audio_text_pairs import AudioTextPairs, holds_audio_text_pairs
+from asr_lora.sources.audio_text_pairs import AudioTextPairs, holds_audio_text_pairs, walk
+from asr_lora.sources.columns import shown_names
 from asr_lora.sources.commonvoice import (
     ReleaseArchive,
     ReleaseOnDisk,
@@ -19,14 +23,20 @@ from asr_lora.sources.commonvoice import (
 from asr_lora.sources.download import fetch, mdc_dataset
 from asr_lora.sources.interface import Source, WeightedSource
 from asr_lora.sources.kaldi import find_kaldi
+from asr_lora.sources.lhotse import find_lhotse
+from asr_lora.sources.librispeech import LibriSpeech, holds_librispeech
+from asr_lora.sources.lines import file_lines
 from asr_lora.sources.parquet import HubDataset, ParquetFiles, find_parquet
 from asr_lora.sources.speech_manifest import Manifest, find_manifest
 
 RELEASE, VALIDATED, DELTA = "release", "validated", "delta"
 KNOWN = (
-    "a Common Voice release (folder or .tar.gz), a manifest (.jsonl, .csv, .tsv), a Kaldi folder, a folder of parquet "
-    "files, a folder of audio with .txt files of the same names, hf:NAME:CONFIG, or mdc:DATASET"
+    "a Common Voice release (folder or .tar.gz), a manifest (.jsonl, .json, .csv, .tsv) or a folder of manifests, such "
+    "as those of NeMo, SpeechBrain, Coqui, lhotse, LJSpeech or a Hugging Face audiofolder, a Kaldi folder, a tree of "
+    "LibriSpeech (*.trans.txt), a folder of parquet files or of save_to_disk, a folder of audio with .txt files of "
+    "the same names, hf:NAME:CONFIG, or mdc:DATASET"
 )
+LOOKED_AT = 10_000  # files of a folder of an unknown kind
 
 
 def open_sources(
@@ -96,15 +106,33 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
         return find_release(path, locale, tables)
     if path.suffix.lower() == ".tsv" and path.is_file() and is_locale(path.parent):
         raise DataError(f"{word} is one table of a Common Voice release: name the folder, {path.parent}")
-    listed = find_kaldi(path) or find_parquet(path, text_column) or find_manifest(path, text_column)
+    listed = (
+        find_kaldi(path)
+        or find_parquet(path, text_column)
+        or (None if text_column else find_lhotse(path))
+        or find_manifest(path, text_column)
+    )
     if listed is not None:
         return listed
+    if path.is_dir() and holds_librispeech(path):
+        return LibriSpeech(path)
     if holds_audio_text_pairs(path):
         return AudioTextPairs(path)
     try:
         return ReleaseOnDisk(find_locale(path, locale), tables)
     except DataError as error:
-        raise DataError(f"{error}. SOURCE is {KNOWN}") from error
+        raise DataError(f"{error}. It holds {_contents(path)}. SOURCE is {KNOWN}") from error
+
+
+def _contents(path: Path) -> str:
+    """Say what a file or folder of an unknown kind holds."""
+    if not path.is_dir():
+        with suppress(OSError, DataError):
+            for _, line in file_lines(path) if path.is_file() else ():
+                return f"as its first line: {shown_names([line[:100].decode('utf-8', errors='replace').strip()])}"
+        return "no lines"
+    endings = Counter(f"*{each.suffix.lower()}" for each in islice(walk(path), LOOKED_AT))
+    return shown_names(f"{count} {ending}" for ending, count in endings.most_common())
 
 
 def split_weight(word: str | Path) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""Read tables that contain audio: parquet files, such as those of prepared datasets, and datasets on the hub."""
+"""Read tables that contain audio: parquet files, what `datasets` saved to disk, and datasets on the hub."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,25 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
-from asr_lora.sources.columns import ID_COLUMNS, Row, find_text, first, split_of, utterance_of
+from asr_lora.sources.column_files import MAX_VALUE_BYTES, open_columns, saved_datasets
+from asr_lora.sources.columns import (
+    AUDIO_COLUMNS,
+    ID_COLUMNS,
+    UTTERANCE_COLUMNS,
+    Row,
+    find_text,
+    first,
+    plain_name,
+    require_columns,
+    shown_names,
+    split_of,
+    splits_of_files,
+    utterance_of,
+)
 from asr_lora.sources.hub_tables import HubTable, hub_revision, hub_splits
 from asr_lora.sources.interface import (
+    NO_SPLIT,
+    OTHER,
     SPLIT_HERE,
     BadRow,
     Recording,
     Utterance,
     WantedRecordings,
+    macos_files,
     safe_id,
     sampled_digest,
 )
 
-ROWS_AT_ONCE = 32  # read from a file together
-OTHER = "other"  # a split that is none of train, dev and test, in a source that has these
-NO_SPLIT = "split is none of train, dev and test"
+ENDINGS = (".parquet", ".arrow")
+MAX_TEXT_BYTES = 1 << 20  # of a row without its audio, as of a line of a table
 
 
 @dataclass(frozen=True)
@@ -47,31 +62,40 @@ class ParquetFiles:
         return fingerprint([(split, sampled_digest(path)) for split, path in self.files], self.text_column)
 
     def rows(self) -> Iterator[Utterance | BadRow]:
+        names_once = len({path.stem for _, path in self.files}) == len(self.files)
         for number, (split, path) in enumerate(self.files):
+            stem = safe_id(path.stem if names_once else str(path.relative_to(self.home).with_suffix("")))
             if split == OTHER:
-                yield BadRow(path.name, NO_SPLIT)
+                yield BadRow(path.name if names_once else str(path.relative_to(self.home)), NO_SPLIT)
                 continue
-            with _open(path) as table:
-                audio = _audio_column(path, table.schema_arrow)
-                names = [name for name in table.schema_arrow.names if name != audio]
-                rows = (row for batch in _batches(path, table, names) for row in _dicts(batch))
+            with open_columns(path) as table:
+                audio = _audio_column(path, table.schema)
+                require_columns(path, table.schema.names, self.text_column, audio=False)
+                known = {*UTTERANCE_COLUMNS, plain_name(self.text_column)}
+                names = [field.name for field in table.schema if plain_name(field.name) in known and _is_plain(field)]
+                names = [name for name in names if name != audio]
+                rows = (row for batch in table.batches(names) for row in _dicts(batch))
                 for place, row in enumerate(rows):
-                    id_ = f"{path.stem}-{place:08}"
-                    if row is None:
-                        yield BadRow(id_, "row cannot be read", split)
+                    id_ = f"{stem}-{place:08}"
+                    if isinstance(row, str):
+                        yield BadRow(id_, row, split)
                     else:
                         yield _utterance(row, id_, f"{number}:{place}", split, self.text_column)
+        yield from macos_files(self.home)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
+        home = self.home if self.home.is_dir() else self.home.parent
         for number, (split, path) in enumerate(self.files):
             if split == OTHER:
                 continue
-            with _open(path) as table:
-                batches = _batches(path, table, [_audio_column(path, table.schema_arrow)])
-                for place, value in enumerate(value for batch in batches for value in batch.column(0)):
+            with open_columns(path) as table:
+                audio = _audio_column(path, table.schema)
+                folder = path.parent if pa.types.is_string(table.schema.field(audio).type) else home
+                cells = (batch.slice(row, 1) for batch in table.batches([audio]) for row in range(len(batch)))
+                for place, cell in enumerate(cells):
                     name = f"{number}:{place}"
                     if name in wanted:
-                        yield name, _stored(value, self.home)
+                        yield name, _stored(cell, folder)
 
 
 @dataclass(frozen=True)
@@ -114,14 +138,23 @@ class HubDataset:
 
 
 def find_parquet(place: Path, text_column: str | None) -> ParquetFiles | None:
-    """Find a parquet file at a path, or parquet files in a folder and its subfolders."""
+    """Find a parquet or Arrow file at a path, or such files in a folder and its subfolders."""
     if place.is_file():
-        return ParquetFiles(place, ((SPLIT_HERE, place),), text_column) if place.suffix == ".parquet" else None
-    found = sorted(place.glob("*.parquet")) or sorted(place.glob("*/*.parquet"))
+        return ParquetFiles(place, ((SPLIT_HERE, place),), text_column) if place.suffix in ENDINGS else None
+    if saved := saved_datasets(place):
+        splits = splits_of_files([split_of(name) for name, _ in saved])
+        return ParquetFiles(
+            place, tuple((split, path) for split, (_, path) in zip(splits, saved, strict=True)), text_column
+        )
+    found = _parquet_files(place, "*") or _parquet_files(place, "*/*")
     if not found:
         return None
     splits = _splits([split_of(path.name) or split_of(str(path.parent.relative_to(place))) for path in found])
     return ParquetFiles(place, tuple(zip(splits, found, strict=True)), text_column)
+
+
+def _parquet_files(place: Path, level: str) -> list[Path]:
+    return sorted(path for path in place.glob(f"{level}.parquet") if path.name[0] != ".")
 
 
 def _splits(named: list[str]) -> list[str]:
@@ -135,6 +168,7 @@ def _utterance(
     row: Mapping[str, Any], fallback: str, recording: str, split: str, text_column: str | None
 ) -> Utterance | BadRow:
     """Make an utterance of a row without its audio."""
+    row = {plain_name(name): value for name, value in row.items()}
     text, given = find_text(row, text_column), first(row, ID_COLUMNS)
     if text is None:
         return BadRow(fallback, "row has no text", split)
@@ -151,39 +185,32 @@ def _recording(value: Any, home: Path) -> Recording:
     return home / value if isinstance(value, str) else AudioError("missing", "the row holds no audio")
 
 
-def _stored(value: pa.Scalar, home: Path) -> Recording:
+def _stored(cell: pa.RecordBatch, home: Path) -> Recording:
+    if cell.nbytes > MAX_VALUE_BYTES:
+        return AudioError("file is too large", f"a recording has {cell.nbytes} bytes")
     try:
-        return _recording(value.as_py(), home)
+        return _recording(cell.column(0)[0].as_py(), home)
     except UnicodeDecodeError as error:
         return AudioError("missing", f"the name of a recording is not UTF-8 ({error})")
 
 
-def _dicts(batch: pa.RecordBatch) -> Iterator[Row | None]:
-    """Yield the rows, or None for a row with invalid UTF-8 or an invalid time, which Arrow does not check."""
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError):
-        for place in range(len(batch)):
-            try:
-                yield batch.slice(place, 1).to_pylist()[0]
-            except (ValueError, OverflowError):
-                yield None
+def _dicts(batch: pa.RecordBatch) -> Iterator[Row | str]:
+    """Yield the rows, or the reason why there is none. Arrow checks neither UTF-8 nor times."""
+    for place in range(len(batch)):
+        row = batch.slice(place, 1)
+        if row.get_total_buffer_size() > MAX_TEXT_BYTES and row.nbytes > MAX_TEXT_BYTES:
+            yield "text is too long for one utterance"
+            continue
+        try:
+            yield row.to_pylist()[0]
+        except (ValueError, OverflowError):
+            yield "row cannot be read"
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} is no parquet file ({str(error).splitlines()[0]}): make or download it again"
-        ) from error
-
-
-def _batches(path: Path, table: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from table.iter_batches(ROWS_AT_ONCE, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}): make or download it again") from error
+def _is_plain(field: pa.Field) -> bool:
+    """Whether a column may tell something of an utterance: text, a number or a truth value."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _audio_column(path: Path, schema: pa.Schema) -> str:
@@ -194,4 +221,7 @@ def _audio_column(path: Path, schema: pa.Schema) -> str:
     for name in ("audio", "wav", "bytes"):
         if name in kinds and (pa.types.is_binary(kinds[name]) or pa.types.is_large_binary(kinds[name])):
             return name
-    raise DataError(f"{path} has no column of audio; it has {', '.join(kinds)[:200]}. Name another file")
+    for name in AUDIO_COLUMNS:  # the paths of recordings, as in the metadata.parquet of an audiofolder
+        if name in kinds and pa.types.is_string(kinds[name]):
+            return name
+    raise DataError(f"{path} has no column of audio; it has {shown_names(kinds)}. Name another file")

@@ -42,6 +42,15 @@ class Window:
         return bool(np.abs(self.waveform).max(initial=0.0) < SILENCE_PEAK)
 
 
+@dataclass(frozen=True)
+class SpeechRules:
+    """How speech is told from pauses, where a client wants it otherwise than by the defaults."""
+
+    begins: float = SPEECH_BEGINS  # P(speech) at which speech begins
+    pause: float = PAUSE * CHUNK / SAMPLE_RATE  # seconds without speech that end it
+    margin: float = MARGIN / SAMPLE_RATE  # seconds kept before speech
+
+
 class SampleBuffer:
     """The samples of a stream that are still needed, numbered from the beginning of the stream."""
 
@@ -86,7 +95,12 @@ def windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WINDOW_SECO
         yield samples.window(samples.start, samples.end)
 
 
-def speech_windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WINDOW_SECONDS) -> Iterator[Window]:
+def speech_windows(
+    blocks: Iterable[np.ndarray],
+    *,
+    window_seconds: float = WINDOW_SECONDS,
+    rules: SpeechRules = SpeechRules(),
+) -> Iterator[Window]:
     """Cut the speech of a stream into windows at pauses, and leave out everything else, such as music or noise.
 
     A window holds as many spans of speech as fit, with the pauses between them, unless a pause is longer than two
@@ -100,7 +114,8 @@ def speech_windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WIND
         ConfigError: the package of the voice activity detector is missing.
     """
     longest, samples = int(window_seconds * SAMPLE_RATE), SampleBuffer()
-    detector, spans = SpeechDetector(load_silero()), SpeechSpans(longest - 2 * MARGIN)
+    margin = int(rules.margin * SAMPLE_RATE)
+    detector, spans = SpeechDetector(load_silero()), SpeechSpans(longest - margin - MARGIN, rules)
     free = 0  # no window may begin before this sample
     start, end = None, 0  # of the window that is being filled: its first sample, and the end of its speech
     for block in chain(blocks, [None]):
@@ -112,19 +127,22 @@ def speech_windows(blocks: Iterable[np.ndarray], *, window_seconds: float = WIND
                 free = min(end + MARGIN, (end + span_start) // 2)
                 yield samples.window(start, free)
                 start = None
-            start, end = max(free, span_start - MARGIN) if start is None else start, min(span_end, samples.end)
+            start, end = max(free, span_start - margin) if start is None else start, min(span_end, samples.end)
         if start is not None and (block is None or (spans.start is None and spans.seen - end > LONG_PAUSE)):
             free = min(end + MARGIN, samples.end)
             yield samples.window(start, free)
             start = None
-        samples.drop(start if start is not None else max(free, spans.earliest - MARGIN))
+        samples.drop(start if start is not None else max(free, spans.earliest - margin))
 
 
 class SpeechSpans:
     """Turn probabilities of speech into spans (start, end) in samples, none longer than `longest`."""
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, rules: SpeechRules = SpeechRules()) -> None:
         self.longest = longest
+        self.begins = rules.begins
+        self.ends = max(0.0, rules.begins - (SPEECH_BEGINS - SPEECH_ENDS))
+        self.pause = max(1, round(rules.pause * SAMPLE_RATE / CHUNK))  # chunks
         self.seen = 0  # samples whose probabilities are known
         self.start: int | None = None  # of the span that has not ended
         self.probabilities: list[float] = []  # since then
@@ -138,18 +156,18 @@ class SpeechSpans:
         """Return the spans that end within these chunks of `CHUNK` samples; `last` also ends an open one."""
         ended = []
         for probability in probabilities.tolist():
-            if self.start is None and probability >= SPEECH_BEGINS:
+            if self.start is None and probability >= self.begins:
                 self.start = self.seen
             self.seen += CHUNK
             if self.start is not None:
                 self.probabilities.append(probability)
-                if max(self.probabilities[-PAUSE:]) < SPEECH_ENDS:
-                    ended += self._close(len(self.probabilities) - PAUSE)
+                if max(self.probabilities[-self.pause :]) < self.ends:
+                    ended += self._close(len(self.probabilities) - self.pause)
                 elif (len(self.probabilities) + 1) * CHUNK > self.longest:
                     ended += self._cut()
         if last and self.start is not None:
             chunks = enumerate(reversed(self.probabilities))
-            quiet = next((count for count, probability in chunks if probability >= SPEECH_ENDS), 0)
+            quiet = next((count for count, probability in chunks if probability >= self.ends), 0)
             ended += self._close(len(self.probabilities) - quiet)
         return ended
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -75,7 +76,8 @@ def transcribe_windows(
     """Transcribe windows of at most 30 s, all of one context, in one batch; a silent window gives no segment."""
     encoded = encode_windows(engine, windows)
     hypotheses = decode_windows(engine, encoded, windows, options)
-    return make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
+    segments = make_segments(engine, encoded, windows, hypotheses, word_times=options.word_times)
+    return _with_token_scores(engine, encoded, windows, segments) if options.token_scores else segments
 
 
 def encode_windows(engine: Engine, windows: Sequence[SelectedWindow]) -> EncodedWindows:
@@ -131,6 +133,19 @@ def make_segments(
     return found
 
 
+def _with_token_scores(
+    engine: Engine, encoded: EncodedWindows, windows: Sequence[SelectedWindow], segments: Sequence[Sequence[Segment]]
+) -> list[list[Segment]]:
+    """Add the log-probability of each token to the segments of windows."""
+    tokens = [[token for segment in some for token in segment.tokens] for some in segments]
+    prompts = [engine.whisper.tokens_of(one.selection.prompt) for one in windows]
+    scores = [iter(row.tolist()) for row in engine.token_scores(encoded, prompts, tokens)]
+    return [
+        [replace(segment, token_scores=tuple(islice(row, len(segment.tokens)))) for segment in some]
+        for some, row in zip(segments, scores, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class _TimedTokens:
     """Text tokens between two timestamps."""
@@ -175,5 +190,5 @@ def _segment(
     yield Segment(
         one.window.start + piece.start, one.window.start + piece.end, text, words=tuple(words), language=language,
         adapter=None if adapter == BASE else adapter, log_probability=hypothesis.log_probability,
-        no_speech=hypothesis.no_speech,
+        no_speech=hypothesis.no_speech, temperature=hypothesis.temperature, tokens=tuple(piece.tokens),
     )  # fmt: skip

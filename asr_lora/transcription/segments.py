@@ -27,6 +27,9 @@ class Segment:
     adapter: str | None = None  # name of the adapter, among several; None: the base model, or the only one
     log_probability: float | None = None  # mean over the tokens of its window
     no_speech: float | None = None  # probability that its window has no speech
+    temperature: float = 0.0  # at which its window was decoded in the end
+    tokens: tuple[int, ...] = ()  # of its text, without timestamps
+    token_scores: tuple[float, ...] = ()  # log-probability of each token; empty where they were not asked for
 
 
 @dataclass(frozen=True)

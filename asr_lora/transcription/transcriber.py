@@ -13,7 +13,7 @@ from asr_lora.decoding.word_times import alignment_heads
 from asr_lora.language import Task, forced_prompt
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.find_model import AdapterSelection, find_adapters, find_model, selection_of
-from asr_lora.transcription.longform import Window, speech_windows, windows
+from asr_lora.transcription.longform import SpeechRules, Window, speech_windows, windows
 
 AUTO = "auto"  # as a language: the one that Whisper detects in each recording
 
@@ -33,8 +33,14 @@ class Transcriber:
         """Whether the model's settings name alignment heads, by which times of words are found."""
         return bool(alignment_heads(self.engine.whisper))
 
-    def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[Window]:
-        """Cut a recording into windows; see `asr_lora.transcription.longform`."""
+    def windows(self, blocks: Iterable[np.ndarray], rules: SpeechRules | None = None) -> Iterator[Window]:
+        """Cut a recording into windows; see `asr_lora.transcription.longform`.
+
+        Args:
+            rules: find speech by these, also where only whole recordings are transcribed.
+        """
+        if rules is not None:
+            return speech_windows(blocks, rules=rules)
         return (speech_windows if self.vad else windows)(blocks)
 
     def select_base(self, language: str | None) -> AdapterSelection:

@@ -129,6 +129,8 @@ def adapt(
     sources = [source] if isinstance(source, str | Path) else source
     stages.begin("prepare", *sources, "--language", language, *prepare_options(asked), "--out", folder.dataset)
     dataset = prepare(sources, language=language, out=folder.dataset, **asked)
+    for split in ("dev", "test"):
+        dataset.split_file(split)  # all later stages need both
     plan = plan_adaptation(dataset, prompt, model, subset, epochs)
     for reason in plan.reasons:
         say(f"      {reason}")

@@ -12,7 +12,7 @@ from asr_lora.config import Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl, write_text
-from asr_lora.folders.dataset_folder import SPLITS, DatasetFolder, LabelReportFolder
+from asr_lora.folders.dataset_folder import DatasetFolder, LabelReportFolder
 from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, make_label_report, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, findings_from_scores
@@ -61,7 +61,7 @@ def check_labels(
         raise ConfigError("--language-token is for a model: add --model, such as --model openai/whisper-small")
     prepared = DatasetFolder(dataset)
     language = prepared.read().language
-    splits = {name: read_split(dataset, name) for name in SPLITS}  # checks the sizes of the files first
+    splits = {name: read_split(dataset, name) for name in prepared.read().splits}  # checks the sizes of the files first
     report = make_label_report(prepared, language, without=without)
     scores: list[ModelScore] = []
     made_from = {"dataset_digest": prepared.splits_digest()}

@@ -61,10 +61,25 @@ def adapter_base(folder: Path) -> str:
     Raises:
         DataError: the folder is no adapter folder.
     """
+    base = adapter_settings(folder).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise DataError(f"{folder} is not an adapter folder ({ADAPTER_CONFIG} names no base model)")
+    return base
+
+
+def adapter_settings(folder: Path) -> dict[str, object]:
+    """Return the settings of an adapter, as PEFT writes them.
+
+    Raises:
+        DataError: the folder is no adapter folder.
+    """
     try:
-        return str(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{folder} is not an adapter folder ({ADAPTER_CONFIG} holds no settings)")
+    return settings
 
 
 def load_adapted(base: str, folder: Path) -> Any:

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const seconds = Number(document.body.dataset.seconds);
 let audio = null; // the recording to send
+let audioName = ""; // its file name without its ending, for downloads
 let running = null; // AbortController of the current transcription
 
 function showStatus(text, bad = false) {
@@ -11,15 +12,16 @@ function showStatus(text, bad = false) {
   $("status").classList.toggle("bad", bad);
 }
 
-function setAudio(blob, name) {
+function setAudio(blob, status, name = blob?.name ?? "recording") {
   if (!blob) return;
   audio = blob;
+  audioName = name.replace(/(?<=.)\.[^.]*$/u, "");
   const player = $("player");
   if (player.src) URL.revokeObjectURL(player.src);
   player.src = URL.createObjectURL(blob);
   player.hidden = false;
   $("start").disabled = running !== null;
-  showStatus(name);
+  showStatus(status);
 }
 
 // Choosing or dropping a file
@@ -186,18 +188,19 @@ async function transcribe(model, panel, signal) {
   }
   if (!final) throw new Error("The connection to the server was lost.");
   transcript.textContent = final.text || "(no speech)";
-  offerDownloads(panel, { txt: `${final.text}\n`, srt: final.srt, vtt: final.vtt });
+  const name = $("adapter") ? `${audioName}.${model.split("/").pop()}` : audioName; // of two, each has its own
+  offerDownloads(panel, { txt: `${final.text}\n`, srt: final.srt, vtt: final.vtt }, name);
   return final;
 }
 
-function offerDownloads(panel, texts) {
+function offerDownloads(panel, texts, name = "") {
   for (const button of panel.querySelectorAll("[data-format]")) {
     const format = button.dataset.format;
     button.disabled = !texts;
     button.onclick = () => {
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([texts[format]], { type: "text/plain" }));
-      link.download = `${panel.id}.${format}`;
+      link.download = `${name}.${format}`;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     };
