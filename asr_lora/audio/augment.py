@@ -9,8 +9,7 @@ import soxr
 import torch
 import torchaudio
 
-from asr_lora.audio.decode import SAMPLE_RATE, decode
-from asr_lora.audio.sndfile import readable_suffixes
+from asr_lora.audio.decode import SAMPLE_RATE, decode, readable_suffixes
 from asr_lora.config import AugmentationSettings
 from asr_lora.errors import AudioError, ConfigError
 

@@ -20,11 +20,20 @@ import soundfile
 
 from asr_lora.audio.ffmpeg import ffmpeg_blocks
 from asr_lora.audio.samples import SAMPLE_RATE, SCALED, SILENCE_PEAK, Notice, full_scale
-from asr_lora.audio.sndfile import MISSING_SECONDS, require_complete, sndfile_blocks, stated_seconds
+from asr_lora.audio.sndfile import (
+    MISSING_SECONDS,
+    readable_suffixes,
+    require_complete,
+    sndfile_blocks,
+    stated_seconds,
+)
 from asr_lora.audio.streams import Layout, Stream, copy_stream, layout_of
 from asr_lora.errors import AudioError
 
-__all__ = ["SAMPLE_RATE", "SILENCE_PEAK", "AudioBlocks", "decode", "decode_blocks", "encode_flac", "media_seconds"]
+__all__ = [
+    "SAMPLE_RATE", "SILENCE_PEAK", "AudioBlocks", "decode", "decode_blocks", "encode_flac", "media_seconds",
+    "readable_suffixes",
+]  # fmt: skip
 
 Check = Callable[[], None]  # is called while work is done; an exception that it raises ends the work
 MOST_NESTED = 2  # a stream in a joined file may have a header to mend

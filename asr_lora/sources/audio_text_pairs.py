@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_lora.audio.sndfile import readable_suffixes
+from asr_lora.audio.decode import readable_suffixes
 from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import split_of_folders
 from asr_lora.sources.interface import (
@@ -57,14 +57,14 @@ class AudioTextPairs:
 
 
 def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:
+    if not path.with_suffix(".txt").is_file():  # a pipe would be waited for
+        return BadRow(str(relative), "no text beside the audio", split)
     try:
         with path.with_suffix(".txt").open("rb") as handle:
             text = handle.read(MAX_TEXT_BYTES + 1)
         if len(text) > MAX_TEXT_BYTES:
             return BadRow(str(relative), "text is too long for one utterance", split)
         words = " ".join(decoded_text(text).split())
-    except (FileNotFoundError, IsADirectoryError):
-        return BadRow(str(relative), "no text beside the audio", split)
     except UnicodeDecodeError:
         return BadRow(str(relative), "text is not UTF-8", split)
     return Utterance(id=safe_id(str(relative.with_suffix(""))), recording=str(relative), text=words, split=split)
