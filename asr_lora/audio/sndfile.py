@@ -44,12 +44,13 @@ def sndfile_blocks(
         Samples, shape (samples,), float32, mono, 16 kHz, at most about 30 s at a time.
 
     Raises:
-        AudioError: the file is "not audio" for libsndfile, or "incomplete": it ends before its header says.
+        AudioError: the file is "not audio" for libsndfile, or "incomplete": it ends before its header says;
+            or its rate, channels or samples are none ("impossible format", "not numbers").
     """
     try:
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
-            _require_possible(audio)
+            _require_possible(audio, name)
             scale = _scale(audio) if audio.subtype in FLOATS else 1.0
             if scale != 1.0:
                 notice(SCALED)
@@ -88,11 +89,11 @@ def _stated(audio: soundfile.SoundFile) -> float | None:
     return float(audio.frames / audio.samplerate) if 0 < audio.frames < MOST_FRAMES else None
 
 
-def _require_possible(audio: soundfile.SoundFile) -> None:
+def _require_possible(audio: soundfile.SoundFile, name: str) -> None:
     """Refuse rates and channels that only a broken header has, before memory is allocated for them."""
     rate, channels = audio.samplerate, audio.channels
     if not MIN_RATE <= rate <= MAX_RATE or rate * channels > MAX_SAMPLES_PER_SECOND:
-        raise ValueError(f"{rate} Hz and {channels} channels")
+        raise AudioError("impossible format", f"{name} cannot be decoded ({rate} Hz and {channels} channels)")
 
 
 def _block_frames(audio: soundfile.SoundFile) -> int:

@@ -237,6 +237,7 @@ def _finish(
         "speech_seed": plan.fact("seed"),
         "notes": [
             *plan.fact("notes"),
+            *record.notes,
             *(f"the source has no {split}. {WITHOUT[split]}" for split in plan.fact("lacking")),
         ],
         "splits": splits,
