@@ -618,6 +618,33 @@ def test_only_this_machines_own_pages_come_in_on_loopback(headers, status):
         assert status is None
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", None])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET", "HEAD"])
+def test_only_reading_may_navigate(method, site):
+    """A link of another site may open the page; a form there may not be sent here."""
+    headers = {"host": "localhost:8000", "sec-fetch-mode": "navigate", **({"sec-fetch-site": site} if site else {})}
+    if method in ("GET", "HEAD"):
+        AccessPolicy("127.0.0.1").check(headers, "/", method)
+        return
+    with pytest.raises(ApiError, match="answers no pages of other sites"):
+        AccessPolicy("127.0.0.1").check(headers, "/v1/audio/transcriptions", method)
+
+
+def test_the_form_of_another_site_is_not_answered(served, clip):
+    port, _ = served
+    browser = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}
+    for headers, status in (
+        ({}, 200),  # what clients of the API send
+        (browser, 403),
+        ({**browser, "Origin": "null"}, 403),
+        ({**browser, "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Origin": "http://evil.example"}, 403),  # of a browser that sends no Sec-Fetch headers
+        ({"Origin": "null"}, 403),
+    ):
+        body = form(clip.read_bytes(), {"model": "it"})
+        assert asyncio.run(post(Target(port, "it", b""), body, headers=headers))[0] == status
+
+
 def test_a_key_is_asked_for(models, clip):
     with running(models, key="right") as (port, _):
         for key in ("wrong", "righ", "rightright", "RIGHT"):

@@ -35,7 +35,7 @@ from asr_lora.labels.label_report import report_new_splits, require_droppable, t
 from asr_lora.language import spoken_language
 from asr_lora.sources.interface import WeightedSource
 from asr_lora.sources.open import open_sources
-from asr_lora.system.locks import alone
+from asr_lora.system.locks import BUSY, alone
 from asr_lora.text import TextCleaning
 
 PLAN_VERSION = 4  # an unfinished run of another version starts anew
@@ -114,8 +114,8 @@ def prepare(
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
-    _require_ours(folder, code)
     with _alone(folder):
+        _require_ours(folder, code)
         if not folder.reusable(stamp):  # another process may have made it in the meantime
             _make(folder, sources, others, rules, request, record)
     return folder
@@ -165,9 +165,8 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
         OSError: the databases cannot be written, for example because the disk is full.
     """
     new, done = not folder.root.exists(), False
-    busy = f"another prepare works on {folder.root}: wait until it ends, or name another folder with --out"
     try:
-        with alone(folder.lock, busy):
+        with alone(folder.lock, BUSY % folder.root, "prepare"):
             try:
                 yield
                 done = True

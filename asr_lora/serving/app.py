@@ -197,7 +197,7 @@ class RequestMiddleware:
         failure = None
         try:
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-            self.access.check(headers, scope["path"])
+            self.access.check(headers, scope["path"], scope["method"])
             await self.app(scope, receive_message, send_message)
         except ApiError as error:
             failure = error

@@ -37,6 +37,7 @@ from asr_lora.folders.workflow_folder import ZERO_SHOT, AdaptFolder, AdaptRecord
 from asr_lora.language import ForcedPrompt, forced_prompt
 from asr_lora.model.whisper import model_width
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import owning
 from asr_lora.system.progress import Stages, say
 from asr_lora.text import TextCleaning
 from asr_lora.training.train import train
@@ -88,6 +89,7 @@ class Adaptation(Tabular):
         return self.verdict
 
 
+@owning(lambda *_, out, **__: AdaptFolder(out))
 def adapt(
     source: Path | str | Sequence[Path | str],
     *,
