@@ -33,7 +33,7 @@ from starlette.datastructures import FormData
 
 from asr_lora import transcribe
 from asr_lora.audio import ffmpeg as media
-from asr_lora.audio.ffmpeg import media_blocks
+from asr_lora.audio.decode import decode_blocks
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings
 from asr_lora.decoding.decoding_options import DecodingOptions
@@ -435,7 +435,7 @@ def encoded(path: Path, *given: object) -> Path:
 def test_what_phones_record_is_heard(served, clip, tmp_path, ending):
     made = encoded(tmp_path / f"voice.{ending}", "-i", clip)
     plain = tmp_path / "plain.wav"
-    soundfile.write(plain, np.concatenate(list(media_blocks(made))), 16_000, subtype="FLOAT")
+    soundfile.write(plain, np.concatenate(list(decode_blocks(made))), 16_000, subtype="FLOAT")
     api = client(served[0]).audio.transcriptions
     answer = api.create(file=made, model="it", response_format="verbose_json")
     assert answer.duration == pytest.approx(4.0, abs=0.2)

@@ -8,8 +8,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.audio.ffmpeg import AudioBlocks
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.loading import EngineName
