@@ -18,7 +18,8 @@ from asr_lora.audio.decode import decode, decode_blocks
 from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
-from asr_lora.decoding.search import EndLoops, batches_by_length, decode_split
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY, EndLoops, batches_by_length
 from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
@@ -129,8 +130,12 @@ def test_batches_hold_every_clip_once_and_stay_within_bounds(seconds, limit):
 def test_batches_change_no_text(base, demo_dataset):
     """Texts of a batch equal those of clips decoded alone: padding to 30 s is all that Whisper sees either way."""
     split = read_split(demo_dataset, "test").select(range(3))
-    together = dict(zip(*next(decode_split(base, split, batch_seconds=1000)), strict=True))
-    alone = {batch[0]: texts[0] for batch, texts in decode_split(base, split, batch_seconds=1)}
+    engine = TorchEngine(base)
+    together = dict(zip(*next(decode_split(engine, split, GREEDY)), strict=True))
+    alone = {}
+    for index in range(len(split)):
+        ((_, (text,)),) = decode_split(engine, split.select([index]), GREEDY)
+        alone[index] = text
     assert together == alone
 
 

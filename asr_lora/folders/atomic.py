@@ -1,5 +1,6 @@
 """Write files and folders that are complete or absent: beside their place, then renamed onto it."""
 
+import errno
 import json
 import os
 import shutil
@@ -30,11 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise.
 
+    Where `folder` is a symbolic link, the link stays, and the folder that it names is replaced.
+
     Raises:
         OSError: the folder could not be written; torch's and safetensors' errors about a full disk become this one.
     """
+    folder = _resolved(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    _remove(draft)
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -42,22 +48,42 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb") as handle:
                     os.fsync(handle.fileno())
-        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        _remove(set_aside(folder))
         if folder.exists():
             folder.rename(set_aside(folder))
         draft.rename(folder)
-        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        _remove(set_aside(folder))
     except (OSError, AsrLoraError):
         raise
     except Exception as error:
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
 
 
 def set_aside(folder: Path) -> Path:
     """Return where `replacing_folder` keeps the previous folder between its two renames."""
+    folder = _resolved(folder)
     return folder.with_name(f".{folder.name}.before")
+
+
+def _resolved(folder: Path) -> Path:
+    """Return the folder that a path names, behind symbolic links.
+
+    Raises:
+        OSError: the links lead in a circle.
+    """
+    try:
+        return folder.resolve()
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder)) from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a symbolic link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,9 +5,12 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from asr_lora.audio.ffmpeg import AudioBlocks
+from tqdm import tqdm
+
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.errors import AudioError
+from asr_lora.system.progress import say
 from asr_lora.transcription.inputs import Input, open_input
 from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
 from asr_lora.transcription.routes import Routes
@@ -41,9 +44,16 @@ def _windows(
                     selection = selection or routes.select(transcriber, entry, window)
                     yield TranscriptPart(window.end, file=number), SelectedWindow(window, selection)
                 end = TranscriptPart(blocks.seconds, file=number)
+                _say_changes(blocks)
         except AudioError as error:
             end = TranscriptPart(0.0, file=number, error=error)
         yield end, None
+
+
+def _say_changes(blocks: AudioBlocks) -> None:
+    with tqdm.external_write_mode():
+        for change in blocks.notices:
+            say(f"note: {blocks.name}: {change}")
 
 
 def _in_sequence(
@@ -57,6 +67,7 @@ def _in_sequence(
                 for part in transcribe_in_sequence(transcriber.engine, blocks, options, select):
                     end = TranscriptPart(part.seconds, file=number)
                     yield replace(part, file=number)
+                _say_changes(blocks)
         except AudioError as error:
             end = TranscriptPart(0.0, file=number, error=error)
         yield end

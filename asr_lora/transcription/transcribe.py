@@ -8,9 +8,9 @@ from typing import Never
 
 from tqdm import tqdm
 
-from asr_lora.audio.ffmpeg import media_seconds
+from asr_lora.audio.decode import media_seconds
 from asr_lora.config import Context, Precision
-from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
+from asr_lora.decoding.decoding_options import BEAMS, FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.hotwords import hotword_boost
 from asr_lora.decoding.loading import EngineName, engine_named
 from asr_lora.errors import AudioError, ConfigError
@@ -68,14 +68,14 @@ def transcribe(
     precision: Precision = Precision.AUTO,
     adapters: Mapping[str, str] | None = None,
     route: str | None = None,
-    beams: int = 1,
+    beams: int = BEAMS,
     vad: bool = True,
     timestamps: bool = True,
     words: bool | None = None,
     sequential: bool = False,
     fallback: bool = True,
     hotwords: Path | None = None,
-    engine: str = "torch",
+    engine: str | None = None,
     rules: SubtitleRules = SubtitleRules(),  # noqa: B008 (frozen)
     keep_existing: bool = False,
     echo: Callable[[str], None] | None = None,
@@ -97,7 +97,8 @@ def transcribe(
         sequential: transcribe as openai/whisper does, 30 s at a time after the text before, without `vad`.
         fallback: decode doubtful windows again at higher temperatures.
         hotwords: file of names and terms, one per line, that are made more probable.
-        engine: "torch", or "ctranslate2", for which the model is converted once and kept in the cache.
+        engine: "torch", or "ctranslate2", for which the model is converted once and kept in the cache; by default
+            CTranslate2 on a CPU, unless there are hotwords or several adapters, and else PyTorch.
         keep_existing: skip files whose outputs all exist.
         echo: receives the first format piece by piece, as soon as each is ready.
 
@@ -105,7 +106,8 @@ def transcribe(
         ConfigError: an option is unknown or contradicts another, or two inputs would write the same file.
         DataError: the model cannot be used, or the hotwords cannot be read.
     """
-    _require_compatible(formats, adapters, language or language_token, route, hotwords, engine_named(engine))
+    runner = engine_named(engine, precision, needs_torch=bool(hotwords or adapters))
+    _require_compatible(formats, adapters, language or language_token, route, hotwords, runner)
     found = find_inputs(inputs, written=out is not None, routes=tuple(adapters or ()))
     if echo is not None and out is None and len(found) > 1 and formats[0] != "txt":
         raise ConfigError(f"{formats[0]} of several files needs a folder: add --out FOLDER")
@@ -117,7 +119,7 @@ def transcribe(
     routes = make_routes(tuple(adapters or ()), route, fresh)
     transcriber = open_transcriber(
         model, adapters, language=language, language_token=language_token, task=task, context=context,
-        precision=precision, vad=vad, engine=engine_named(engine),
+        precision=precision, vad=vad, engine=runner,
     )  # fmt: skip
     if words is None:
         words = bool(SUBTITLE_FORMATS & set(formats)) and transcriber.has_word_times
