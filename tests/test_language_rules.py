@@ -1,4 +1,4 @@
-"""Rules that depend on the language: Turkish letters, scripts without blanks, and the rate that chooses a checkpoint."""
+"""Rules of languages: Turkish letters, scripts without blanks, and the rate that chooses a checkpoint."""
 
 from dataclasses import replace
 

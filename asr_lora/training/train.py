@@ -264,7 +264,7 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] 
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, rates: Rates) -> Progress:
-    """Save the weights if the leading rate on dev is the lowest so far, and a snapshot of them if `average_last` is set."""
+    """Save the weights if the leading rate on dev is the lowest so far, and a snapshot if `average_last` is set."""
     if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
