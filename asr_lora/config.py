@@ -335,7 +335,8 @@ class TrainingSettings(Section):
     early_stopping: int = Field(
         default=0,
         ge=0,
-        description="Number of dev evaluations without a better WER after which training stops; 0 is never.",
+        description="Number of dev evaluations without a better WER (CER where that leads) after which training "
+        "stops; 0 is never.",
     )
     average_last: int = Field(
         default=0,
@@ -561,6 +562,8 @@ def read_settings(path: Path, overrides: Sequence[str] | None = None) -> dict[st
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a YAML file such as those in configs/"
         ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply: compare it with those in configs/") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
@@ -576,7 +579,7 @@ def _set(body: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as section.key=value, for example --set adapter.rank=8")
     try:
         lay_over(body, key.strip(), yaml.safe_load(value), f"--set {override}")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
 
 

@@ -162,13 +162,13 @@ def test_openais_client_gets_what_transcribe_writes(served, clip, tiny, adapters
     assert [(model.id, model.to_dict()["adapter"]) for model in listed] == [
         (tiny.name, False), ("it", True), ("cs", True), ("whisper-1", True),
     ]  # fmt: skip
-    texts = {}
+    greedy, texts = partial(transcribe, engine="torch", beams=1), {}
     for model in ("it", "cs"):
         with clip.open("rb") as file:
             texts[model] = api.create(file=file, model=model).text
-        (job,) = transcribe(str(tiny), [f"{clip}:{model}"], adapters=adapters, vad=False)
+        (job,) = greedy(str(tiny), [f"{clip}:{model}"], adapters=adapters, vad=False)
         assert texts[model] == " ".join(segment.text for segment in job.segments)
-    (job,) = transcribe(str(tiny), [clip], language="it", vad=False, words=False)
+    (job,) = greedy(str(tiny), [clip], language="it", vad=False, words=False)
     texts["base"] = api.create(file=clip, model=tiny.name).text
     assert texts["base"] == " ".join(segment.text for segment in job.segments)
     assert len(set(texts.values())) == 3  # each adapter, and none, says something else

@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -156,7 +156,7 @@ def _file_blocks(
 
 def _stream_blocks(
     file: IO[bytes], name: str, streams: Iterable[Stream], check: Check, notice: Notice, nested: int
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """Decode the streams of a file one after another, each from a file of its own without a name."""
     for stream in streams:
         with tempfile.TemporaryFile(prefix="asr_lora-") as own:
@@ -165,18 +165,19 @@ def _stream_blocks(
             yield from _file_blocks(own, name, 0.0, None, check, notice, nested + 1)
 
 
-def _cut(blocks: Iterator[np.ndarray], start: float, seconds: float | None) -> Iterator[np.ndarray]:
-    """Yield the samples of a stretch."""
+def _cut(blocks: Generator[np.ndarray], start: float, seconds: float | None) -> Generator[np.ndarray]:
+    """Yield the samples of a stretch, and close what decodes them: an exception's traceback would keep ffmpeg alive."""
     skip = round(start * SAMPLE_RATE)
     left = math.inf if seconds is None else max(1, round(seconds * SAMPLE_RATE))
-    for block in blocks:
-        piece = block[skip : skip + int(min(left, len(block)))]
-        skip = max(0, skip - len(block))
-        left -= len(piece)
-        if len(piece):
-            yield piece
-        if left <= 0:
-            return
+    with closing(blocks):
+        for block in blocks:
+            piece = block[skip : skip + int(min(left, len(block)))]
+            skip = max(0, skip - len(block))
+            left -= len(piece)
+            if len(piece):
+                yield piece
+            if left <= 0:
+                return
 
 
 def _single(
@@ -199,9 +200,10 @@ def _single(
     begin = start if layout.timed else 0.0
     blocks = ffmpeg_blocks(file, name, refused, check, notice, start=begin)
     rest = None if seconds is None else seconds - came / SAMPLE_RATE
-    for block in _cut(blocks, start - begin + came / SAMPLE_RATE, rest):
-        more += len(block)
-        yield block
+    with closing(_cut(blocks, start - begin + came / SAMPLE_RATE, rest)) as wanted:
+        for block in wanted:
+            more += len(block)
+            yield block
     if layout.length_stated and seconds is None:
         require_complete(name, start + (came + more) / SAMPLE_RATE, stated_seconds(file))
 

@@ -6,7 +6,7 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -56,7 +56,7 @@ def ffmpeg_blocks(
     notice: Notice,
     *,
     start: float = 0.0,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """Decode the first sound track of a file.
 
     Args:

@@ -344,8 +344,7 @@ def train_command(
         return
     for reason, ids in body.train.left_out.items():
         show(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    show(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
+    show(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(

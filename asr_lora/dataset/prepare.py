@@ -93,7 +93,7 @@ def prepare(
     """
     code = spoken_language(language)
     chosen = require_droppable(drop)
-    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen, code)
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
