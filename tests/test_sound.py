@@ -20,7 +20,7 @@ from asr_lora.audio.flac_frames import header_with_length
 from asr_lora.audio.mp3_frames import mp3_streams
 from asr_lora.audio.samples import ONE_SIDED, SCALED, full_scale
 from asr_lora.audio.streams import layout_of
-from asr_lora.errors import AudioError
+from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.transcription.inputs import find_inputs, open_input
 
@@ -284,6 +284,12 @@ def test_a_pipe_a_socket_or_a_device_is_not_waited_for(tmp_path, monkeypatch):
     folder = prepare(home, language="it", out=tmp_path / "out")
     reasons = sorted(row["reason"] for row in read_jsonl(folder.dropped))
     assert "no text beside the audio" in reasons
+    os.mkfifo(tmp_path / "train.parquet")
+    for source in (home / "pipe.wav", tmp_path / "train.parquet"):
+        with pytest.raises(DataError, match="is a pipe, a socket or a device"):
+            prepare(source, language="it", out=tmp_path / "none")
+    with pytest.raises(DataError, match="is no file"):
+        prepare(tmp_path, language="it", out=tmp_path / "none")
     (stdin,) = find_inputs(["-"], written=True)
     with open("/dev/zero") as zeros:
         monkeypatch.setattr("sys.stdin", zeros)
