@@ -16,8 +16,7 @@ from conftest import DEMO, attach, speech, write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.decode import decode
-from asr_lora.audio.ffmpeg import AudioBlocks, media_blocks
+from asr_lora.audio.decode import AudioBlocks, decode, decode_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
@@ -309,7 +308,7 @@ def test_what_libsndfile_does_not_read_goes_through_ffmpeg(tmp_path, ending):
     original = speech(3.0)
     source, made = write_wav(tmp_path / "a.wav", original), tmp_path / f"-b:c.{ending}"
     subprocess.run(["ffmpeg", "-v", "error", "-i", source, f"file:{made}"], check=True)
-    found = np.concatenate(list(media_blocks(made)))
+    found = np.concatenate(list(decode_blocks(made)))
     assert abs(len(found) - len(original)) < 1600
     shift = max(
         range(-1600, 1600, 8), key=lambda n: float(np.dot(np.roll(found, n)[2000:40_000], original[2000:40_000]))
@@ -326,14 +325,14 @@ def test_a_playlist_cannot_name_other_files(tmp_path):
     }.items():
         (tmp_path / name).write_text(body)
         with pytest.raises(AudioError, match="cannot be decoded"):
-            list(media_blocks(tmp_path / name))
+            list(decode_blocks(tmp_path / name))
 
 
 def test_without_ffmpeg_one_sentence_says_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(200))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=r"a\.m4a cannot be decoded .*need the ffmpeg program: apt install ffmpeg"):
-        list(media_blocks(tmp_path / "a.m4a"))
+        list(decode_blocks(tmp_path / "a.m4a"))
 
 
 def test_patterns_folders_and_standard_input(tmp_path, monkeypatch):

@@ -133,6 +133,12 @@ def adapt_command(
         option("Whisper model to adapt; by default openai/whisper-large-v2 with a GPU and whisper-base without one."),
     ] = None,
     epochs: Epochs = None,
+    recipe: Annotated[
+        str, option("Settings of the training: standard, or published for those of LoRA's first publication.")
+    ] = "standard",
+    seeds: Annotated[
+        int, option("Runs that differ in their seed and are merged; 3 take three times as long, and make fewer errors.")
+    ] = 1,
     subset: Annotated[
         str | None, option("Subset of train to train on, such as 1h; by default chosen from hours and machine.")
     ] = None,
@@ -152,7 +158,7 @@ def adapt_command(
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
         sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
-        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
+        epochs=epochs, recipe=recipe, seeds=seeds, baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     print_adaptation(done, as_json)
 
@@ -342,8 +348,7 @@ def train_command(
         return
     for reason, ids in body.train.left_out.items():
         show(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    show(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
+    show(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(

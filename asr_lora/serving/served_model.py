@@ -8,8 +8,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.audio.ffmpeg import AudioBlocks
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.loading import EngineName
@@ -53,14 +53,17 @@ class ServedModel:
         further = {alias: adapters[name] for alias, name in self.aliases.items()}
         return {**dict.fromkeys(self.names, self.transcriber.base), **adapters, **further}
 
-    def check(self, options: RequestOptions) -> None:
+    def check(self, options: RequestOptions) -> RequestOptions:
         """Refuse a request that this model cannot fulfil, before it waits in the queue.
+
+        Returns:
+            The request with the language and the task that are chosen for it; no language where it is detected.
 
         Raises:
             ApiError: the model does not know the language or the task, cannot find times of words, or cannot take so
                 many keywords.
         """
-        self.select(options)
+        selection = self.select(options)
         most = MAX_TARGET_TOKENS // 2 - 1
         if options.keywords and (count := len(self.previous_tokens(options))) > most:
             message = f"keywords and prompt take {count} tokens together, and the model takes {most}: send fewer"
@@ -69,6 +72,9 @@ class ServedModel:
             raise invalid_field(
                 "timestamp_granularities[]", "this model cannot find the times of words: ask for segments"
             )
+        prompt = selection.prompt if selection else None
+        task = options.task or (prompt or self.whisper.prompt).task
+        return replace(options, language=prompt.language if prompt else None, task=task)
 
     def select(self, options: RequestOptions) -> AdapterSelection | None:
         """Select what transcribes a request; None: the base model, in the language that it detects.
@@ -81,11 +87,6 @@ class ServedModel:
         selection = self._in_language(options)
         return selection and with_task(selection, options.task)
 
-    def task(self, options: RequestOptions) -> Task:
-        """The task of a request: its own, or that of the model."""
-        selection = self.selections[options.model]
-        return options.task or (selection.prompt if selection else self.whisper.prompt).task
-
     @property
     def _translates(self) -> bool:
         settings = self.whisper.core.generation_config
@@ -93,7 +94,7 @@ class ServedModel:
 
     def _in_language(self, options: RequestOptions) -> AdapterSelection | None:
         selection = self.selections[options.model]
-        if options.language is None or self.whisper.prompt.forced_language is None:
+        if options.language in (None, AUTO) or self.whisper.prompt.forced_language is None:
             return selection
         try:
             code = spoken_language(options.language)

@@ -3,12 +3,14 @@
 import glob
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from asr_lora.audio.ffmpeg import media_suffixes
 from asr_lora.errors import AudioError, ConfigError
@@ -88,14 +90,25 @@ def open_input(entry: Input) -> Iterator[Path]:
     """Give the path of a file; standard input is copied to a temporary file first, since most formats need to seek.
 
     Raises:
-        AudioError: standard input is empty.
+        AudioError: standard input is empty, a terminal or another device, which may never end.
     """
     if not entry.stdin:
         yield entry.file
         return
+    if sys.stdin.isatty() or _is_device(sys.stdin):
+        raise AudioError("not a file", "standard input is a terminal or a device: pipe audio into it: < recording.wav")
     with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         if not file.tell():
             raise AudioError("empty file", "standard input is empty: pipe audio into it, such as < recording.wav")
         file.flush()
         yield Path(file.name)
+
+
+def _is_device(stream: TextIO) -> bool:
+    """Whether a stream comes from a device such as /dev/zero; /dev/null is empty."""
+    try:
+        state = os.fstat(stream.fileno())
+    except OSError:  # no file of the system
+        return False
+    return stat.S_ISBLK(state.st_mode) or (stat.S_ISCHR(state.st_mode) and state.st_rdev != os.stat(os.devnull).st_rdev)

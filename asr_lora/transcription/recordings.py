@@ -5,9 +5,12 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from asr_lora.audio.ffmpeg import AudioBlocks
+from tqdm import tqdm
+
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.errors import AudioError
+from asr_lora.system.progress import say
 from asr_lora.transcription.inputs import Input, open_input
 from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
 from asr_lora.transcription.routes import Routes
@@ -43,9 +46,16 @@ def _windows(
                     yield TranscriptPart(window.end, file=number), SelectedWindow(window, selection)
                 sound = SoundFacts(blocks.seconds, blocks.peak, recognised, transcriber.vad)
                 end = TranscriptPart(blocks.seconds, file=number, sound=sound)
+                _say_changes(blocks)
         except AudioError as error:
             end = TranscriptPart(0.0, file=number, error=error)
         yield end, None
+
+
+def _say_changes(blocks: AudioBlocks) -> None:
+    with tqdm.external_write_mode():
+        for change in blocks.notices:
+            say(f"note: {blocks.name}: {change}")
 
 
 def _in_sequence(
@@ -59,6 +69,7 @@ def _in_sequence(
                     yield replace(part, file=number)
                 sound = SoundFacts(blocks.seconds, blocks.peak, blocks.seconds, vad=False)
                 end = TranscriptPart(blocks.seconds, file=number, sound=sound)
+                _say_changes(blocks)
         except AudioError as error:
             end = TranscriptPart(0.0, file=number, error=error)
         yield end

@@ -9,7 +9,7 @@ from typing import Never
 
 from tqdm import tqdm
 
-from asr_lora.audio.ffmpeg import media_seconds
+from asr_lora.audio.decode import media_seconds
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import BEAMS, FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.hotwords import with_hotwords
