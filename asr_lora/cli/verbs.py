@@ -193,7 +193,7 @@ def transcribe_command(
     beams: Beams = None,
     fast: Fast = False,
     hotwords: Annotated[Path | None, option(
-        "Text file of names and rare words, one per line, that become more likely (torch engine only).",
+        "Text file of names and rare words, one per line, that become more likely.",
         "--hotwords", "--terms", metavar="FILE", section=DECODING)] = None,
     vad: Vad = True,
     fallback: Annotated[bool, option(
