@@ -3,6 +3,7 @@
 A message says what is wrong, where, and the command that mends it; it is printed without a traceback.
 """
 
+from pickle import UnpicklingError
 from typing import Any
 
 
@@ -60,5 +61,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its class name, for use inside a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """Return the first line of an error's text, or its class name, for use inside a sentence.
+
+    A line that ends in a colon takes the next one with it. torch's advice to load a refused pickle anyway is left out.
+    """
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnpicklingError):
+        return "it is a pickle that is damaged, or holds more than tensors and could run any program"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and lines[1:] else lines[0]).rstrip(".")

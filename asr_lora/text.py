@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼʹ′`´＇"), "'")
 SPOKEN = "%‰&@#§*/"  # Unicode calls these punctuation, but they are read as words
+DOTTED = ("tr", "az", "crh", "gag")  # languages whose capitals of ı and i are I and İ
 # What a terminal or a browser obeys instead of showing it: control characters but tab and newline, separators of lines,
 # overrides of the direction, annotations, halves of characters. Joiners and direction marks stay: languages need them.
 # Bytes of file names that are not UTF-8 (U+DC80 to U+DCFF in Python) stay too, since programs read printed names.
@@ -23,14 +24,14 @@ class TextCleaning:
     nfc: bool = False
     apostrophes: bool = False
 
-    def apply(self, text: str) -> str:
-        """Change a text. Several spaces always become one."""
+    def apply(self, text: str, language: str = "") -> str:
+        """Change a text of a language, given by its code. Several spaces always become one."""
         if self.nfc:
             text = unicodedata.normalize("NFC", text)
         if self.apostrophes:
             text = text.translate(APOSTROPHES)
         if self.lower_case:
-            text = text.lower()
+            text = lower_case(text, language)
         if self.strip_punctuation:
             text = without_punctuation(text)
         return " ".join(text.split())
@@ -38,6 +39,13 @@ class TextCleaning:
     def chosen(self) -> list[str]:
         """Return the names of the changes that are on."""
         return [name for name, on in asdict(self).items() if on]
+
+
+def lower_case(text: str, language: str) -> str:
+    """Convert a text to lower case as its language, given by its code, does: I is ı in Turkish (SpecialCasing.txt)."""
+    if language in DOTTED:
+        text = text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı")
+    return text.lower()
 
 
 def printable(text: str) -> str:
@@ -68,9 +76,11 @@ def _is_letter(letter: str) -> bool:
 def sentence_key(text: str) -> int:
     """Return a number that is equal for sentences that differ only in case, punctuation, normal form or spaces.
 
-    The number is a signed integer of 64 bits (of a SHA-256), as SQLite stores it.
+    I, İ, ı and i are one letter here, since Turkish pairs them otherwise than English. The number is a signed integer
+    of 64 bits (of a SHA-256), as SQLite stores it.
     """
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
+    plain = plain.replace("i\u0307", "i").replace("ı", "i")
     letters = (letter for letter in plain if letter not in WITHIN_WORDS and unicodedata.category(letter) != "Cf")
     words = " ".join("".join(letter if _is_letter(letter) else " " for letter in letters).split()) or text
     return int.from_bytes(hashlib.sha256(words.encode(errors="surrogatepass")).digest()[:8], signed=True)

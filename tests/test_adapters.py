@@ -16,8 +16,9 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.adalora import allocate_rank, extra_state, load_extra_state, regularisation
-from asr_lora.model.adapters.files import adapter_base, save_weights
+from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.adapters.merging import load_adapter, load_merged, merge_adapter
+from asr_lora.model.adapters.saved_adapter import adapter_base
 from asr_lora.model.trainable import count_parameters, require_gradients, train_everything, trainable_state
 from asr_lora.model.whisper import load_whisper, run_at_any_length
 from asr_lora.training.optim import build_optimiser, build_schedule

@@ -205,7 +205,7 @@ def test_hotwords_are_counted_where_they_are_spoken(tmp_path):
     assert occurrences("今天 天气很好", "天天气", characters=True) == 1
     for text, sentence in (
         ("", "holds no hotwords"),
-        ("Jan\n...\n", "line 2: the normaliser basic-1 leaves nothing of '...'"),
+        ("Jan\n...\n", "line 2: the normaliser basic-2 leaves nothing of '...'"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):

@@ -139,7 +139,7 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     done = invoke("transcribe", BASE, tmp_path / "a.wav", tmp_path / "b.wav", "--language", "Italian")
     assert done.exit_code == 1
     assert "a.wav cannot be decoded" in done.stderr
-    assert "1 of the inputs could not be transcribed" in done.stderr
+    assert "1 of the inputs could not be transcribed or written" in done.stderr
     assert "numero" in done.stdout
 
 

@@ -87,6 +87,8 @@ FAULTY = [
     ("markup", "en", "hello <|endoftext|>"),
     ("brackets", "it", "MGCP (in inglese)"),
     ("brackets", "zh", "他走了（笑）"),
+    ("quotes", "en", 'he said ""yes"" twice'),
+    ("quotes", "it", '"Ciao'),
     ("normal-form", "cs", unicodedata.normalize("NFD", "Příliš")),
     ("normal-form", "vi", unicodedata.normalize("NFD", "Tiếng Việt")),
     ("normal-form", "ko", unicodedata.normalize("NFD", "안녕")),

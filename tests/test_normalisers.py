@@ -121,7 +121,7 @@ def test_joining_compounds_moves_blanks_only_and_never_adds_errors(reference, hy
 def test_a_normaliser_that_does_not_fit_is_one_sentence(monkeypatch):
     with pytest.raises(ConfigError, match="there is no normaliser 'fancy'; there are none, basic, whisper"):
         find_normaliser("fancy", "nl")
-    with pytest.raises(ConfigError, match="'basic-0' is not of this version, which has none-1, basic-1"):
+    with pytest.raises(ConfigError, match="'basic-0' is not of this version, which has none-1, basic-2"):
         find_normaliser("basic-0", "nl")
     with pytest.raises(ConfigError, match="take whisper"):
         find_normaliser("leaderboard", "en")

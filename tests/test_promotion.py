@@ -171,7 +171,7 @@ def test_only_adapters_have_a_strength(tiny_folder, bad, tmp_path):
             open_model(f"{name}@0.5", ForcedPrompt("it"))
     full = RunFolder(tmp_path / "full")
     shutil.copytree(tiny_folder, full.weights("full"))
-    full.write(RunFolder(Path(bad)).read().model_copy(update={"method": "full"}))
+    full.write(RunFolder(Path(bad)).read().model_copy(update={"method": "full", "weights_digest": None}))
     with pytest.raises(ConfigError, match="was fine-tuned in full"):
         open_model(f"{full.root}@0.5")
 

@@ -69,9 +69,9 @@ def reports(tmp_path):
 def test_a_report_states_all_rates_and_what_is_behind_them(reports):
     body = ReportFolder(reports[0]).read_json()
     scores = body["scores"]
-    assert set(scores["normalised"]) == {"none-1", "basic-1", "whisper-1", "leaderboard-1"}
+    assert set(scores["normalised"]) == {"none-1", "basic-2", "whisper-2", "leaderboard-2"}
     assert scores["not_scored"] == {}
-    assert scores["wer"] == scores["normalised"]["basic-1"]["wer"]
+    assert scores["wer"] == scores["normalised"]["basic-2"]["wer"]
     assert scores["wer_interval"][0] < scores["wer"] < scores["wer_interval"][1]
     assert scores["cer_interval"][0] < scores["cer"] < scores["cer_interval"][1]
     assert scores["wil"] >= scores["mer"] > 0
@@ -104,7 +104,7 @@ def test_another_normaliser_needs_no_other_transcription(reports, tmp_path):
     with pytest.raises(DataError, match=r"differ in normaliser .* or name one with --normaliser"):
         compare([reports[0], other], out=tmp_path / "never")
     assert (
-        compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read_json()["normaliser"] == "basic-1"
+        compare([reports[0], other], out=tmp_path / "named", normaliser="basic").read_json()["normaliser"] == "basic-2"
     )
 
 

@@ -68,7 +68,7 @@ def print_adaptation(done: "Adaptation", as_json: bool) -> None:
     show(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
     show(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
     show(f"page:      {ComparisonFolder(done.folder.comparison).page}")
-    show(f"adapter:   {done.folder.run('lora')}")
+    show(f"adapter:   {done.folder.read().plan.get('run', done.folder.run('lora'))}")
     show(f"configs:   {done.folder.config('lora').parent}")
     show(f"commands:  {done.folder.manifest}")
 

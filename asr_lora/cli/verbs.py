@@ -133,6 +133,12 @@ def adapt_command(
         option("Whisper model to adapt; by default openai/whisper-large-v2 with a GPU and whisper-base without one."),
     ] = None,
     epochs: Epochs = None,
+    recipe: Annotated[
+        str, option("Settings of the training: standard, or published for those of LoRA's first publication.")
+    ] = "standard",
+    seeds: Annotated[
+        int, option("Runs that differ in their seed and are merged; 3 take three times as long, and make fewer errors.")
+    ] = 1,
     subset: Annotated[
         str | None, option("Subset of train to train on, such as 1h; by default chosen from hours and machine.")
     ] = None,
@@ -152,7 +158,7 @@ def adapt_command(
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
         sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
-        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
+        epochs=epochs, recipe=recipe, seeds=seeds, baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     print_adaptation(done, as_json)
 
@@ -177,6 +183,8 @@ def transcribe_command(
         "Measure the time of each word; by default only for srt and vtt.", "--words/--no-words")] = None,
     keep_existing: Annotated[bool, option(
         "Skip files whose outputs exist already, to continue an earlier command.", "--keep-existing")] = False,
+    overwrite: Annotated[bool, option(
+        "Replace files in FOLDER that no earlier transcription wrote, too.", "--overwrite")] = False,
     adapters: Adapters = None,
     route: Annotated[str | None, option(
         "Choice of the adapter for each file: language detects it, folder takes the file's folder, or a NAME.",
@@ -208,24 +216,26 @@ def transcribe_command(
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
-    if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
+    if out is None and (len(formats) > 1 or keep_existing or overwrite):
+        raise ConfigError("several formats, --keep-existing and --overwrite need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
         context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
         beams=beams_of(beams, fast),
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
-        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing, overwrite=overwrite,
         echo=functools.partial(show, end="") if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             say(f"error: {transcript.error}")
-        elif transcript.written:
+        if transcript.notice:
+            say(transcript.notice)
+        if transcript.written:
             show(*transcript.written, sep="\n")
     if failed:
-        _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+        _fail(f"{failed} of the inputs could not be transcribed or written; the others are done", 1)
 
 
 @command("asr-lora prepare cv-corpus-25.0-2026-03-09/ --language nl --out data/nl")
@@ -338,8 +348,7 @@ def train_command(
         return
     for reason, ids in body.train.left_out.items():
         show(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    dev_wer = "-" if body.best.dev_wer is None else f"{100 * body.best.dev_wer:.1f} %"
-    show(f"best dev WER {dev_wer} at step {body.best.step}: {folder.weights(body.method)}")
+    show(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(

@@ -12,7 +12,7 @@ from typing import Any
 from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import SPLITS
 from asr_lora.sources.interface import ADDED, SPLIT_HERE, BadRow, Utterance, WeightedSource
-from asr_lora.text import TextCleaning, sentence_key
+from asr_lora.text import DOTTED, TextCleaning, sentence_key
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 2000  # size of dev and of test where the splits are made here
 PROLIFIC_SHARE = 0.1  # a speaker who would fill more of dev or test than this is prolific, and goes to train first
@@ -40,12 +40,15 @@ class SelectionRules:
     held_out_from_train: bool = False  # whether dev and test are taken from train where the sources lack them
     seed: int = 0
     drop: tuple[str, ...] = ()  # label rules whose findings are left out of train, once it is decoded
+    language: str = ""  # code, by whose rules texts are changed
 
     def asked(self) -> dict[str, object]:
         """Return the rules without the seed, for a fingerprint."""
         rules = asdict(replace(self, seed=0))
         if not self.held_out_from_train:
             del rules["held_out_from_train"]  # datasets of earlier versions, which had no such rule, stay valid
+        if not self.text.lower_case or self.language not in DOTTED:
+            del rules["language"]  # it changes nothing
         return rules
 
 
@@ -62,7 +65,7 @@ def build_plan(path: Path, sources: Sequence[WeightedSource], rules: SelectionRu
     try:
         database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {SCHEMA}")
         database.execute("BEGIN")
-        total = _insert(database, sources, rules.text)
+        total = _insert(database, sources, rules)
         database.execute("COMMIT")
         database.executescript(INDICES)
         _mark_repeats(database)
@@ -91,7 +94,7 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _insert(database: sqlite3.Connection, sources: Sequence[WeightedSource], text: TextCleaning) -> int:
+def _insert(database: sqlite3.Connection, sources: Sequence[WeightedSource], rules: SelectionRules) -> int:
     """Insert every row. Return a number that depends on all ids and speakers, but not on their order."""
     several = len({weighted.corpus for weighted in sources}) > 1
     total, number = 0, 0
@@ -99,20 +102,20 @@ def _insert(database: sqlite3.Connection, sources: Sequence[WeightedSource], tex
     for index, weighted in enumerate(sources):
         prefix = f"s{weighted.corpus + 1}-" if several else ""
         for row in weighted.source.rows():
-            values = _values(row, prefix, weighted.source.speaker_namespace, text)
+            values = _values(row, prefix, weighted.source.speaker_namespace, rules)
             database.execute(statement, (number, index, weighted.corpus, *values))
             total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
             number += 1
     return total
 
 
-def _values(row: Utterance | BadRow, prefix: str, speaker_namespace: str, text: TextCleaning) -> tuple[Any, ...]:
+def _values(row: Utterance | BadRow, prefix: str, speaker_namespace: str, rules: SelectionRules) -> tuple[Any, ...]:
     if isinstance(row, Utterance) and not _is_unicode(row):
         row = BadRow(row.id.encode(errors="replace").decode(), "a name or text is not UTF-8", row.split)
     if isinstance(row, BadRow):
         name = row.id.encode(errors="replace").decode()
         return (f"{prefix}{name}", None, 0.0, None, "", None, None, "", row.split, "", "", "", "", row.reason)
-    words = text.apply(row.text)
+    words = rules.text.apply(row.text, rules.language)
     person = f"{speaker_namespace}:{row.speaker}" if row.speaker else f"{speaker_namespace}:clip:{row.recording}"
     reason = None if words else "text is empty"
     return (

@@ -38,7 +38,7 @@ from asr_lora.sources.open import open_sources
 from asr_lora.system.locks import BUSY, alone
 from asr_lora.text import TextCleaning
 
-PLAN_VERSION = 3  # an unfinished run of another version starts anew
+PLAN_VERSION = 4  # an unfinished run of another version starts anew
 
 
 def prepare(
@@ -93,7 +93,7 @@ def prepare(
     """
     code = spoken_language(language)
     chosen = require_droppable(drop)
-    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen)
+    rules = SelectionRules(text or TextCleaning(), keep_shared_sentences, held_out_from_train, seed, chosen, code)
     for name in subsets:
         subset_seconds(name)
     require_cap(speaker_cap)  # now, and not after hours of decoding
@@ -140,9 +140,9 @@ def _make(
         return
     with closing(_open_plan(folder, sources, rules, fingerprint(speech, rules.seed, PLAN_VERSION))) as plan:
         decode_all(plan, sources, folder)
-        join_parts(plan, folder)
+        changes = join_parts(plan, folder)
         leave_out(plan, folder, train_findings(folder, record.language, rules.drop) if rules.drop else {})
-        _finish(plan, folder, record, sources, others, request)
+        _finish(plan, folder, record.model_copy(update={"notes": changes}), sources, others, request)
 
 
 def _require_ours(folder: DatasetFolder, language: str) -> None:
@@ -236,6 +236,7 @@ def _finish(
         "speech_seed": plan.fact("seed"),
         "notes": [
             *plan.fact("notes"),
+            *record.notes,
             *(f"the source has no {split}. {WITHOUT[split]}" for split in plan.fact("lacking")),
         ],
         "splits": splits,

@@ -15,10 +15,10 @@ from asr_lora.metrics.confusions import confusions
 from asr_lora.metrics.hallucination import hallucination_signs
 from asr_lora.metrics.hotword_recall import Hotword, count_hotwords, hotword_recall
 from asr_lora.metrics.intervals import REPLICATES, Resamples, Sums, rate_of, resamples
-from asr_lora.metrics.normalize import LABELS, Normaliser, characters_lead, find_normaliser
+from asr_lora.metrics.normalize import LABELS, Normaliser, find_normaliser, leading_rate
 from asr_lora.metrics.wer import Errors, Scored, score
 
-SCORING = 2  # what a report states and how its intervals are drawn; change it with every change of these
+SCORING = 3  # what a report states and how its intervals are drawn; change it with every change of these
 NEEDED = {"id": str, "speaker": str, "seconds": int | float, "reference": str, "hypothesis": str}
 
 Row = dict[str, Any]  # a line of hypotheses.jsonl
@@ -76,7 +76,7 @@ def counted_rows(rows: Sequence[Row], scored: Scored) -> list[Row]:
 
 def leading(rows: Sequence[Row]) -> str:
     """Return the rate that leads: "cer" where most references are in a script without blanks between words."""
-    return "cer" if characters_lead([row["reference"] for row in rows]) else "wer"
+    return leading_rate([row["reference"] for row in rows])
 
 
 def counts_of(scored: Scored, lead: str) -> Counts:

@@ -38,7 +38,7 @@ def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[s
         done: ids that are scored already. A batch that holds only these is left out, and no other batch changes, so
             that scores are the same after an interruption: the batch of an utterance changes its last digits.
     """
-    known = TrainingSet(data, whisper)
+    known, language = TrainingSet(data, whisper), whisper.prompt.language or "en"
     seconds = known.seconds
     contexts = [_context_seconds(length, whisper.context) for length in seconds]
     targets = [known.target(example) for example in plain_examples(seconds)]
@@ -55,7 +55,8 @@ def score_labels(whisper: Whisper, data: Split, name: str, *, done: Collection[s
             silent_losses = token_losses(whisper, quiet, inputs, labels)
             limit = min(MAX_NEW_TOKENS, 2 * max(len(known.tokens[index]) for index in batch) + SPARE_TOKENS)
             texts = decode_encoded(whisper, encoded, DecodingOptions(max_new_tokens=limit))
-        errors = character_errors([basic(known.split.texts[index]) for index in batch], [basic(text) for text in texts])
+        labels_of = [known.split.texts[index] for index in batch]
+        errors = character_errors(*([basic(text, language) for text in side] for side in (labels_of, texts)))
         yield [
             ModelScore(
                 split=name,

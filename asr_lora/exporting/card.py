@@ -156,7 +156,7 @@ def _context(subject: CardSubject) -> dict[str, Any]:
         "form": {"format": kind, "numbers": numbers, "runs_in": RUNS_IN[kind]},
         "snippet": snippet(export, subject.repository),
         "rows": [_row(subject, report) for report in subject.reports],
-        "dev_wer": "–" if (best := run.best.dev_wer) is None else f"{100 * best:.1f}",
+        "chosen_by": run.best.chosen_by,
         "parity": {
             "clips": parity.clips, "alike": parity.alike, "engine": export.engine, "lead": lead.upper(),
             "ours": f"{100 * getattr(parity.ours, lead):.1f}", "theirs": f"{100 * getattr(parity.theirs, lead):.1f}",

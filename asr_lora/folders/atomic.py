@@ -1,6 +1,7 @@
 """Write files and folders that are complete or absent: beside their place, then renamed onto it."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -11,12 +12,14 @@ from typing import Any
 
 from asr_lora.errors import AsrLoraError, DataError
 
+NAME_BYTES = 255  # of a file's name on most file systems
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` to write to; rename it onto `path` on success, remove it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = _beside(path, f".{os.getpid()}.tmp")
     try:
         yield draft
         os.replace(draft, path)
@@ -39,7 +42,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     folder = _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    draft = folder.with_name(f".{folder.name}.tmp")
+    draft = _beside(folder, ".tmp")
     _remove(draft)
     draft.mkdir(parents=True)
     try:
@@ -64,7 +67,15 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def set_aside(folder: Path) -> Path:
     """Return where `replacing_folder` keeps the previous folder between its two renames."""
     folder = _resolved(folder)
-    return folder.with_name(f".{folder.name}.before")
+    return _beside(folder, ".before")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return a hidden name beside a path, of at most as many bytes as a name may have."""
+    name = f".{path.name}{ending}"
+    if len(os.fsencode(name)) > NAME_BYTES:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{ending}"
+    return path.with_name(name)
 
 
 def _resolved(folder: Path) -> Path:

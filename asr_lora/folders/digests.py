@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,9 +19,20 @@ def fingerprint(*parts: object) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest of all files under a folder, by name and content."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint([(str(path.relative_to(folder)), sha256_file(path)) for path in files])
+    """A digest of all files under a folder, by name and content; hidden files, such as .DS_Store, do not count.
+
+    A file that this process has read before is read again only if its size or its time changed.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    facts = [(path, path.stat()) for path in files]
+    return fingerprint(
+        [(str(path.relative_to(folder)), _sha256_of(path, fact.st_size, fact.st_mtime_ns)) for path, fact in facts]
+    )
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: Path, _size: int, _time: int) -> str:
+    return sha256_file(path)
 
 
 def folder_bytes(folder: Path) -> int:

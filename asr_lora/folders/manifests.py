@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import write_text
 
 SCHEMA_VERSION = 1
+MAX_DEPTH = 50
 LIBRARIES = (
     "asr_lora",
     "torch",
@@ -132,8 +133,10 @@ class Folder(Generic[R]):
             raise DataError(f"{self.root} has no {self.manifest_name}: the {self.kind} is unfinished. {self.remedy}")
         try:
             body = json.loads(self.manifest.read_text(encoding="utf-8"))
+            if _is_deep(body):
+                raise RecursionError
         except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{self.manifest} cannot be read ({error}). {self.remedy}") from error
+            raise DataError(f"{self.manifest} cannot be read ({first_line(error)}). {self.remedy}") from error
         if not isinstance(body, dict) or body.get("kind") != self.kind:
             raise DataError(f"{self.manifest} does not describe a {self.kind}. {self.remedy}")
         return body
@@ -178,6 +181,19 @@ class Folder(Generic[R]):
         """
         if not ours and self.root.is_dir() and any(path != self.lock for path in self.root.iterdir()):
             raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
+
+
+def _is_deep(body: object) -> bool:
+    """Whether JSON is nested more deeply than any manifest, and than pydantic writes it again."""
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
 def provenance() -> dict[str, object]:

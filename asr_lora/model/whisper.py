@@ -23,18 +23,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from asr_lora.config import Context, Quantise
 from asr_lora.errors import ConfigError, DataError, first_line
-from asr_lora.folders.digests import fingerprint, sha256_file
 from asr_lora.language import ForcedPrompt
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION
+from asr_lora.model.vocabulary import load_tokenizer
+from asr_lora.model.whole_weights import load_every_weight
 
 MAX_TARGET_TOKENS = 448  # of the decoder, prompt and end included
-# The files that transformers builds a tokenizer from, in its present and earlier versions.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json",
-    "special_tokens_map.json",
-)  # fmt: skip
-_TOKENIZERS: dict[str, WhisperTokenizer] = {}  # built by this process, by digest of their files; never changed
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,10 @@ def load_whisper(
     if quantise is not Quantise.NONE:
         options |= {"quantization_config": _quantisation(quantise, dtype), "device_map": {"": str(device)}}
     try:
-        tokenizer = _load_tokenizer(path)
-        model = WhisperForConditionalGeneration.from_pretrained(path, **options)
+        tokenizer = load_tokenizer(path, source, WhisperConfig.from_pretrained(path), _generation_settings(path))
+        model = load_every_weight(path, source, **options)
+    except DataError:
+        raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own kinds
         raise _unloadable(source, error) from error
     if quantise is Quantise.NONE:
@@ -145,27 +142,23 @@ def load_meta_whisper(
     """
     path = resolve_source(source, weights=False)
     try:
-        tokenizer = _load_tokenizer(path)
+        config, settings = WhisperConfig.from_pretrained(path), _generation_settings(path)
+        tokenizer = load_tokenizer(path, source, config, settings)
         with torch.device("meta"):
-            model = AutoModelForSpeechSeq2Seq.from_config(
-                WhisperConfig.from_pretrained(path), dtype=dtype, attn_implementation=ATTENTION
-            )
-        with suppress(OSError):  # `_with_prompt` refuses a model without settings
-            model.generation_config = GenerationConfig.from_pretrained(path)
+            model = AutoModelForSpeechSeq2Seq.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+        if settings is not None:  # `_with_prompt` refuses a model without them
+            model.generation_config = settings
+    except DataError:
+        raise
     except Exception as error:  # transformers and tokenizers each raise their own kinds
         raise _unloadable(source, error) from error
     return _with_prompt(Whisper(model, model, tokenizer, source, prompt, context))
 
 
-def _load_tokenizer(path: str) -> WhisperTokenizer:
-    """Load the tokenizer of a folder or hub id; equal files are read once, since building one takes half a second."""
-    files = [file for name in TOKENIZER_FILES if (file := Path(path) / name).is_file()]
-    if not files:
-        return WhisperTokenizer.from_pretrained(path)
-    digest = fingerprint([(file.name, sha256_file(file)) for file in files])
-    if digest not in _TOKENIZERS:
-        _TOKENIZERS[digest] = WhisperTokenizer.from_pretrained(path)
-    return _TOKENIZERS[digest]
+def _generation_settings(path: str) -> GenerationConfig | None:
+    with suppress(OSError):
+        return GenerationConfig.from_pretrained(path)
+    return None
 
 
 def _with_prompt(whisper: Whisper) -> Whisper:
@@ -203,7 +196,7 @@ def resolve_source(source: str, *, weights: bool = True) -> str:
     if folder.is_dir():
         try:
             kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise DataError(f"{folder} is not a model folder ({first_line(error)}). {KNOWN_SOURCES}") from error
         if kind != "whisper":
             raise DataError(f"{folder} holds a model of type {kind!r}, not a Whisper. {KNOWN_SOURCES}")

@@ -83,6 +83,7 @@ def label_view(
     *,
     transcripts: bool,
     sounds: Mapping[tuple[str, str], bytes],
+    language: str = "",
 ) -> LabelView:
     """Make the view of what is suspicious about the labels of a dataset.
 
@@ -92,6 +93,7 @@ def label_view(
         scores: model scores of the labels; empty: no model scored them.
         transcripts: whether texts, and findings that quote them, are shown.
         sounds: FLAC of some utterances.
+        language: code of the language of the dataset.
     """
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in label_report.findings:
@@ -113,7 +115,7 @@ def label_view(
         asked=len(scores),
         charts=_charts(label_report.labels),
         worst=[
-            _suspicious(labels[key], found[key], score_of.get(key), sounds.get(key))
+            _suspicious(labels[key], found[key], score_of.get(key), sounds.get(key), language)
             for key in worst(label_report, scores)
         ],
         transcripts=transcripts,
@@ -125,7 +127,7 @@ def render_label_page(view: LabelView) -> str:
 
 
 def _suspicious(
-    label: Label, findings: list[Finding], score: ModelScore | None, flac: bytes | None
+    label: Label, findings: list[Finding], score: ModelScore | None, flac: bytes | None, language: str
 ) -> SuspiciousUtterance:
     return SuspiciousUtterance(
         split=label.split,
@@ -133,7 +135,7 @@ def _suspicious(
         text=label.text,
         seconds=label.sound.seconds if label.sound else 0.0,
         findings=findings,
-        words=align(basic(label.text), basic(score.hypothesis)) if score else [],
+        words=align(basic(label.text, language), basic(score.hypothesis, language)) if score else [],
         audio=f"data:audio/flac;base64,{base64.b64encode(flac).decode()}" if flac else "",
     )
 

@@ -13,7 +13,7 @@ from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import ConfigError
 from asr_lora.serving.access import AccessPolicy, is_loopback
 from asr_lora.serving.app import make_app
-from asr_lora.serving.http_timeouts import TimeoutProtocol
+from asr_lora.serving.http_timeouts import KEEP_ALIVE_SECONDS, TimeoutProtocol
 from asr_lora.serving.limits import Limits
 from asr_lora.serving.request_job import RequestRunner
 from asr_lora.serving.served_model import load_served_model
@@ -124,6 +124,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

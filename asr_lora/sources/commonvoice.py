@@ -29,6 +29,7 @@ from asr_lora.sources.lines import file_lines
 SCRIPTED = ("client_id", "path", "sentence")  # columns of speaker, recording and text
 SPONTANEOUS = ("client_id", "audio_file", "transcription")  # the same in Spontaneous Speech
 SPEAKERS = "commonvoice"  # a client_id is the same person in every release
+ESCAPED = re.compile(r'"(?=.*"")((?:[^"]|"")*)"')  # a whole field, as the first releases escaped quotation marks
 MARK = re.compile(r"\[[^\[\]]{1,40}\]")  # such as [disfluency] in Spontaneous Speech
 VALIDATED = "validated"
 
@@ -299,6 +300,7 @@ def _rows(
             yield BadRow(where, "row is not UTF-8", split)
             continue
         row = dict(zip(header, values, strict=False))
+        row[columns[2]] = _unescaped(row.get(columns[2], ""))
         recording = _recording_name(row.get(columns[1], ""))
         if len(values) > len(header):  # a tab in the sentence, of which a part would be another column
             yield BadRow(where, "row has more fields than the header", split)
@@ -308,6 +310,12 @@ def _rows(
             yield _spontaneous(row, recording, tables)
         else:
             yield utterance_of(row, name=_stem(recording), recording=recording, text=row[columns[2]], split=split)
+
+
+def _unescaped(text: str) -> str:
+    """Return a text without the escapes of CSV, where the whole field is escaped; any other quotation mark is text."""
+    found = ESCAPED.fullmatch(text.strip())
+    return found[1].replace('""', '"') if found else text
 
 
 def _fields(line: bytes) -> list[str]:

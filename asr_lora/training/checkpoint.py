@@ -35,6 +35,12 @@ class Progress:
     best_step: int = 0
     best_dev_wer: float | None = None
     best_dev_cer: float | None = None
+    lead: str = "wer"  # the rate on dev that decides which checkpoint is the best, or "cer"
+
+    @property
+    def best_rate(self) -> float | None:
+        """The leading rate on dev of the best checkpoint."""
+        return self.best_dev_cer if self.lead == "cer" else self.best_dev_wer
 
     def reached(self, scoring: bool) -> int:
         """The last step whose row is in the log: of training, or of scoring dev."""
@@ -78,7 +84,7 @@ def read_progress(folder: Path) -> Progress:
     """
     try:
         return Progress(**json.loads((folder / "progress.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(folder, error) from error
 
 
@@ -116,7 +122,11 @@ def average_snapshots(run: RunFolder, model: nn.Module) -> None:
     kept = sorted(run.snapshots.iterdir())
     mean: dict[str, torch.Tensor] = {}
     for path in kept:
-        for name, value in load_file(path).items():
+        try:
+            snapshot = _fitting(load_file(path), model)
+        except Exception as error:  # safetensors raises its own kinds
+            raise DataError(f"{path} cannot be read ({first_line(error)}): remove it to average the others") from error
+        for name, value in snapshot.items():
             mean[name] = mean.get(name, torch.zeros_like(value)) + value / len(kept)
     _set_weights(model, mean)
 
@@ -126,9 +136,29 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _set_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    wanted = trainable_state(model)
-    if weights.keys() != wanted.keys():
-        raise ValueError("its weights belong to another model or adapter")
+    own = trainable_state(model)
     with torch.no_grad():
-        for name, value in wanted.items():
-            value.copy_(weights[name])
+        for name, value in _fitting(weights, model).items():
+            own[name].copy_(value)
+
+
+def _fitting(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return weights that are exactly those that the model trains; `copy_` alone would spread a smaller tensor.
+
+    Raises:
+        ValueError: they are those of another model or adapter.
+    """
+    wanted = {name: list(value.shape) for name, value in trainable_state(model).items()}
+    found = {name: list(value.shape) for name, value in weights.items()}
+    faults = [
+        *(f"{name} is missing" for name in wanted.keys() - found.keys()),
+        *(f"{name} is unknown" for name in found.keys() - wanted.keys()),
+        *(
+            f"{name} has shape {found[name]} and needs {shape}"
+            for name, shape in wanted.items()
+            if found.get(name, shape) != shape
+        ),
+    ]
+    if faults:
+        raise ValueError(f"its weights belong to another model or adapter: {faults[0]}")
+    return weights

@@ -26,7 +26,7 @@ from asr_lora.folders.run_folder import (
     RunSettings,
     TrainedOn,
 )
-from asr_lora.metrics.normalize import find_normaliser
+from asr_lora.metrics.normalize import find_normaliser, leading_rate
 from asr_lora.metrics.wer import Rates, score
 from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
@@ -69,7 +69,7 @@ TRIM_STEPS = 5  # steps between two calls that return freed memory to the system
 
 @owning(lambda config, **_: RunFolder(config.out))
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
-    """Train an adapter or every weight, and keep the best by dev WER.
+    """Train an adapter or every weight, and keep the best by WER on dev, or by CER where that leads.
 
     Every number in `metrics.jsonl` and TensorBoard belongs to one optimiser step; dev WER comes from real decoding, in
     the context that the model is trained with. SIGINT, SIGTERM and SIGUSR1 save a checkpoint first. Under
@@ -101,9 +101,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
     sampling = make_schedule_settings(config, whisper)
     optimiser = build_optimiser(whisper.model, config.optimiser)
     rates = build_schedule(optimiser, config.optimiser, settings.steps)
-    progress = Progress(fingerprint=stamp, micro_batch_seconds=settings.initial_micro_batch_seconds)
+    progress = Progress(stamp, micro_batch_seconds=settings.initial_micro_batch_seconds)
     if found := find_checkpoint(folder.checkpoint):
         progress = load_checkpoint(found, whisper, optimiser, rates)
+    progress = replace(progress, lead=leading_rate(dev.texts))
     open_caches(config, data, sampling, learner)
     saved = progress
     started = time.perf_counter() - progress.train_seconds
@@ -193,7 +194,9 @@ def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR
             )
             if step % TRIM_STEPS == 0:
                 return_freed_memory()
-            bar.set_postfix(loss=f"{loss:.3f}", dev_wer=_percent(progress.best_dev_wer), refresh=False)
+            bar.set_postfix(
+                {"loss": f"{loss:.3f}", f"dev_{progress.lead}": _percent(progress.best_rate)}, refresh=False
+            )
             bar.update()
 
     if processes.main:
@@ -261,11 +264,11 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] 
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, rates: Rates) -> Progress:
-    """Save the weights if dev WER is the lowest so far, and a snapshot of them if `average_last` is set."""
+    """Save the weights if the leading rate on dev is the lowest so far, and a snapshot if `average_last` is set."""
     if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)
-    if progress.best_dev_wer is not None and rates.wer >= progress.best_dev_wer:
+    if progress.best_rate is not None and getattr(rates, progress.lead) >= progress.best_rate:
         return replace(progress, without_better=progress.without_better + 1)
     if learner.processes.main:
         with replacing_folder(folder.weights(config.method)) as draft:
@@ -283,7 +286,7 @@ def _try_average(
     if scored is None:
         return progress
     kept = _keep_best(folder, config, learner, progress, scored[0])
-    return replace(kept, averaged=True, average_is_best=kept.best_dev_wer != progress.best_dev_wer)
+    return replace(kept, averaged=True, average_is_best=kept.best_rate != progress.best_rate)
 
 
 def _open_folder(folder: RunFolder, config: RunConfig, stamp: str, resume: bool) -> None:
@@ -331,6 +334,7 @@ def _write_manifest(
                 dev_wer=progress.best_dev_wer,
                 dev_cer=progress.best_dev_cer,
                 averaged=progress.average_is_best,
+                lead=progress.lead,
             ),
             weights_bytes=folder_bytes(weights),
             weights_digest=folder_digest(weights),

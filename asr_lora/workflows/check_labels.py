@@ -75,7 +75,7 @@ def check_labels(
         report = _add_findings(report, scores, without)
         made_from["model"] = model
     sounds = _sounds(splits, worst(report, scores)) if audio else {}
-    view = label_view(str(dataset), report, scores, transcripts=transcripts, sounds=sounds)
+    view = label_view(str(dataset), report, scores, transcripts=transcripts, sounds=sounds, language=language)
     write_text(folder.page, render_label_page(view))
     write_label_report(folder, report, **made_from)
     return folder

@@ -226,7 +226,8 @@ def _compare(done: Sequence[PlannedVariant], folder: SweepFolder, split: str, co
 
 
 def _record(path: Path, planned: Sequence[PlannedVariant], comparisons: dict[str, Comparison]) -> SweepRecord:
-    best = min(comparisons["dev"].systems, key=lambda system: system.scores.wer)  # the first of equals
+    dev = comparisons["dev"]
+    best = min(dev.systems, key=lambda system: system.scores.rate(dev.lead))  # the first of equals
     return SweepRecord(
         fingerprint=fingerprint([system.fingerprint for of in comparisons.values() for system in of.systems]),
         sweep=str(path),
@@ -256,8 +257,8 @@ def _rows(comparison: Comparison) -> list[VariantScores]:
                 wer=scores.wer,
                 wer_interval=scores.wer_interval,
                 cer=scores.cer,
-                difference=pair.wer if pair else None,
-                verdict=pair.wer.verdict if pair else None,
+                difference=pair.leading if pair else None,
+                verdict=pair.verdict if pair else None,
                 trainable_parameters=training.trainable_parameters if training else None,
                 seconds=training.seconds if training else None,
                 hours_of_speech=training.hours_of_speech if training else None,

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from asr_lora.errors import DataError
 from asr_lora.language import ForcedPrompt
-from asr_lora.model.adapters.files import ADAPTER_WEIGHTS, adapter_settings
 from asr_lora.model.adapters.merging import load_adapter, load_merged
+from asr_lora.model.adapters.saved_adapter import ADAPTER_WEIGHTS, adapter_settings
 from asr_lora.model.adapters.updates import updates
 from asr_lora.model.adapters.wrapper import PREFIX, peft_model
 from asr_lora.model.whisper import Whisper, force_prompt, load_whisper

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from peft import AdaLoraConfig, LoraConfig, PeftConfig
+from peft import AdaLoraConfig
 
 from asr_lora.config import AdapterSettings, Method, Part
-from asr_lora.errors import ConfigError, DataError, first_line
+from asr_lora.errors import ConfigError
 from asr_lora.folders.run_folder import RunFolder
-from asr_lora.model.adapters.files import ADAPTER_CONFIG, adapter_base, load_peft
+from asr_lora.model.adapters.files import load_peft
+from asr_lora.model.adapters.saved_adapter import ADAPTER_CONFIG, adapter_base, adapter_config
 from asr_lora.model.adapters.wrapper import PREFIX, adapted_layers
 from asr_lora.model.targets import target_names
 from asr_lora.model.whisper import Whisper
@@ -18,13 +19,10 @@ from asr_lora.model.whisper import Whisper
 def continue_adapter(whisper: Whisper, settings: AdapterSettings, method: Method, names: list[str]) -> Any:
     """Load an earlier adapter to train it further: with its own rank and scale, and this run's dropout."""
     folder = _earlier_adapter(settings.continue_from, whisper.source)  # type: ignore[arg-type]
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # PEFT and huggingface_hub each raise their own kinds
-        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    config: Any = adapter_config(folder)
     _require_same_settings(folder, config, settings, method)
     config.lora_dropout = settings.dropout
-    model = load_peft(whisper.core, folder, whisper.source, is_trainable=True, config=config)
+    model = load_peft(whisper.core, folder, whisper.source, trainable=True, config=config)
     _require_same_layers(whisper, folder, [name.removeprefix(PREFIX) for name in adapted_layers(model)], names)
     if method is Method.ADALORA:
         model.base_model.rankallocator = None  # the ranks are allocated already, and the layers cut to them
@@ -53,8 +51,6 @@ def _earlier_adapter(path: Path, source: str) -> Path:
 
 
 def _require_same_settings(folder: Path, config: Any, settings: AdapterSettings, method: Method) -> None:
-    if not isinstance(config, LoraConfig):
-        raise ConfigError(f"adapter.continue_from: {folder} is an adapter of another kind than LoRA; name a LoRA")
     adalora = isinstance(config, AdaLoraConfig)
     variant = Method.DORA if config.use_dora else Method.RSLORA if config.use_rslora else Method.LORA
     theirs = {

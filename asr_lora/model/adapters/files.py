@@ -1,6 +1,5 @@
 """Save and load trained weights: a plain PEFT adapter, or a whole Transformers model."""
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import WhisperForConditionalGeneration
 
 from asr_lora.errors import DataError, first_line
 from asr_lora.model.adapters.adalora import rank_allocator
 from asr_lora.model.adapters.pissa import as_lora, is_pissa
+from asr_lora.model.adapters.saved_adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_weights
 from asr_lora.model.adapters.wrapper import ONLY
+from asr_lora.model.weight_names import some_names
 from asr_lora.model.whisper import Whisper, force_prompt
-
-ADAPTER_CONFIG = "adapter_config.json"  # a folder that has it is a PEFT adapter
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_weights(whisper: Whisper, folder: Path) -> None:
@@ -55,33 +53,6 @@ def _save_adapter(model: Any, folder: Path) -> None:
     config.rank_pattern = kept  # saving renames its keys
 
 
-def adapter_base(folder: Path) -> str:
-    """Return the name of the base model that an adapter was trained on.
-
-    Raises:
-        DataError: the folder is no adapter folder.
-    """
-    base = adapter_settings(folder).get("base_model_name_or_path")
-    if not isinstance(base, str):
-        raise DataError(f"{folder} is not an adapter folder ({ADAPTER_CONFIG} names no base model)")
-    return base
-
-
-def adapter_settings(folder: Path) -> dict[str, object]:
-    """Return the settings of an adapter, as PEFT writes them.
-
-    Raises:
-        DataError: the folder is no adapter folder.
-    """
-    try:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{folder} is not an adapter folder ({ADAPTER_CONFIG} holds no settings)")
-    return settings
-
-
 def load_adapted(base: str, folder: Path) -> Any:
     """Load a base and a saved adapter by plain Transformers and PEFT, without this package's changes to Whisper.
 
@@ -89,17 +60,47 @@ def load_adapted(base: str, folder: Path) -> Any:
         DataError: the adapter does not fit the base, or is damaged.
     """
     core = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    return load_peft(core, folder, base)
+    with fitting(folder, base), _strict_about_weights():
+        return PeftModel.from_pretrained(core, str(folder))
 
 
-def load_peft(core: Any, folder: Path, source: str, **options: Any) -> Any:
-    """Put a saved adapter on the Transformers model of a base, with PEFT's own options.
+def load_peft(
+    core: Any, folder: Path, source: str, *, adapter_name: str = ONLY, trainable: bool = False, config: Any = None
+) -> Any:
+    """Put a saved adapter on the Transformers model of a base, or beside the adapters on a model that PEFT wraps.
+
+    Args:
+        core: the base, or PEFT's wrapper around it.
+        folder: the adapter.
+        source: name of the base.
+        adapter_name: PEFT's name of the adapter.
+        trainable: whether it is trained further.
+        config: PEFT's configuration, where it is not the saved one.
 
     Raises:
-        DataError: the adapter does not fit the base, or is damaged.
+        DataError: the adapter is damaged; or its weights are not exactly those that its settings describe on this base.
     """
-    with fitting(folder, source), _quiet_about_ranks():
-        return PeftModel.from_pretrained(core, str(folder), **options)
+    config = config or adapter_config(folder)
+    config.inference_mode = not trainable
+    weights = adapter_weights(folder)
+    with fitting(folder, source), _strict_about_weights():
+        model = core if isinstance(core, PeftModel) else PeftModel(core, config, adapter_name)
+        if model is core:
+            model.add_adapter(adapter_name, config)
+        found = set_peft_model_state_dict(model, weights, adapter_name=adapter_name)
+    lacking = [name for name in found.missing_keys if "lora_" in name and adapter_name in name.split(".")]
+    if lacking or found.unexpected_keys:
+        faults = {"its weights lack": lacking, "its weights have the unknown": found.unexpected_keys}
+        says = "; ".join(
+            f"{fault} {some_names([name.replace(f'.{adapter_name}', '') for name in names])}"
+            for fault, names in faults.items()
+            if names
+        )
+        raise DataError(
+            f"{folder} cannot be put on {source} ({says}): name the base that it was trained on, or copy "
+            f"{ADAPTER_CONFIG} and the weights again from where it was trained"
+        )
+    return model if trainable else model.eval()
 
 
 @contextmanager
@@ -112,9 +113,23 @@ def fitting(folder: Path, source: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_about_ranks() -> Iterator[None]:
-    """Silence PEFT's warnings about AdaLoRA's pattern of ranks and about layers without any rank left."""
+def _strict_about_weights() -> Iterator[None]:
+    """Raise PEFT's warnings about an adapter as errors, but for those of AdaLoRA's ranks."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
-        warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")
+        warnings.filterwarnings("error", category=UserWarning, module="peft")
+        warnings.filterwarnings("error", category=RuntimeWarning, module="peft")
+        _ignore_ranks()
         yield
+
+
+@contextmanager
+def _quiet_about_ranks() -> Iterator[None]:
+    with warnings.catch_warnings():
+        _ignore_ranks()
+        yield
+
+
+def _ignore_ranks() -> None:
+    """Silence PEFT's warnings about AdaLoRA's pattern of ranks and about layers without any rank left."""
+    warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
+    warnings.filterwarnings("ignore", message=".*LoRA tensor.* have invalid shape")

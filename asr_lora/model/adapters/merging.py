@@ -5,12 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from asr_lora.errors import ConfigError, DataError, first_line
+from asr_lora.errors import ConfigError
 from asr_lora.folders.atomic import write_text
 from asr_lora.language import ForcedPrompt
-from asr_lora.model.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_peft
+from asr_lora.model.adapters.files import load_peft
+from asr_lora.model.adapters.saved_adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_settings,
+    adapter_weights,
+)
 from asr_lora.model.adapters.wrapper import ONLY, adapted_layers, peft_model
 from asr_lora.model.whisper import Whisper, force_prompt, load_whisper
 
@@ -87,11 +93,7 @@ def copy_adapter(folder: Path, out: Path, base: str, strength: float = 1.0) -> N
         DataError: the folder is no adapter folder, or is damaged.
     """
     require_strength(strength)
-    try:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(folder / ADAPTER_WEIGHTS)
-    except Exception as error:  # safetensors raises its own kinds
-        raise DataError(f"{folder} is not an adapter folder ({first_line(error)})") from error
+    settings, weights = adapter_settings(folder), adapter_weights(folder)
     if strength != 1:
         if settings.get("use_dora"):
             raise ConfigError(f"{folder} is a DoRA, which has no strength but 1 unless it is merged: export it merged")

@@ -9,7 +9,7 @@ from typing import Any
 from peft import LoraConfig
 
 from asr_lora.errors import ConfigError
-from asr_lora.model.adapters.files import fitting, load_peft
+from asr_lora.model.adapters.files import load_peft
 from asr_lora.model.adapters.merging import require_strength
 from asr_lora.model.adapters.wrapper import adapted_layers, peft_model
 from asr_lora.model.whisper import Whisper
@@ -27,11 +27,7 @@ def load_adapters(whisper: Whisper, adapters: Mapping[str, tuple[Path, float]]) 
     model: Any = None
     for name, (folder, strength) in adapters.items():
         require_strength(strength)
-        if model is None:
-            model = load_peft(whisper.core, folder, whisper.source, adapter_name=name)
-        else:
-            with fitting(folder, whisper.source):
-                model.load_adapter(str(folder), adapter_name=name)
+        model = load_peft(whisper.core if model is None else model, folder, whisper.source, adapter_name=name)
         config = model.peft_config[name]
         if type(config) is not LoraConfig or config.use_dora:
             raise ConfigError(f"{folder} is no plain LoRA, so it is not loaded beside others: name it alone, as MODEL")
