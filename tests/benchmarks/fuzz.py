@@ -592,7 +592,8 @@ def read_batch(name: str, batch: int, count: int, start: int, box: Path) -> None
         except BaseException:  # noqa: BLE001 (whatever it is, it is a failure; hypothesis would try to shrink it)
             (box / "traceback").write_text(traceback.format_exc())
             os._exit(1)
-        (box / "outcomes").write_text(json.dumps(outcomes))
+        (box / "outcomes.tmp").write_text(json.dumps(outcomes))
+        (box / "outcomes.tmp").replace(box / "outcomes")  # whole, whenever this process is killed
 
     if batch % 2:
         generated(target, batch, count, feed)
