@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from asr_lora.errors import ConfigError
 
+# Other codes of languages that Whisper has: outdated ones, Bokmål and Filipino (which Whisper has as Norwegian and
+# Tagalog), Mandarin, and Javanese, whose code in Whisper is not that of ISO 639.
+SAME_LANGUAGE = {"iw": "he", "in": "id", "ji": "yi", "mo": "ro", "nb": "no", "fil": "tl", "cmn": "zh", "jv": "jw"}
 CODE = re.compile(r"[a-z]{2,3}(-[a-z0-9]+)*")  # as in ISO 639, with script or region
 
 
@@ -106,7 +109,8 @@ def _whisper_code(name: str) -> str | None:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     wanted = name.strip().lower()
-    for candidate in (wanted, _plain(name).split("-")[0]):
+    for code in (wanted, _plain(name).split("-")[0]):
+        candidate = SAME_LANGUAGE.get(code, code)
         if candidate in LANGUAGES:
             return candidate
         if candidate in TO_LANGUAGE_CODE:

@@ -1,12 +1,17 @@
-"""Clean texts before they are stored, where the user asks for it, and compare sentences."""
+"""Clean texts before they are stored, where the user asks for it, compare sentences, and show texts safely."""
 
 import hashlib
+import re
 import unicodedata
 from dataclasses import asdict, dataclass
 
 APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼʹ′`´＇"), "'")
 SPOKEN = "%‰&@#§*/"  # Unicode calls these punctuation, but they are read as words
 DOTTED = ("tr", "az", "crh", "gag")  # languages whose capitals of ı and i are I and İ
+# What a terminal or a browser obeys instead of showing it: control characters but tab and newline, separators of lines,
+# overrides of the direction, annotations, halves of characters. Joiners and direction marks stay: languages need them.
+# Bytes of file names that are not UTF-8 (U+DC80 to U+DCFF in Python) stay too, since programs read printed names.
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udc7f\udd00-\udfff]")
 WITHIN_WORDS = "'’ʼ-‐‑"  # part of a word where letters stand on both sides
 
 
@@ -41,6 +46,11 @@ def lower_case(text: str, language: str) -> str:
     if language in DOTTED:
         text = text.replace("I\u0307", "i").replace("İ", "i").replace("I", "ı")
     return text.lower()
+
+
+def printable(text: str) -> str:
+    r"""Write hidden and control characters as in JSON, such as \u001b, so that JSON with them stays JSON."""
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def without_punctuation(text: str) -> str:

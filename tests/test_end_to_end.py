@@ -14,7 +14,7 @@ import pytest
 from test_promotion import small_release
 
 from asr_lora import evaluate, prepare, transcribe
-from asr_lora.config import Context, Precision, load_config
+from asr_lora.config import TARGETS, Context, Precision, load_config
 from asr_lora.folders.atomic import read_jsonl
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
@@ -43,7 +43,7 @@ def made(installed, tmp_path_factory):
 def test_it_ends_with_table_verdict_and_places(made):
     out, stdout, stderr = made
     assert re.search(r"^\| zero-shot \| \d+\.\d \|", stdout, re.MULTILINE)
-    assert re.search(r"^\| lora \|.*\| 1,179,648 \(1\.6 %\) \|", stdout, re.MULTILINE)
+    assert re.search(r"^\| lora \|.*\| 4,325,376 \(5\.6 %\) \|", stdout, re.MULTILINE)
     assert re.search(r"^\| full \|.*\| 71,825,920 \(98\.9 %\) \|", stdout, re.MULTILINE)
     assert re.search(r"^(lora|full) (is better than zero-shot by|and zero-shot are not)", stdout, re.MULTILINE)
     assert str(out / "reports" / "comparison" / "index.html") in stdout
@@ -91,11 +91,9 @@ def test_each_stage_can_be_repeated_by_hand(made, tmp_path):
     assert apart.run(*prepare[1:]).returncode == 0
     assert (tmp_path / "again" / "test.parquet").read_bytes() == (out / "data" / "test.parquet").read_bytes()
     config = load_config(out / "configs" / "lora.yaml")
-    assert (config.adapter.rank, config.adapter.targets, config.optimiser.name) == (
-        32,
-        ("q_proj", "v_proj"),
-        "adam8bit",
-    )
+    assert (config.recipe, config.adapter.rank, config.adapter.targets, config.optimiser.name) == (
+        "standard", 32, TARGETS["linear"], "adam8bit"
+    )  # fmt: skip
     assert config == load_config(out / "runs" / "lora" / "config.yaml")
 
 

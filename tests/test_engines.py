@@ -1,6 +1,7 @@
 """CTranslate2 beside PyTorch: the same model says the same, at the same times, in whatever batch."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 from test_cli import invoke
 from test_listening import adapters  # noqa: F401 (a fixture)
 
+from asr_lora import transcribe
 from asr_lora.audio.decode import decode
 from asr_lora.config import Context, Precision
 from asr_lora.decoding import ctranslate2_engine
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
+from asr_lora.decoding.hotwords import hotword_prompt
 from asr_lora.decoding.search import EndLoops, loop_end
-from asr_lora.errors import ConfigError, DataError
+from asr_lora.errors import DataError
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE as UNTOUCHED
 from asr_lora.model.find_model import find_adapters, find_model, selection_of
@@ -175,11 +178,32 @@ def test_the_command_line_takes_an_engine(ctranslate2_folder, tmp_path):
     assert segment["language"] == "it"
 
 
-def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkeypatch):
-    (tmp_path / "terms.txt").write_text("Trastevere\n")
+def test_hotwords_are_found_from_their_first_token_by_both_engines(base, ctranslate2_folder, tmp_path):
+    """Both write `a sterisco`, `circuoi ti` and `Inoltre` for these words."""
+    spoken = {"00000122": "asterisco", "00000009": "circuiti", "00000017": "Inoltro"}
+    clips = [clip for clip in sorted(CLIPS[0].parent.iterdir()) if clip.stem.rpartition("_")[2] in spoken]
+    (tmp_path / "names.txt").write_text("\n".join([*spoken.values(), "ComfyUI", "Trastevere"]))
+    options = {"language": "it", "beams": 1, "fallback": False, "precision": Precision.FP32}
+
+    def heard(engine, **more):
+        found = transcribe(str(ctranslate2_folder), clips, engine=engine, **options, **more)
+        return " ".join(segment.text for one in found for segment in one.segments)
+
+    assert not any(word in heard("ctranslate2") for word in spoken.values())
+    for engine in ("torch", "ctranslate2"):
+        text = heard(engine, hotwords=tmp_path / "names.txt")
+        assert sum(word in text for word in spoken.values()) >= 2, text
+        assert "ComfyUI" not in text
+        assert "Trastevere" not in text
+    tokens, fit = hotword_prompt(base, [f"parola{number}" for number in range(300)])
+    assert 20 < fit < 100
+    assert len(tokens) <= 223
+    assert hotword_prompt(base, ["Trastevere"])[1] == 1
+
+
+def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path):
     sound = write_wav(tmp_path / "a.wav", speech(1.0))
     refused = {
-        ("--engine", "ctranslate2", "--terms", tmp_path / "terms.txt"): "--hotwords changes scores .*--engine torch",
         ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
         ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
     }
@@ -187,9 +211,6 @@ def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path, monkey
         found = invoke("transcribe", ctranslate2_folder, sound, "--language", "it", *options)
         assert found.exit_code == 2
         assert re.search(sentence, found.stderr), found.stderr
-    monkeypatch.setattr(ctranslate2_engine.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="pip install 'asr_lora\\[ctranslate2\\]'"):
-        open_ctranslate2(find_model(str(ctranslate2_folder)), ForcedPrompt("it"))
 
 
 def test_a_damaged_folder_is_refused(ctranslate2_folder, tmp_path):
@@ -226,3 +247,13 @@ def test_models_that_earlier_versions_converted_are_found_in_the_cache(computes,
     monkeypatch.setattr(ctranslate2_engine, "model_identity", lambda _: "cc")
     monkeypatch.setattr(ctranslate2_engine.metadata, "version", lambda _: "4.6.0")
     assert ctranslate2_engine._cache_key(None, ctranslate2_engine.STORED[computes]) == key
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path, monkeypatch):
+    monkeypatch.setattr(ctranslate2_engine, "MOST_CACHED_BYTES", 25)
+    for age, name in enumerate(["newest", "middle", "oldest"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.bin").write_bytes(b"x" * 10)
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    ctranslate2_engine._forget_oldest(tmp_path, keep=tmp_path / "oldest")  # just made, whatever its time says
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["newest", "oldest"]

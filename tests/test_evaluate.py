@@ -7,7 +7,7 @@ import pytest
 from conftest import DEMO, run_record
 
 from asr_lora import compare, evaluate, prepare, train
-from asr_lora.config import Context
+from asr_lora.config import Context, Precision
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
 from asr_lora.folders.report_folder import ReportFolder
@@ -40,13 +40,24 @@ def test_a_report_is_whole(dev, demo_dataset, tiny_folder):
     rows = read_jsonl(dev().hypotheses)
     assert len(rows) == body["dataset"]["utterances"] == 16
     assert body["decoding"] == {
-        "language": "it", "language_token": None, "task": "transcribe", "beams": 1, "max_new_tokens": 224,
+        "language": "it", "language_token": None, "task": "transcribe", "beams": 5, "max_new_tokens": 224,
         "loops_end": True,
     }  # fmt: skip
     assert body["scores"]["wer"] == sum(row["word_edits"] for row in rows) / sum(row["reference_words"] for row in rows)
     assert body["system"]["context"] == "full"
     assert body["system"]["weights_digest"] == weights_digest(str(tiny_folder))
     assert body["rtfx"] > 0
+    engine = {key: body["system"][key] for key in ("engine", "dtype", "device")}  # of a machine without a GPU
+    assert engine == {"engine": "ctranslate2", "dtype": "int8", "device": "cpu"}
+
+
+def test_the_engines_make_the_same_hypotheses(dev, tmp_path):
+    """In float32 each writes what the other does, so the faster one may score."""
+    rows = [
+        [row["hypothesis"] for row in read_jsonl(dev(engine=engine, precision=Precision.FP32).hypotheses)]
+        for engine in ("torch", "ctranslate2")
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_a_report_is_reused_and_renamed(dev):
@@ -59,7 +70,7 @@ def test_a_report_is_reused_and_renamed(dev):
 def test_another_normaliser_or_terms_score_again_and_transcribe_nothing(dev, tmp_path, monkeypatch):
     whole = dev()
     before, hypotheses = whole.read_json(), [row["hypothesis"] for row in read_jsonl(whole.hypotheses)]
-    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)  # a model that is opened fails the test
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_engine", None)  # a model that is opened fails the test
     raw = dev(normaliser="none").read_json()
     assert (raw["normaliser"], raw["scores"]["wer"]) == ("none-1", before["scores"]["raw_wer"])
     assert raw["transcribed_with"] == before["made_with"]
@@ -80,7 +91,7 @@ def test_a_report_of_an_earlier_version_is_scored_again(dev, monkeypatch):
     whole.manifest.write_text(json.dumps(old))
     rows = read_jsonl(whole.hypotheses)
     write_jsonl(whole.hypotheses, [{key: row[key] for key in row if key != "gender"} for row in rows])
-    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_model", None)
+    monkeypatch.setattr("asr_lora.evaluation.evaluate.open_engine", None)
     assert dev().read_json()["analysis"] == body["analysis"]
     assert read_jsonl(whole.hypotheses) == rows
 

@@ -8,7 +8,22 @@ from benchmarks import fuzz
 
 def test_good_inputs_are_used_whole():
     fuzz.require_good(
-        ["archive, packed after", "archive, as it is", "JSONL", "CSV", "Kaldi", "audio with texts", "parquet"]
+        [
+            "archive, packed after",
+            "archive, as it is",
+            "JSONL",
+            "CSV",
+            "Kaldi",
+            "audio with texts",
+            "parquet",
+            "lhotse cuts",
+            "lhotse supervisions",
+            "SpeechBrain",
+            "LJSpeech",
+            "table of Excel",
+            "LibriSpeech",
+            "saved dataset",
+        ]
     )
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from test_sources import bad, good, planned, splits_of, write
 from asr_lora import prepare
 from asr_lora.errors import DataError
 from asr_lora.folders.dataset_folder import DatasetFolder
+from asr_lora.sources.archive import members
 from asr_lora.sources.interface import BadRow, Utterance
 from asr_lora.sources.open import open_source, open_sources
 from asr_lora.sources.speech_manifest import read_manifest
@@ -297,3 +299,55 @@ def test_ids_cannot_end_a_line(tmp_path):
     dataset.subset("1s").write_text(body.replace(listed[0], "x" * len(listed[0])), encoding="utf-8")
     with pytest.raises(DataError, match=r"lists .* utterances and .* has .* of them \('x+' is not there\)"):
         read_split(dataset.root, "train", subset="1s")
+
+
+def test_parquet_is_read_in_few_bytes(tmp_path, monkeypatch):
+    """One value of some MB, to which every row of a file of some KB refers."""
+    size, path = 5 << 20, tmp_path / "bomb.parquet"
+    monkeypatch.setattr("asr_lora.sources.parquet.MAX_VALUE_BYTES", 4 << 20)
+    monkeypatch.setattr("asr_lora.sources.column_files.BYTES_AT_ONCE", 8 << 20)
+    audio = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), pa.array([bytes(size)]))
+    pq.write_table(pa.table({"audio": audio, "text": ["uno"] * 64}), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 20_000
+    source = open_source(str(path), locale="it")
+    wanted, before = {row.recording for row in source.rows()}, pa.total_allocated_bytes()
+    for _, recording in source.recordings(wanted):
+        assert recording.reason == "file is too large"
+        assert pa.total_allocated_bytes() - before < 10 * size
+
+
+def test_parquet_that_expands_as_no_speech_does_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr_lora.sources.column_files.FREE_BYTES", 1 << 20)
+    path = tmp_path / "bomb.parquet"
+    table = pa.table({"audio": [bytes(4 << 20)], "text": ["uno"]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    source = open_source(str(path), locale="it")
+    with pytest.raises(DataError, match="expands to 4 MB, as no speech does: refused"):
+        list(source.recordings({"0:0"}))
+
+
+@pytest.mark.parametrize(("headers", "sentence"), [
+    ({f"key{number}": "value" for number in range(101)}, "a header has 101 keys"),
+    ({"key": "value" * 60_000}, "truncated or damaged"),
+])  # fmt: skip
+def test_an_archive_with_a_header_of_many_keys_is_refused(tmp_path, headers, sentence):
+    path = tmp_path / "cv.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
+        archive.addfile(tarfile.TarInfo("cv/it/clips/a.mp3"))
+    with pytest.raises(DataError, match=sentence):
+        list(members(path))
+
+
+def test_a_damaged_arrow_file_is_one_sentence(tmp_path):
+    """Arrow does not look at offsets by itself: it would follow them out of the file, which ends the process."""
+    path = tmp_path / "x.arrow"
+    table = pa.table({"audio": [sound(1), sound(2)], "text": ["uno", "due"]})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    whole = path.read_bytes()
+    assert [row.text for row in rows_of(path)] == ["uno", "due"]
+    place = whole.index(b"unodue") - 64  # the offsets of the texts
+    place = whole.index(b"\0\0\0\0\3\0\0\0\6\0\0\0", place)
+    path.write_bytes(whole[: place + 4] + b"\xff\xff\xff\x7f" + whole[place + 8 :])
+    with pytest.raises(DataError, match="is damaged"):
+        rows_of(path)

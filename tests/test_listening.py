@@ -16,8 +16,7 @@ from conftest import DEMO, attach, speech, write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_lora.audio.decode import decode
-from asr_lora.audio.ffmpeg import AudioBlocks, media_blocks
+from asr_lora.audio.decode import AudioBlocks, decode, decode_blocks
 from asr_lora.config import AdapterSettings, Context
 from asr_lora.decoding import fallback
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
@@ -37,7 +36,7 @@ from asr_lora.model.find_model import AdapterSelection, selection_of
 from asr_lora.model.whisper import evaluating, load_whisper
 from asr_lora.transcription.inputs import find_inputs, open_input
 from asr_lora.transcription.longform import Window
-from asr_lora.transcription.recognise import SelectedWindow, transcribe_windows
+from asr_lora.transcription.recognise import SelectedWindow, shorten_pauses, transcribe_windows
 from asr_lora.transcription.routes import FOLDER, LANGUAGE, make_routes
 from asr_lora.transcription.sequential import transcribe_in_sequence
 from asr_lora.transcription.transcriber import Transcriber
@@ -135,6 +134,7 @@ def test_words_are_found_where_clips_were_joined(base):
     joined, alone = transcribe_windows(TorchEngine(base), said, options)
     for segment in (*joined, *alone):
         assert segment.text == "".join(word.text for word in segment.words).strip()
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
     words = [word for segment in joined for word in segment.words]
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
@@ -143,6 +143,18 @@ def test_words_are_found_where_clips_were_joined(base):
     assert basic(first)[:60] == basic(" ".join(segment.text for segment in alone))[:60]
     assert not any(word.start < edge - 0.3 and word.end > edge + 1.3 for word in words)
     assert abs(len(first.split()) - sum(len(segment.words) for segment in alone)) <= 3
+
+
+def test_pauses_between_sentences_are_no_part_of_words():
+    """The rule of openai/whisper, timing.py: at most twice the median, which is 0.7 s at most."""
+    texts = [" Uno", " due.", " Tre", " quattro", "?»", " Cinque"]
+    edges = np.array([10.0, 10.4, 12.0, 12.4, 12.8, 15.0, 15.2])
+    times = shorten_pauses(texts, edges)
+    assert times[:, 0].tolist() == edges[:-1].tolist()
+    assert times[:, 1].tolist() == pytest.approx([10.4, 11.2, 12.4, 12.8, 13.6, 15.2])
+    assert shorten_pauses([" Sì.", " No"], np.array([0.0, 0.4, 5.4]))[1].tolist() == pytest.approx([4.0, 5.4])
+    assert shorten_pauses([" no"], np.array([1.0, 1.0])).tolist() == [[1.0, 1.0]]
+    assert shorten_pauses([], np.array([0.0])).shape == (0, 2)
 
 
 def test_words_of_scripts_without_blanks_are_characters(base):
@@ -296,7 +308,7 @@ def test_what_libsndfile_does_not_read_goes_through_ffmpeg(tmp_path, ending):
     original = speech(3.0)
     source, made = write_wav(tmp_path / "a.wav", original), tmp_path / f"-b:c.{ending}"
     subprocess.run(["ffmpeg", "-v", "error", "-i", source, f"file:{made}"], check=True)
-    found = np.concatenate(list(media_blocks(made)))
+    found = np.concatenate(list(decode_blocks(made)))
     assert abs(len(found) - len(original)) < 1600
     shift = max(
         range(-1600, 1600, 8), key=lambda n: float(np.dot(np.roll(found, n)[2000:40_000], original[2000:40_000]))
@@ -313,14 +325,14 @@ def test_a_playlist_cannot_name_other_files(tmp_path):
     }.items():
         (tmp_path / name).write_text(body)
         with pytest.raises(AudioError, match="cannot be decoded"):
-            list(media_blocks(tmp_path / name))
+            list(decode_blocks(tmp_path / name))
 
 
 def test_without_ffmpeg_one_sentence_says_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(200))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=r"a\.m4a cannot be decoded .*need the ffmpeg program: apt install ffmpeg"):
-        list(media_blocks(tmp_path / "a.m4a"))
+        list(decode_blocks(tmp_path / "a.m4a"))
 
 
 def test_patterns_folders_and_standard_input(tmp_path, monkeypatch):

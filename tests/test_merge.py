@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import attach, run_record
+from conftest import DEMO, attach, run_record
 from typer.testing import CliRunner
 
-from asr_lora import evaluate, merge
+from asr_lora import adapt, evaluate, merge
 from asr_lora.cli.verbs import app
 from asr_lora.config import AdapterSettings, Method, Precision
 from asr_lora.errors import ConfigError
@@ -156,3 +156,15 @@ def test_the_verb_writes_a_run_that_others_take(runs, demo_dataset, tmp_path):
     named = evaluate(exact, demo_dataset, out=tmp_path / "named", **options).read()
     assert named.system.model == exact
     assert named.system.weights_digest == weights_digest(exact)
+
+
+def test_adapt_merges_seeds(tiny_folder, tmp_path):
+    done = adapt(DEMO, language="it", out=tmp_path / "it", model=str(tiny_folder), epochs=0.05, seeds=2)
+    mean = RunFolder(done.folder.run("lora-mean"))
+    assert done.folder.read().plan["run"] == str(mean.root)
+    assert [part.name for part in mean.read().merged] == [str(done.folder.run(n)) for n in ("lora", "lora-seed-1")]
+    assert [name for name in ("zero-shot", "lora", "lora-mean") if f"| {name} |" not in done.table] == []
+    seeds = [RunFolder(done.folder.run(name)).read().config.training.seed for name in ("lora", "lora-seed-1")]
+    assert seeds == [0, 1]
+    commands = done.folder.read().commands
+    assert any(line.startswith("asr-lora merge") for line in commands)

@@ -13,20 +13,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rerun import report as invented_report
+from typer.testing import CliRunner
 
 from asr_lora import compare
+from asr_lora.cli.verbs import app
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError, DataError
 from asr_lora.evaluation.comparison import read_comparison
 from asr_lora.evaluation.report import score_report
+from asr_lora.evaluation.rerun import rerun
 from asr_lora.evaluation.shown_utterances import direction, shown_utterances
 from asr_lora.folders.atomic import write_jsonl
 from asr_lora.folders.dataset_folder import DatasetFolder
 from asr_lora.folders.measurements import ReportRecord
-from asr_lora.folders.report_folder import ReportFolder
+from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.metrics.wer import align_words
 from asr_lora.pages.tables import Number, Table, interval, latex_csv, text
+from asr_lora.pages.templating import markdown_line
 
 NAMES = {"untouched": (0.5, None), "lora#1": (0.2, 0.03), "lora#2": (0.25, 0.05), "full, $x_1$ <b>": (0.15, 0.05)}
 
@@ -110,6 +114,46 @@ def test_numbers_are_shown_as_the_medium_wants():
     )
     table = Table("t", ["system", "wer", "runs"], [["a_1, b", Number(100 / 3), Number(2)], ["c", Number(None), "–"]])
     assert latex_csv(table).splitlines() == ["system,wer,runs", r"a\_1\char44{} b,33.3333,2", "c,,–"]
+
+
+HOSTILE = {  # a name, and how it begins a row of the Markdown table
+    "\x1b]0;owned\x07\x9b31m|b\\| **x** <img src=x> [a](b)": r"| \u001b\]0;owned\u0007\u009b31m\|b\\\| \*\*x",
+    "=HYPERLINK(1)\r\n| new | row |": r"| =HYPERLINK(1) \| new \| row \| |",
+    "# \u202ereversed\u2069 \u2028 __x__ a_b &lt;": r"| # \u202ereversed\u2069 \_\_x\_\_ a_b &amp;lt; |",
+    "@SUM(A1)\ttab": "| @SUM(A1) tab |",
+    "+1": "| +1 |",
+    "-2`": r"| -2\` |",
+    "سلام\u200f نیم\u200cفاصله": "| سلام\u200f نیم\u200cفاصله |",  # marks that languages need
+}
+
+
+def test_names_neither_break_tables_nor_reach_a_terminal(tmp_path):
+    paths = [
+        invented_report(tmp_path / str(number), name, 0.5 - number / 20, seed=number)
+        for number, name in enumerate(HOSTILE)
+    ]
+    done = CliRunner().invoke(app, ["compare", *map(str, paths), "--out", str(tmp_path / "out")])
+    failed = CliRunner().invoke(app, ["evaluate", "\x9b31m\u202e", "nowhere\x1b\nx", "--out", str(tmp_path / "o")])
+    made = ComparisonFolder(tmp_path / "out")
+    _, markdown, _ = shown = [path.read_text(encoding="utf-8") for path in made.rendered]
+    for output in (*shown, done.stdout, done.stderr, failed.stderr):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", output)
+    assert (failed.exit_code, failed.stderr.count("\n")) == (3, 1)
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1
+    for row, beginning in zip(rows[2:], HOSTILE.values(), strict=True):
+        assert row.startswith(beginning)
+    assert "<img" not in markdown
+    assert markdown_line("# a") == r"\# a"
+    assert markdown_line("2. a - b") == r"2\. a - b"
+    with made.csv.open(encoding="utf-8", newline="") as handle:
+        names = [row["system"] for row in csv.DictReader(handle)]
+    assert names[1:3] == [
+        "{}=HYPERLINK(1) | new | row |",
+        r"\# \textbackslash{}u202ereversed\textbackslash{}u2069 \_\_x\_\_ a\_b \&lt\char59{}",
+    ]
+    assert [name[:3] for name in names[3:6]] == ["{}@", "{}+", "{}-"]
+    assert rerun(made.root).differences == ()
 
 
 # What it says

@@ -151,6 +151,24 @@ def test_a_number_that_was_changed_is_found(reports, tmp_path):
     assert "does not agree with its hypotheses in 2 places" in done.output
 
 
+def test_a_page_or_a_table_that_was_changed_is_found(reports, tmp_path):
+    folder = compare(reports, out=tmp_path / "out")
+    for path in (folder.page, folder.markdown, folder.csv):
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"lora", b"lore", 1))
+        assert rerun(folder.root).differences == (
+            f"{path} has been changed since compare wrote it (its SHA-256 differs)",
+        )
+        path.unlink()
+        assert rerun(folder.root).differences == (f"{path} is missing",)
+        path.write_bytes(whole)
+    assert rerun(folder.root).differences == ()
+    body = json.loads(folder.manifest.read_text())
+    del body["files"]
+    folder.manifest.write_text(json.dumps(body))
+    assert "recorded no digests of page and tables" in rerun(folder.root).notes[0]
+
+
 def test_a_hypothesis_that_was_changed_is_found(reports, tmp_path):
     folder = compare(reports, out=tmp_path / "out")
     hypotheses = ReportFolder(reports[1]).hypotheses

@@ -18,7 +18,8 @@ from asr_lora.audio.decode import decode, decode_blocks
 from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
 from asr_lora.config import Context
 from asr_lora.dataset.reading import read_split
-from asr_lora.decoding.search import EndLoops, batches_by_length, decode_split
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY, EndLoops, batches_by_length
 from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.metrics.normalize import basic
@@ -83,6 +84,24 @@ def test_stretches_of_speech_are_apart_and_never_too_long(runs, size):
     assert np.sum(~covered[chances >= 0.5]) <= 3 * len(runs)  # but for clicks
 
 
+def test_quiet_speech_is_found_as_loud_speech_is(tmp_path):
+    """All quiet; loud, then quiet; quiet with clicks; on an offset; in 16 bits. Noise is no speech at any level."""
+
+    def heard(sound: np.ndarray, start: float = 0.0) -> float:
+        blocks = np.split(sound.astype(np.float32), range(100_000, len(sound), 100_000))
+        return sum(min(one.seconds, max(0.0, one.end - start)) for one in speech_windows(blocks) if not one.silent)
+
+    loud = speech(20.0)
+    whole = heard(loud)
+    quiet, clicks = loud * 10 ** (-54 / 20), np.zeros(len(loud))
+    clicks[::40_000] = 0.9
+    for sound in (quiet, quiet / 3, quiet + clicks, quiet + 0.2, np.round(quiet * 32_768) / 32_768):
+        assert heard(sound) > 0.95 * whole
+    assert heard(np.concatenate([loud, quiet]), start=20.0) > 0.9 * whole
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * 16_000)
+    assert [heard(noise * level) for level in (1.0, 0.03, 0.001, 0.0)] == [0.0] * 4
+
+
 def test_windows_of_speech_leave_out_noise_and_long_pauses():
     noise = np.random.default_rng(0).normal(0, 0.01, 10 * 16_000).astype(np.float32)
     sound = np.concatenate([noise, speech(40.0), noise, speech(5.0)])
@@ -129,8 +148,12 @@ def test_batches_hold_every_clip_once_and_stay_within_bounds(seconds, limit):
 def test_batches_change_no_text(base, demo_dataset):
     """Texts of a batch equal those of clips decoded alone: padding to 30 s is all that Whisper sees either way."""
     split = read_split(demo_dataset, "test").select(range(3))
-    together = dict(zip(*next(decode_split(base, split, batch_seconds=1000)), strict=True))
-    alone = {batch[0]: texts[0] for batch, texts in decode_split(base, split, batch_seconds=1)}
+    engine = TorchEngine(base)
+    together = dict(zip(*next(decode_split(engine, split, GREEDY)), strict=True))
+    alone = {}
+    for index in range(len(split)):
+        ((_, (text,)),) = decode_split(engine, split.select([index]), GREEDY)
+        alone[index] = text
     assert together == alone
 
 
@@ -169,8 +192,11 @@ def test_a_file_longer_than_a_window(base, tmp_path, sequential):
     long = np.concatenate([part for clip in clips for part in (decode(clip), pause)])
     assert len(long) > (1.2 if sequential else 1.4) * WINDOW_SECONDS * 16_000
     path = write_wav(tmp_path / "long.wav", long)
-    (done,) = transcribe(BASE, [path], language="it", sequential=sequential)
+    (done,) = transcribe(BASE, [path], language="it", sequential=sequential, words=True)
     assert len(done.segments) >= 2
+    for segment in done.segments:  # as faster-whisper's tests have it
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        assert all(one.start <= one.end <= two.start for one, two in pairwise(segment.words))
     times = [(segment.start, segment.end) for segment in done.segments]
     assert times == sorted(times)
     assert all(one[1] <= two[0] + 1e-6 for one, two in pairwise(times))
@@ -220,7 +246,64 @@ def test_silence_gives_no_text_and_bad_files_are_named(base, tmp_path):
     assert [re.search(r"cannot be decoded|is empty|does not exist", str(t.error)) is None for t in done] == [
         False, True, False, False,
     ]  # fmt: skip
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["silent.txt"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["silent.txt"]
+    assert done[1].notice == f"{silent}: no text: 3.0 s of silence; check which channel or microphone was recorded"
+    noise = np.random.default_rng(0).normal(0, 0.01, 48_000).astype(np.float32)
+    (empty,) = transcribe(BASE, [write_wav(tmp_path / "noise.wav", noise)], language="it")
+    assert re.search(r"noise\.wav: no text in 3\.0 s, peak -2\d dB, speech in 0 % of it; try --no-vad", empty.notice)
+
+
+def test_outputs_lie_below_the_folder_and_replace_nothing_but_our_own(tiny_folder, tmp_path):
+    def run(*inputs, **options):
+        plain = {"language": "it", "vad": False, "fallback": False, "engine": "torch", "beams": 1}
+        return list(transcribe(str(tiny_folder), inputs, out=out, **plain, **options))
+
+    recordings, out = tmp_path / "recordings", tmp_path / "out"
+    long = "ü" * 123 + "abcde.wav"  # 255 bytes: .txt fits, .json does not
+    names = ["..wav", "...wav", ".. .wav", "con.wav", "a b\n.wav", long]
+    sound = write_wav(tmp_path / "sound.wav", speech(1.0))
+    recordings.mkdir()
+    for name in names:
+        (recordings / name).write_bytes(sound.read_bytes())
+    (tmp_path / "out.txt").write_text("mine")
+    done = run(recordings, formats=["txt", "json"])
+    texts = {"..wav.txt", "...wav.txt", ".. .txt", "con.txt", "a b\n.txt", long[:-4] + ".txt"}
+    assert {path.name for path in out.rglob("*.txt")} == texts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.txt", "recordings", "sound.wav"]
+    assert (tmp_path / "out.txt").read_text() == "mine"
+    assert not list(out.glob(".*.tmp"))
+    (failed,) = (one for one in done if one.error)
+    assert re.search(r"\.json cannot be written \(File name too long\)", failed.error)
+    assert [path.suffix for path in failed.written] == [".txt"]
+
+    con, named = recordings / "con.wav", recordings / "..wav"
+    assert [one.error for one in run(con, named)] == [None, None]  # an earlier run's are replaced
+    (out / "con.txt").write_text("corrected by hand")
+    refused, other = run(con, named)
+    assert "con.txt: a file that no earlier transcription wrote is there" in refused.error
+    assert other.written == (out / "..wav.txt",)
+    assert (out / "con.txt").read_text() == "corrected by hand"
+    assert run(con, keep_existing=True)[0].kept
+    assert run(con, overwrite=True)[0].written == (out / "con.txt",)
+    assert (out / "con.txt").read_text() != "corrected by hand"
+    (out / "...wav.txt").unlink()
+    (out / "...wav.txt").symlink_to(tmp_path / "out.txt")
+    assert run(recordings / "...wav")[0].error
+    assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tiny_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be made"):
+            transcribe(str(tiny_folder), [write_wav(tmp_path / "a.wav", speech(1.0))], out=out, language="it")
+
+
+def test_a_name_that_is_too_long_is_one_bad_input(tiny_folder, tmp_path):
+    good = write_wav(tmp_path / "a.wav", speech(1.0))
+    long = tmp_path / ("a" * 300 + ".wav")
+    done = list(transcribe(str(tiny_folder), [long, good], language="it", vad=False, fallback=False, beams=1))
+    assert [one.error is None for one in done] == [False, True]
 
 
 def test_inputs_that_cannot_be_transcribed(tmp_path):

@@ -1,6 +1,5 @@
 """Decode audio that libsndfile cannot read (m4a, mp4, webm, …) with the ffmpeg program, where it is installed."""
 
-import math
 import os
 import resource
 import select
@@ -9,13 +8,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import numpy as np
-import soundfile
 
-from asr_lora.audio.decode import BLOCK_SECONDS, SAMPLE_RATE, decode_blocks, readable_suffixes
+from asr_lora.audio.samples import BLOCK_SECONDS, SAMPLE_RATE, ChannelMixer, Notice, require_finite
+from asr_lora.audio.sndfile import REPAIR, readable_suffixes
 from asr_lora.errors import AudioError
 
 SUFFIXES = {
@@ -27,6 +25,10 @@ DEMUXERS = (
     "aac,ac3,aiff,amr,asf,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,wav,w64"
 )
 BLOCK_BYTES = int(BLOCK_SECONDS * SAMPLE_RATE) * 4
+END_LOST = ("partial file", "ended prematurely", "exceeds containing master element")  # ffmpeg says it, and ends with 0
+PACKET_LOST = ("Error while decoding", "Error submitting packet")  # before ffmpeg 6, and since
+MOST_LOST = 4  # packets, of 20 to 30 ms each, that may be lost: some encoders begin with one that is none
+MOST_LOG = 1_000_000  # bytes of ffmpeg's messages that are read
 POLL_SECONDS = 0.2  # between two calls of `check`
 MAX_IDLE_POLLS = 150  # without a sample, 30 s, after which ffmpeg is stopped
 BOUNDS = {  # resources that ffmpeg may use, whatever a file makes it do
@@ -34,64 +36,6 @@ BOUNDS = {  # resources that ffmpeg may use, whatever a file makes it do
     resource.RLIMIT_FSIZE: 2**24,  # bytes of error messages
     resource.RLIMIT_CPU: 3600,  # seconds, in case this process dies and cannot stop it
 }
-
-
-def media_blocks(source: Path, *, check: Callable[[], None] | None = None) -> Generator[np.ndarray]:
-    """Decode a file block by block, with libsndfile or, where that cannot read it, with ffmpeg.
-
-    Args:
-        check: is called while ffmpeg works; an exception that it raises stops ffmpeg.
-
-    Yields:
-        Samples, shape (samples,), float32, mono, 16 kHz, at most about 30 s at a time.
-
-    Raises:
-        AudioError: the file is missing, empty, damaged or not audio, or needs ffmpeg, which is not installed.
-    """
-    blocks = decode_blocks(source)
-    try:
-        first = next(blocks, None)
-    except AudioError as error:
-        if error.reason != "not audio":
-            raise
-        yield from _ffmpeg_blocks(source, error, check)
-        return
-    if first is not None:
-        yield first
-        yield from blocks
-
-
-class AudioBlocks:
-    """Decode a file with `media_blocks`, and count the seconds that have been decoded.
-
-    Raises, while it is iterated:
-        AudioError: as for `media_blocks`, or the file decodes to no samples or to more than `max_seconds`.
-    """
-
-    def __init__(
-        self, source: Path, *, name: str = "", max_seconds: float = math.inf, check: Callable[[], None] | None = None
-    ) -> None:
-        """Open nothing yet; `name` is used in error messages, and an exception that `check` raises ends decoding."""
-        self.name = name or str(source)
-        self.max_seconds = max_seconds
-        self.check = check
-        self.blocks = media_blocks(source, check=check)
-        self.seconds = 0.0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self.blocks:
-            if self.check is not None:
-                self.check()
-            self.seconds += len(block) / SAMPLE_RATE
-            if self.seconds > self.max_seconds:
-                raise AudioError("too long", f"{self.name} is longer than {self.max_seconds:g} s")
-            yield block
-        if not self.seconds:
-            raise AudioError("no audio", f"{self.name} decodes to no samples")
-
-    def close(self) -> None:
-        """Close the file, which an exception's traceback would keep open."""
-        self.blocks.close()
 
 
 def media_suffixes() -> set[str]:
@@ -104,40 +48,67 @@ def media_names() -> list[str]:
     return ["WAV", "FLAC", "OGG", "Opus", "MP3", *(["M4A", "MP4", "WebM"] if shutil.which("ffmpeg") else [])]
 
 
-def media_seconds(source: Path) -> float | None:
-    """Length that the header states; None where libsndfile cannot read the file, or its header states no length."""
-    try:
-        info = soundfile.info(str(source))
-    except (OSError, RuntimeError, ValueError):
-        return None
-    return info.frames / info.samplerate if 0 < info.frames < 2**62 else None
+def ffmpeg_blocks(
+    file: IO[bytes],
+    name: str,
+    refused: AudioError,
+    check: Callable[[], None],
+    notice: Notice,
+    *,
+    start: float = 0.0,
+) -> Generator[np.ndarray]:
+    """Decode the first sound track of a file.
 
+    Args:
+        name: of the file in error messages.
+        refused: why libsndfile does not decode it.
+        check: is called while ffmpeg works; an exception that it raises stops ffmpeg.
+        start: seconds to leave out, in a container whose packets have times.
 
-def _ffmpeg_blocks(source: Path, refused: AudioError, check: Callable[[], None] | None) -> Iterator[np.ndarray]:
+    Yields:
+        Samples, shape (samples,), float32, mono, 16 kHz, at most about 30 s at a time.
+
+    Raises:
+        AudioError: ffmpeg is not installed, cannot decode the file, or says that its end is missing.
+    """
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError(
             "no ffmpeg", f"{refused}; m4a, mp4, webm and the like need the ffmpeg program: apt install ffmpeg"
         ) from refused
+    seek = ["-ss", f"{start:.6f}"] if start else []
     command = [
         program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS,
-        "-threads", "1", "-i", "file:/dev/stdin", "-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE),
-        "-f", "f32le", "pipe:1",
+        "-threads", "1", *seek, "-i", "file:/dev/stdin", "-map", "0:a:0", "-ar", str(SAMPLE_RATE),
+        "-c:a", "pcm_f32be", "-f", "au", "pipe:1",
     ]  # fmt: skip
-    with source.open("rb") as file, tempfile.TemporaryFile() as log, _running(command, file, log) as process:
-        rest = b""
-        for written in _output(process, source, check):
+    file.seek(0)
+    with tempfile.TemporaryFile() as log, _running(command, file, log) as process:
+        rest, mixer, channels = b"", None, 0
+        for written in _output(process, name, check):
             data = rest + written
-            whole = len(data) // 4 * 4
-            yield np.nan_to_num(np.frombuffer(data[:whole], "<f4").astype(np.float32))
+            if mixer is None:  # the header of AU: its length, and in the end the number of channels
+                begin, channels = int.from_bytes(data[4:8]), int.from_bytes(data[20:24])
+                if len(data) < 24 or len(data) < begin or not channels:
+                    break
+                data, mixer = data[begin:], ChannelMixer(channels, notice)
+            whole = len(data) // (4 * channels) * 4 * channels
+            block = np.frombuffer(data[:whole], ">f4").astype(np.float32).reshape(-1, channels)
+            require_finite(block, name)
+            if len(block):
+                yield mixer.mix(block)
             rest = data[whole:]
-        if process.wait():
-            log.seek(0)
-            lines = log.read(10_000).decode("utf-8", "replace").strip().splitlines() or ["no error message"]
-            raise AudioError("not audio", f"{source} cannot be decoded (ffmpeg: {lines[-1].strip()})")
+        failed = process.wait()
+        log.seek(0)
+        lines = log.read(MOST_LOG).decode("utf-8", "replace").strip().splitlines() or ["no error message"]
+        if failed or mixer is None:
+            raise AudioError("not audio", f"{name} cannot be decoded (ffmpeg: {lines[-1].strip()})")
+        lost = sum(any(words in line for words in PACKET_LOST) for line in lines)
+        if lost > MOST_LOST or any(words in line for words in END_LOST for line in lines):
+            raise AudioError("incomplete", f"{name} is damaged, or its end is missing: copy it again. {REPAIR}")
 
 
-def _output(process: "subprocess.Popen[bytes]", source: Path, check: Callable[[], None] | None) -> Iterator[bytes]:
+def _output(process: "subprocess.Popen[bytes]", name: str, check: Callable[[], None]) -> Iterator[bytes]:
     """Yield the output of a program in blocks.
 
     Raises:
@@ -148,12 +119,11 @@ def _output(process: "subprocess.Popen[bytes]", source: Path, check: Callable[[]
     output.register(process.stdout, select.POLLIN)
     block, idle = bytearray(), 0
     while True:
-        if check is not None:
-            check()
+        check()
         if not output.poll(1000 * POLL_SECONDS):
             idle += 1
             if idle == MAX_IDLE_POLLS:
-                raise AudioError("not audio", f"{source} cannot be decoded (ffmpeg is stuck)")
+                raise AudioError("not audio", f"{name} cannot be decoded (ffmpeg is stuck)")
             continue
         idle = 0
         data = os.read(process.stdout.fileno(), BLOCK_BYTES)

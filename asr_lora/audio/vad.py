@@ -20,6 +20,8 @@ GROUP = 128  # chunks per forward pass, 4 s: always the same number, since PyTor
 CONTEXT = 64  # samples of the previous chunk that the network also sees
 TAIL = 64  # samples reflected at the end of a chunk
 BINS = 129  # frequency bins of the spectrum
+LEVELLED = 32  # chunks over which the level is measured, 1 s
+QUIET, LOUD_ENOUGH, MOST_GAIN = 0.003, 0.05, 1000.0  # RMS: what is below -50 dB is brought to -26 dB, by up to 60 dB
 WEIGHTS = "data/silero_vad.jit"  # within the package
 INSTALL = "pip install 'silero-vad>=6.2,<7', or switch voice activity detection off with --no-vad"
 NAMES = {  # our name of each weight -> the package's name
@@ -79,12 +81,18 @@ def load_silero() -> SileroNetwork:
 
 
 class SpeechDetector:
-    """Detect speech along one stream; keep the state between blocks, and the samples that fill no group yet."""
+    """Detect speech along one stream; keep the state between blocks, and the samples that fill no group yet.
+
+    The network misses speech that is 50 dB down, so it is given quiet seconds at the level of speech. The level is that
+    of the moment, since a recording may begin loud and end quiet; a second beside a louder one is not raised, so that
+    what is heard in the pauses of loud speech stays quiet.
+    """
 
     def __init__(self, network: SileroNetwork) -> None:
         self.network = network
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
         self.before = np.zeros(CONTEXT, np.float32)
+        self.level = 0.0  # of the second before
         self.rest = np.zeros(0, np.float32)
 
     def probabilities(self, block: np.ndarray) -> np.ndarray:
@@ -101,8 +109,22 @@ class SpeechDetector:
         return self.probabilities(np.zeros(-len(self.rest) % (GROUP * CHUNK), np.float32))[:chunks]
 
     def _group(self, samples: np.ndarray) -> np.ndarray:
-        seen = np.concatenate([self.before, samples])
+        seen = np.concatenate([self.before, self._raised(samples)])
         self.before = seen[-CONTEXT:]
         with torch.inference_mode():
             found, self.state = self.network(torch.from_numpy(seen).unfold(0, CONTEXT + CHUNK, CHUNK), self.state)
         return np.asarray(found)
+
+    def _raised(self, samples: np.ndarray) -> np.ndarray:
+        """Raise the quiet seconds of a group, and cut off clicks in them, which are no part of the level."""
+        loudness = samples.reshape(-1, LEVELLED, CHUNK).std(axis=-1)  # (seconds, chunks)
+        levels = np.array([self.level, *np.percentile(loudness, 90, axis=1), 0.0])
+        self.level = float(levels[-2])
+        level = np.maximum(np.maximum(levels[:-2], levels[1:-1]), levels[2:])
+        gain = np.where(level < QUIET, np.minimum(MOST_GAIN, LOUD_ENOUGH / np.maximum(level, 1e-9)), 1.0)
+        if (gain == 1.0).all():
+            return samples
+        seconds = samples.reshape(len(gain), -1)
+        centred = seconds - seconds.mean(axis=1, keepdims=True)  # an offset would be raised too
+        raised = np.where(gain[:, None] == 1.0, seconds, np.clip(centred * gain[:, None], -1.0, 1.0))
+        return raised.astype(np.float32).ravel()

@@ -11,6 +11,8 @@ import typer
 from asr_lora.cli.help_screen import option
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.subsets import DEFAULT_SUBSETS
+from asr_lora.decoding.decoding_options import BEAMS
+from asr_lora.errors import ConfigError
 from asr_lora.language import Task
 
 # Sections of the help screens.
@@ -45,14 +47,25 @@ Sources = Annotated[
     ),
 ]
 Engine = Annotated[
-    str,
+    str | None,
     option(
-        "Engine that runs the model: torch, or ctranslate2 (8 bits on a CPU, float16 on a GPU).",
+        "Engine that runs the model: torch, or ctranslate2 (8 bits on a CPU, float16 on a GPU); by default ctranslate2 "
+        "on a CPU and torch on a GPU.",
         metavar="NAME",
         section=DECODING,
     ),
 ]
-Beams = Annotated[int, option("Width of the beam search; 1 decodes greedily.", min=1, section=DECODING)]
+Beams = Annotated[
+    int | None,
+    option(f"Width of the beam search; by default {BEAMS}.", min=1, show_default=False, section=DECODING),
+]
+Fast = Annotated[
+    bool,
+    option(
+        "Decode greedily, as --beams 1 does: half the time, and more errors.",
+        "--fast", show_default=False, section=DECODING,
+    ),
+]  # fmt: skip
 MaybeContext = Annotated[
     Context | None,
     option("Audio that the encoder sees, padded to 30 s or not; by default as in training.", section=MODEL),
@@ -194,3 +207,14 @@ def with_speech_options(function: Callable[..., None]) -> Callable[..., None]:
     keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed.values()]
     vars(whole)["__signature__"] = inspect.Signature(keyword)
     return whole
+
+
+def beams_of(beams: int | None, fast: bool) -> int:
+    """Return the width of the beam search that --beams and --fast ask for.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if fast and beams not in (None, 1):
+        raise ConfigError(f"--fast decodes greedily, and --beams {beams} does not: leave out one of them")
+    return 1 if fast else beams or BEAMS

@@ -9,7 +9,7 @@ from asr_lora.folders.dataset_folder import DatasetFolder, DatasetRecord, LabelR
 from asr_lora.folders.manifests import Record
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.folders.workflow_folder import PromotionRecord, StrengthSweepFolder
-from asr_lora.system.progress import say
+from asr_lora.system.progress import say, show, without_bytes
 
 if TYPE_CHECKING:
     from asr_lora.evaluation.rerun import Rerun
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def print_dataset(folder: DatasetFolder, body: DatasetRecord) -> None:
     for notice in body.notes:
         say(f"note: {notice}")
-    print(facts_table(body))
+    show(facts_table(body))
     for sentence in subset_notices(body):
         say(f"warning: {sentence}")
     for reason, count in body.dropped.items():
-        print(f"left out {count:7,} {reason} (listed in {folder.dropped})")
+        show(f"left out {count:7,} {reason} (listed in {folder.dropped})")
     pairs = list(body.shared_between_splits.items())
     for other, found in body.shared_with_others.items():
         pairs += [(f"{pair.replace(' its ', f' {other} ')}", shared) for pair, shared in found.items()]
@@ -34,7 +34,7 @@ def print_dataset(folder: DatasetFolder, body: DatasetRecord) -> None:
             both = f"{shared.sentences} sentences and {shared.clips} recordings"
             say(f"warning: {pair} share {both} (listed in {folder.leaks})")
     _warn_of_labels(folder)
-    print(folder.root)
+    show(folder.root)
 
 
 def _warn_of_labels(folder: DatasetFolder) -> None:
@@ -57,20 +57,20 @@ def print_rerun(folder: Path, found: "Rerun", as_json: bool) -> None:
     for sentence in (*(f"note: {note}" for note in found.notes), *found.differences):
         say(sentence)
     if not found.differences and not as_json:
-        print(f"{folder}: {found.numbers:,} values were computed again from the hypotheses, and all agree")
+        show(f"{folder}: {found.numbers:,} values were computed again from the hypotheses, and all agree")
 
 
 def print_adaptation(done: "Adaptation", as_json: bool) -> None:
     if as_json:
         print_json(done.folder.read())
         return
-    print(done.table)
-    print(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
-    print(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
-    print(f"page:      {ComparisonFolder(done.folder.comparison).page}")
-    print(f"adapter:   {done.folder.run('lora')}")
-    print(f"configs:   {done.folder.config('lora').parent}")
-    print(f"commands:  {done.folder.manifest}")
+    show(done.table)
+    show(f"{done.sample.file.name}, held out, by the adapted model: {' '.join(s.text for s in done.sample.segments)}")
+    show(f"{'reference:':>{len(done.sample.file.name)}} {done.sample_reference}")
+    show(f"page:      {ComparisonFolder(done.folder.comparison).page}")
+    show(f"adapter:   {done.folder.read().plan.get('run', done.folder.run('lora'))}")
+    show(f"configs:   {done.folder.config('lora').parent}")
+    show(f"commands:  {done.folder.manifest}")
 
 
 def print_report(folder: ReportFolder, as_json: bool) -> None:
@@ -82,7 +82,7 @@ def print_report(folder: ReportFolder, as_json: bool) -> None:
     lead, other = ("cer", "wer") if scores.lead == "cer" else ("wer", "cer")
     raw = {"wer": scores.raw_wer, "cer": scores.raw_cer}
     low, high = (100 * value for value in scores.interval(lead))
-    print(
+    show(
         f"{report.system.name}: {lead.upper()} {100 * scores.rate(lead):.1f} % "
         f"(95 % interval {low:.1f} to {high:.1f}), {other.upper()} {100 * scores.rate(other):.1f} % after "
         f"{report.normaliser}; unnormalised {100 * raw[lead]:.1f} and {100 * raw[other]:.1f} %; "
@@ -90,8 +90,8 @@ def print_report(folder: ReportFolder, as_json: bool) -> None:
     )
     if hotwords := report.analysis.get("terms"):
         counts = f"{hotwords['found']} of {hotwords['spoken']} spoken ones are recognised"
-        print(f"hotwords: {counts}, {hotwords['heard']} are in the hypotheses in all")
-    print(folder.root)
+        show(f"hotwords: {counts}, {hotwords['heard']} are in the hypotheses in all")
+    show(folder.root)
 
 
 def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
@@ -101,19 +101,19 @@ def print_label_report(folder: LabelReportFolder, as_json: bool) -> None:
         return
     if body.counts:
         width = max(map(len, body.counts))
-        print(f"{'rule':{width}} utterances  for example")
+        show(f"{'rule':{width}} utterances  for example")
         for rule, count in body.counts.items():
             example = body.examples[rule]
-            print(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
+            show(f"{rule:{width}} {count:10,}  {example['id']}: {example['detail']}")
     if body.suspicious:
         share = f"{body.suspicious:,} of {body.utterances:,} utterances"
         say(f"warning: {share} are suspicious; none was left out because of it")
     else:
-        print(f"nothing suspicious in {body.utterances:,} utterances")
+        show(f"nothing suspicious in {body.utterances:,} utterances")
     if body.leaked:
         say(f"warning: {body.leaked:,} utterances of dev and test share something with another split")
     for path in (folder.findings, folder.page):
-        print(path)
+        show(path)
 
 
 def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
@@ -121,12 +121,12 @@ def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    print("strength   WER %  95 % interval   CER %")
+    show("strength   WER %  95 % interval   CER %")
     for row in body.strengths:
         low, high = (100 * value for value in row.wer_interval)
-        print(f"{row.strength:8.2f} {100 * row.wer:7.1f} {low:6.1f} to {high:5.1f} {100 * row.cer:7.1f}")
-    print(body.verdict)
-    print(body.chosen)
+        show(f"{row.strength:8.2f} {100 * row.wer:7.1f} {low:6.1f} to {high:5.1f} {100 * row.cer:7.1f}")
+    show(body.verdict)
+    show(body.chosen)
 
 
 def print_promotion(body: PromotionRecord, as_json: bool) -> None:
@@ -135,23 +135,23 @@ def print_promotion(body: PromotionRecord, as_json: bool) -> None:
         print_json(body)
         return
     width = max(len(row.dataset) for row in body.trials)
-    print(f"{'dataset':{width}} {'kind':14}  before %  after %  {'difference, 95 %':25} verdict")
+    show(f"{'dataset':{width}} {'kind':14}  before %  after %  {'difference, 95 %':25} verdict")
     for row in body.trials:
         before, after = (100 * side.wer for side in (row.before, row.after))
         change, low, high = (100 * value for value in (row.difference.value, row.difference.low, row.difference.high))
         interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
         kind, outcome = "regression set" if row.guard else "dev", "passes" if row.passed else "refused"
-        print(f"{row.dataset:{width}} {kind:14} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
+        show(f"{row.dataset:{width}} {kind:14} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
 
 
 def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:
     if as_json:
         print_json(folder.read())
         return
-    print(folder.markdown.read_text(encoding="utf-8"))
-    print(folder.page)
+    show(folder.markdown.read_text(encoding="utf-8"))
+    show(folder.page)
 
 
 def print_json(body: Record | dict[str, Any]) -> None:
     facts = body.to_json() if isinstance(body, Record) else body
-    print(json.dumps(facts, ensure_ascii=False, indent=2))
+    show(without_bytes(json.dumps(facts, ensure_ascii=False, indent=2)))

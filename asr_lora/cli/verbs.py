@@ -29,6 +29,7 @@ from asr_lora.cli.options import (
     Beams,
     Engine,
     Epochs,
+    Fast,
     Hotwords,
     Json,
     Language,
@@ -45,6 +46,7 @@ from asr_lora.cli.options import (
     Sources,
     Transcripts,
     Vad,
+    beams_of,
     with_speech_options,
 )
 from asr_lora.cli.printing import (
@@ -60,12 +62,15 @@ from asr_lora.cli.printing import (
 )
 from asr_lora.config import Context, Precision, load_config
 from asr_lora.errors import AsrLoraError, ConfigError, Incomplete, Refused, ran_out_of_memory
-from asr_lora.system.progress import say
+from asr_lora.system.progress import accept_any_text, say, show
+from asr_lora.text import printable
 
 OUT_OF_MEMORY = (
     "there is not enough memory: lower training.batch_seconds, or set training.gradient_checkpointing=true or "
     "model.quantise=8bit, or choose a smaller model. Complete results are kept."
 )
+
+USAGE_ERROR: Any = typer.BadParameter.__base__  # of click, which newer versions of typer contain
 
 app = typer.Typer(
     name="asr-lora",
@@ -90,8 +95,9 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
                 _fail(str(error), error.exit_code)
             except KeyboardInterrupt:
                 _fail("interrupted; complete results are kept. Run the same command again to continue.", 130)
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except BrokenPipeError:  # who reads the output has seen enough
+                for stream in (sys.stdout, sys.stderr):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             except OSError as error:
                 place = f" ({error.filename})" if error.filename else ""
                 _fail(
@@ -127,6 +133,12 @@ def adapt_command(
         option("Whisper model to adapt; by default openai/whisper-large-v2 with a GPU and whisper-base without one."),
     ] = None,
     epochs: Epochs = None,
+    recipe: Annotated[
+        str, option("Settings of the training: standard, or published for those of LoRA's first publication.")
+    ] = "standard",
+    seeds: Annotated[
+        int, option("Runs that differ in their seed and are merged; 3 take three times as long, and make fewer errors.")
+    ] = 1,
     subset: Annotated[
         str | None, option("Subset of train to train on, such as 1h; by default chosen from hours and machine.")
     ] = None,
@@ -146,7 +158,7 @@ def adapt_command(
     wanted = [name for name in baselines.split(",") if name]
     done = adapt(
         sources, language=language, out=out, language_token=language_token, model=model, subset=subset,
-        epochs=epochs, baselines=wanted, transcripts=transcripts, **asked,
+        epochs=epochs, recipe=recipe, seeds=seeds, baselines=wanted, transcripts=transcripts, **asked,
     )  # fmt: skip
     print_adaptation(done, as_json)
 
@@ -171,14 +183,17 @@ def transcribe_command(
         "Measure the time of each word; by default only for srt and vtt.", "--words/--no-words")] = None,
     keep_existing: Annotated[bool, option(
         "Skip files whose outputs exist already, to continue an earlier command.", "--keep-existing")] = False,
+    overwrite: Annotated[bool, option(
+        "Replace files in FOLDER that no earlier transcription wrote, too.", "--overwrite")] = False,
     adapters: Adapters = None,
     route: Annotated[str | None, option(
         "Choice of the adapter for each file: language detects it, folder takes the file's folder, or a NAME.",
         section=ADAPTERS)] = None,
-    engine: Engine = "torch",
-    beams: Beams = 1,
+    engine: Engine = None,
+    beams: Beams = None,
+    fast: Fast = False,
     hotwords: Annotated[Path | None, option(
-        "Text file of names and rare words, one per line, that become more likely (torch engine only).",
+        "Text file of names and rare words, one per line, that become more likely.",
         "--hotwords", "--terms", metavar="FILE", section=DECODING)] = None,
     vad: Vad = True,
     fallback: Annotated[bool, option(
@@ -201,23 +216,26 @@ def transcribe_command(
     from asr_lora.transcription.transcribe import transcribe
 
     formats = formats or ["txt"]
-    if out is None and (len(formats) > 1 or keep_existing):
-        raise ConfigError("several formats, and --keep-existing, need a folder: add --out FOLDER")
+    if out is None and (len(formats) > 1 or keep_existing or overwrite):
+        raise ConfigError("several formats, --keep-existing and --overwrite need a folder: add --out FOLDER")
     failed = 0
     for transcript in transcribe(
         model, inputs, formats=formats, out=out, language=language, language_token=language_token, task=task,
-        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route, beams=beams,
+        context=context, precision=precision, adapters=_named_adapters(adapters or []), route=route,
+        beams=beams_of(beams, fast),
         vad=vad, timestamps=timestamps, words=words, sequential=sequential, fallback=fallback, hotwords=hotwords,
-        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing,
-        echo=functools.partial(print, end="", flush=True) if out is None else None,
+        engine=engine, rules=SubtitleRules(line_length, lines), keep_existing=keep_existing, overwrite=overwrite,
+        echo=functools.partial(show, end="") if out is None else None,
     ):  # fmt: skip
         if transcript.error:
             failed += 1
             say(f"error: {transcript.error}")
-        elif transcript.written:
-            print(*transcript.written, sep="\n", flush=True)
+        if transcript.notice:
+            say(transcript.notice)
+        if transcript.written:
+            show(*transcript.written, sep="\n")
     if failed:
-        _fail(f"{failed} of the inputs could not be transcribed; the others are done", 1)
+        _fail(f"{failed} of the inputs could not be transcribed or written; the others are done", 1)
 
 
 @command("asr-lora prepare cv-corpus-25.0-2026-03-09/ --language nl --out data/nl")
@@ -301,7 +319,7 @@ def check_command(
     else:
         from asr_lora.forecast.estimate import table
 
-        print(table(forecast))
+        show(table(forecast))
     for sentence in forecast.warnings:
         say(f"warning: {sentence}")
 
@@ -329,8 +347,8 @@ def train_command(
         print_json(body)
         return
     for reason, ids in body.train.left_out.items():
-        print(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
-    print(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
+        show(f"left out {len(ids)} utterances: {reason} (listed in {folder.manifest})")
+    show(f"best dev {body.best.chosen_by} at step {body.best.step}: {folder.weights(body.method)}")
 
 
 @command(
@@ -348,7 +366,9 @@ def evaluate_command(
         "Score an adapter on dev at several strengths, and report the best one.", "--strength-sweep")] = False,
     normaliser: MaybeNormaliser = None,
     hotwords: Hotwords = None,
-    beams: Beams = 1,
+    beams: Beams = None,
+    fast: Fast = False,
+    engine: Engine = None,
     language_token: LanguageToken = None,
     task: MaybeTask = None,
     context: MaybeContext = None,
@@ -362,7 +382,7 @@ def evaluate_command(
 
         swept = sweep_strengths(
             model, dataset, out=out, language=language, language_token=language_token, task=task, precision=precision,
-            beams=beams,
+            beams=beams_of(beams, fast),
         )  # fmt: skip
         print_sweep(swept, as_json)
         return
@@ -370,8 +390,8 @@ def evaluate_command(
 
     folder = evaluate(
         model, dataset, out=out, split=split or "test", name=name, language=language, language_token=language_token,
-        task=task, context=context, precision=precision, beams=beams, normaliser=normaliser or "basic",
-        hotwords=hotwords,
+        task=task, context=context, precision=precision, beams=beams_of(beams, fast),
+        engine=engine, normaliser=normaliser or "basic", hotwords=hotwords,
     )  # fmt: skip
     print_report(folder, as_json)
 
@@ -452,8 +472,8 @@ def promote_command(
         raise
     print_promotion(folder.read(), as_json)
     if not as_json:
-        print(folder.read().verdict)
-        print(folder.manifest)
+        show(folder.read().verdict)
+        show(folder.manifest)
 
 
 @command("asr-lora sweep configs/sweeps/rank.yaml --out sweeps/rank")
@@ -472,21 +492,21 @@ def sweep_command(
 
     if empty:
         planned = write_empty(file, out=out, overrides=overrides, split=split)
-        print(planned.markdown(split).read_text(encoding="utf-8"))
-        print(planned.page(split))
+        show(planned.markdown(split).read_text(encoding="utf-8"))
+        show(planned.page(split))
         return
     try:
         folder = sweep_settings(file, out=out, overrides=overrides, split=split)
     except Incomplete as error:
         if error.table and not as_json:
-            print(error.table)
+            show(error.table)
         raise
     if as_json:
         print_json(folder.read())
         return
-    print(folder.markdown(split).read_text(encoding="utf-8"))
-    print(f"dev chooses {folder.read().chosen_by_dev}")
-    print(folder.page(split))
+    show(folder.markdown(split).read_text(encoding="utf-8"))
+    show(f"dev chooses {folder.read().chosen_by_dev}")
+    show(folder.page(split))
 
 
 @command(
@@ -532,8 +552,8 @@ def analyze_command(
     if as_json:
         print_json(folder.read())
         return
-    print(folder.markdown.read_text(encoding="utf-8"))
-    print(folder.page)
+    show(folder.markdown.read_text(encoding="utf-8"))
+    show(folder.page)
 
 
 @command("asr-lora export runs/nl --format ctranslate2 --quantise int8 --out exports/nl")
@@ -574,16 +594,16 @@ def export_command(
             tolerance=tolerance, language=language, language_token=language_token, task=task,
         )  # fmt: skip
     except Refused as error:
-        print_json(error.facts) if as_json else print(parity_table(error.facts))
+        print_json(error.facts) if as_json else show(parity_table(error.facts))
         raise
     body = folder.read()
     if as_json:
         print_json(body)
         return
-    print(parity_table(body))
+    show(parity_table(body))
     for file in body.files:
-        print(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
-    print(folder.manifest)
+        show(f"{file.bytes / 1e6:9.1f} MB  {folder.root / file.name}")
+    show(folder.manifest)
 
 
 @command("asr-lora push runs/nl --report reports/lora --to me/whisper-nl")
@@ -618,7 +638,7 @@ def push_command(
     if as_json:
         print_json({"place": done.place, "files": done.files})
         return
-    print(*done.files, done.place, sep="\n")
+    show(*done.files, done.place, sep="\n")
 
 
 @command(
@@ -638,7 +658,7 @@ def serve_command(
         "Network address to listen on; addresses that other machines reach need an API key.")] = "127.0.0.1",
     port: Annotated[int, option("Port to listen on; 0 takes any free port.", min=0, max=65535)] = 8000,
     language: MaybeLanguage = None,
-    engine: Engine = "torch",
+    engine: Engine = None,
     api_key_env: Annotated[str, option(
         "Environment variable that holds the key which clients must send.",
         metavar="NAME", section="Access")] = "ASR_LORA_API_KEY",
@@ -758,7 +778,7 @@ def _quiet_libraries() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 
@@ -776,6 +796,10 @@ def main() -> None:
     """Entry point of `asr-lora`."""
     if int(os.environ.get("RANK", "0")):  # only the first of several processes prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files may be any bytes
-    sys.stderr.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    app()
+    accept_any_text()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:  # typer would print the words of the user as they are
+        error.message = printable(error.message)
+        error.show()
+        sys.exit(error.exit_code)

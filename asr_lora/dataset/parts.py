@@ -6,7 +6,7 @@ its files are byte for byte those of a run that was not killed.
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,7 +33,12 @@ ROWS_AT_ONCE = 32  # of a part in memory
 GROUP_ROWS = 128  # in a row group of a split, or fewer: 12 KB about each group are kept until its file ends
 GROUP_BYTES = 8_000_000
 PART_ROWS = 1024  # utterances in a part, which a killed run loses at most
-PART_COLUMNS = {"number": pa.int64(), "split": pa.string(), "reason": pa.string()}  # in addition to those of a split
+PART_COLUMNS = {
+    "number": pa.int64(),
+    "split": pa.string(),
+    "reason": pa.string(),
+    "note": pa.string(),
+}  # in addition to those of a split
 PARQUET_OPTIONS = {"compression": "none", "use_dictionary": False}  # FLAC does not compress further
 
 
@@ -43,6 +48,7 @@ class DecodedUtterance:
 
     flac: bytes
     sound: AudioMeasurements
+    note: str  # what decoding changed, "" where it changed nothing
 
 
 Task = tuple[PlannedUtterance, Recording]
@@ -113,8 +119,11 @@ def _decode(utterance: PlannedUtterance, recording: Recording) -> DecodedUtteran
     """Decode, measure and encode an utterance, or return the error for which it is left out."""
     if isinstance(recording, AudioError):
         return recording
+    notices: list[str] = []
     try:
-        waveform = decode(recording, max_seconds=MAX_SECONDS, start=utterance.start, seconds=utterance.seconds)
+        waveform = decode(
+            recording, max_seconds=MAX_SECONDS, start=utterance.start, seconds=utterance.seconds, notice=notices.append
+        )
     except AudioError as error:
         return error
     except OSError as error:
@@ -124,7 +133,7 @@ def _decode(utterance: PlannedUtterance, recording: Recording) -> DecodedUtteran
         return AudioError("too short", f"{utterance.id} lasts {sound.seconds:.3f} s")
     if sound.peak < SILENCE_PEAK:
         return AudioError("silent", f"{utterance.id} is silent")
-    return DecodedUtterance(encode_flac(waveform), sound)
+    return DecodedUtterance(encode_flac(waveform), sound, "; ".join(dict.fromkeys(notices)))
 
 
 def _part_schema() -> pa.Schema:
@@ -155,11 +164,17 @@ def _row(utterance: PlannedUtterance, decoded: DecodedUtterance | AudioError, sa
         "loudness_db": round(sound.loudness_db, 2),
         "clipped": round(sound.clipped, 6),
         "digest": sound.digest,
+        "note": decoded.note or None,
     }
 
 
-def join_parts(plan: PlanDatabase, folder: DatasetFolder) -> None:
-    """Join the parts into one draft a split, and note the outcome of each utterance in the plan."""
+def join_parts(plan: PlanDatabase, folder: DatasetFolder) -> list[str]:
+    """Join the parts into one draft a split, and note the outcome of each utterance in the plan.
+
+    Returns:
+        What decoding changed in the recordings, each with the number of utterances.
+    """
+    changes: Counter[str] = Counter()
     schema = row_schema()
     with ExitStack() as stack:
         writers = {
@@ -170,6 +185,7 @@ def join_parts(plan: PlanDatabase, folder: DatasetFolder) -> None:
         for batch in _part_batches(folder):
             columns = (batch.column(name).to_pylist() for name in ("number", "reason", "seconds", "digest", "speaker"))
             plan.note_outcomes(zip(*columns, strict=True))
+            changes.update(pc.drop_null(batch.column("note")).to_pylist())
             good = batch.filter(pc.is_null(batch.column("reason")))
             for split in SPLITS:
                 rows = good.filter(pc.equal(good.column("split"), split)).select(schema.names)
@@ -183,6 +199,7 @@ def join_parts(plan: PlanDatabase, folder: DatasetFolder) -> None:
             if group:
                 writers[split].write_table(pa.concat_tables(group).combine_chunks())
     plan.collect_kept()
+    return [f"in {number} utterances {change}" for change, number in sorted(changes.items())]
 
 
 def _part_batches(folder: DatasetFolder) -> Iterator[pa.Table]:

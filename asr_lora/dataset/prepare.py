@@ -35,7 +35,7 @@ from asr_lora.labels.label_report import report_new_splits, require_droppable, t
 from asr_lora.language import spoken_language
 from asr_lora.sources.interface import WeightedSource
 from asr_lora.sources.open import open_sources
-from asr_lora.system.locks import alone
+from asr_lora.system.locks import BUSY, alone
 from asr_lora.text import TextCleaning
 
 PLAN_VERSION = 4  # an unfinished run of another version starts anew
@@ -114,8 +114,8 @@ def prepare(
     folder = DatasetFolder(out)
     if folder.reusable(stamp):
         return folder
-    _require_ours(folder, code)
     with _alone(folder):
+        _require_ours(folder, code)
         if not folder.reusable(stamp):  # another process may have made it in the meantime
             _make(folder, sources, others, rules, request, record)
     return folder
@@ -140,9 +140,9 @@ def _make(
         return
     with closing(_open_plan(folder, sources, rules, fingerprint(speech, rules.seed, PLAN_VERSION))) as plan:
         decode_all(plan, sources, folder)
-        join_parts(plan, folder)
+        changes = join_parts(plan, folder)
         leave_out(plan, folder, train_findings(folder, record.language, rules.drop) if rules.drop else {})
-        _finish(plan, folder, record, sources, others, request)
+        _finish(plan, folder, record.model_copy(update={"notes": changes}), sources, others, request)
 
 
 def _require_ours(folder: DatasetFolder, language: str) -> None:
@@ -165,9 +165,8 @@ def _alone(folder: DatasetFolder) -> Iterator[None]:
         OSError: the databases cannot be written, for example because the disk is full.
     """
     new, done = not folder.root.exists(), False
-    busy = f"another prepare works on {folder.root}: wait until it ends, or name another folder with --out"
     try:
-        with alone(folder.lock, busy):
+        with alone(folder.lock, BUSY % folder.root, "prepare"):
             try:
                 yield
                 done = True
@@ -237,6 +236,7 @@ def _finish(
         "speech_seed": plan.fact("seed"),
         "notes": [
             *plan.fact("notes"),
+            *record.notes,
             *(f"the source has no {split}. {WITHOUT[split]}" for split in plan.fact("lacking")),
         ],
         "splits": splits,

@@ -231,6 +231,8 @@ def read_id_list(path: Path) -> IdList:
     if not re.fullmatch(r"[\w.+-]+", name) or name == "all" or re.fullmatch(r"[0-9.]+(s|min|h)", name):
         raise ConfigError(f"{path}: a subset cannot be called {name!r}. Rename the file, to such as mls-1h.txt")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line ends may stand within an id
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a list of ids, one a line ({error})") from error

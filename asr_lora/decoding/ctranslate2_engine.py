@@ -4,16 +4,19 @@ Windows are batched. A model that was trained on true lengths gets no padding to
 features of any length, though faster-whisper always gives it 30 s.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from asr_lora.audio.features import FRAMES_PER_SECOND, log_mel
+from asr_lora.audio.decode import SAMPLE_RATE
+from asr_lora.audio.features import FRAMES_PER_SECOND, context_frames, log_mel
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Adapters, EncodedWindows
@@ -22,7 +25,7 @@ from asr_lora.decoding.search import default_batch_seconds, loop_end, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, require_alignment_heads
 from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.folders.atomic import replacing_folder
-from asr_lora.folders.digests import fingerprint
+from asr_lora.folders.digests import fingerprint, folder_bytes
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.ctranslate2_export import write_ctranslate2
@@ -32,11 +35,13 @@ from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.system.cache import cache_folder
 from asr_lora.system.device import default_device
+from asr_lora.system.locks import alone
 from asr_lora.system.progress import say
 
 ENCODED_SECONDS = 16.0  # encoded at once on a CPU, where more leaves its caches: reports/engines
 ALIGNED_SECONDS = 60.0  # aligned at once: CTranslate2 keeps the attention of every head of every layer
 TOKENS, TOKENS_PER_SECOND = 20, 8  # first limit of a window; one that has not ended by then is decoded again
+MOST_CACHED_BYTES = 20 * 2**30  # of converted models: whisper-large-v2 in 8 bits takes 1.6 GB
 STORED = {"int8": "int8_float32", "float16": "float16", "float32": "float32"}  # computing type -> weights on disk
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
@@ -49,6 +54,8 @@ class CTranslate2Engine:
     whisper: Whisper  # without weights
     models: Mapping[str | None, Any]  # ctranslate2.models.Whisper by name of the adapter
     device: torch.device
+    dtype: str
+    name = "ctranslate2"
     takes_processors = False
 
     @property
@@ -104,6 +111,12 @@ class CTranslate2Engine:
             return [found[row] for row in rows]
 
         return _by_key(windows.adapters, decode)
+
+    def texts(self, waveforms: Sequence[np.ndarray], options: DecodingOptions) -> list[str]:
+        longest = max(len(waveform) for waveform in waveforms) / SAMPLE_RATE
+        windows = self.encode(waveforms, context_frames(longest, self.whisper.context), [None] * len(waveforms))
+        found = self.search(windows, [self.whisper.prompt_tokens] * len(waveforms), options)
+        return [hypothesis.text for hypothesis in found]
 
     def detect_languages(self, windows: EncodedWindows) -> list[str]:
         def detect(adapter: str | None, rows: list[int]) -> list[str]:
@@ -196,7 +209,9 @@ def open_ctranslate2(
     computes = _computing_type(precision)
     folder = _converted(model, prompt, computes)
     whisper = load_meta_whisper(str(folder), prompt, context=context or model.context)
-    return CTranslate2Engine(replace(whisper, source=model.name), {None: _load(folder, computes)}, default_device())
+    return CTranslate2Engine(
+        replace(whisper, source=model.name), {None: _load(folder, computes)}, default_device(), computes
+    )
 
 
 def open_ctranslate2_adapters(adapters: AdapterSet, precision: Precision = Precision.AUTO) -> CTranslate2Engine:
@@ -206,13 +221,12 @@ def open_ctranslate2_adapters(adapters: AdapterSet, precision: Precision = Preci
     for name, model in adapters.models.items():
         folders[name] = _converted(model, adapters.selections[name].prompt, computes)
     whisper = load_meta_whisper(str(folders[BASE]), adapters.prompt)
-    return CTranslate2Engine(whisper, {name: _load(path, computes) for name, path in folders.items()}, default_device())
+    models = {name: _load(path, computes) for name, path in folders.items()}
+    return CTranslate2Engine(whisper, models, default_device(), computes)
 
 
 def _computing_type(precision: Precision) -> str:
     """Return the type that CTranslate2 computes in, by its own name."""
-    if util.find_spec("ctranslate2") is None:
-        raise ConfigError("--engine ctranslate2 needs a package: pip install 'asr_lora[ctranslate2]'")
     if precision is Precision.BF16:
         raise ConfigError("--precision bf16: CTranslate2 computes in int8 or float16 (auto), or float32, here")
     if precision is Precision.FP32:
@@ -226,13 +240,29 @@ def _converted(model: NamedModel, prompt: ForcedPrompt, computes: str) -> Path:
     if model.weights is None and not model.parts and (folder / WEIGHTS).is_file():
         return folder
     folder = cache_folder() / "ctranslate2" / _cache_key(model, STORED[computes])
-    if not (folder / WEIGHTS).is_file():
-        say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
+    if (folder / WEIGHTS).is_file():
+        os.utime(folder)
+        return folder
+    with alone(folder.with_name(f".{folder.name}.lock"), "", wait=True):
+        if (folder / WEIGHTS).is_file():  # another process has made it in the meantime
+            return folder
         whisper = open_model(model, prompt, precision=Precision.FP32)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        say(f"converting {model.name} for CTranslate2 ({computes}), once: {folder}")
         with replacing_folder(folder) as draft:
             write_ctranslate2(whisper, draft, STORED[computes])
+        _forget_oldest(folder.parent, keep=folder)
     return folder
+
+
+def _forget_oldest(cache: Path, *, keep: Path) -> None:
+    """Remove the converted models that were used longest ago, while all of them together take too much disk space."""
+    folders = [path for path in cache.iterdir() if path.is_dir()]  # there are locks beside them
+    kept = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    sizes = {folder: folder_bytes(folder) for folder in kept}
+    for folder in reversed(kept):
+        if folder != keep and sum(sizes.values()) > MOST_CACHED_BYTES:
+            shutil.rmtree(folder, ignore_errors=True)
+            del sizes[folder]
 
 
 def _cache_key(model: NamedModel, stored: str) -> str:

@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # the help screens need the defaults, and not torch
+    import torch
 
-Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # tokens and scores -> scores, as in transformers
+Processor = Callable[
+    ["torch.Tensor", "torch.Tensor"], "torch.Tensor"
+]  # tokens and scores -> scores, as in transformers
 
 MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
 FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # as in openai/whisper, transcribe.py
 
 
+BEAMS = 5  # of evaluate and transcribe, as in openai/whisper and faster-whisper; reports/engines
+
+
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options of decoding; by default greedy search, without timestamps and word times."""
+    """Options of decoding; by default greedy search, as during training, without timestamps and word times."""
 
     beams: int = 1  # width of the beam search at temperature 0; 1 is greedy
     temperature: float = 0.0  # 0 takes the likeliest token; above 0, tokens are sampled

@@ -1,7 +1,8 @@
 """The interface of engines, which run a loaded model to transcribe, and the engine of PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -9,9 +10,18 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
+from asr_lora.audio.features import context_seconds
+from asr_lora.dataset.reading import Split
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.hypothesis import Hypothesis
-from asr_lora.decoding.search import default_batch_seconds, encode_batch, plain_text, search
+from asr_lora.decoding.search import (
+    batches_by_length,
+    decode_batch,
+    default_batch_seconds,
+    encode_batch,
+    plain_text,
+    search,
+)
 from asr_lora.decoding.token_scores import token_scores
 from asr_lora.decoding.word_times import token_times
 from asr_lora.model.adapters.multi_lora import using_adapters
@@ -39,6 +49,14 @@ class Engine(Protocol):
         """The model's tokenizer, prompt and settings; the engine keeps the weights in its own way."""
 
     @property
+    def name(self) -> str:
+        """Name of the engine, as `--engine` takes it."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the computation, such as float32 or int8."""
+
+    @property
     def batch_seconds(self) -> float:
         """Seconds of audio that are best decoded at once."""
 
@@ -53,6 +71,9 @@ class Engine(Protocol):
         self, windows: EncodedWindows, prompts: Sequence[Sequence[int]], options: DecodingOptions
     ) -> list[Hypothesis]:
         """Decode windows once, at `options.temperature`; prompts have equal length and may forbid timestamps."""
+
+    def texts(self, waveforms: Sequence[np.ndarray], options: DecodingOptions) -> list[str]:
+        """Transcribe recordings of at most 30 s in one batch, see `asr_lora.decoding.search.decode_batch`."""
 
     def detect_languages(self, windows: EncodedWindows) -> list[str]:
         """Return the code of each window's likeliest language among those that the model has tokens for."""
@@ -77,7 +98,12 @@ class TorchEngine:
     """A Whisper in PyTorch, perhaps with several adapters on it."""
 
     whisper: Whisper
+    name = "torch"
     takes_processors = True
+
+    @property
+    def dtype(self) -> str:
+        return str(self.whisper.dtype).removeprefix("torch.")
 
     @property
     def batch_seconds(self) -> float:
@@ -109,6 +135,9 @@ class TorchEngine:
             Hypothesis(tuple(tokens), plain_text(self.whisper, tokens), mean, silent, options.temperature)
             for tokens, mean, silent in zip(found.tokens, found.log_probabilities, no_speech, strict=True)
         ]
+
+    def texts(self, waveforms: Sequence[np.ndarray], options: DecodingOptions) -> list[str]:
+        return decode_batch(self.whisper, waveforms, options)
 
     def detect_languages(self, windows: EncodedWindows) -> list[str]:
         names, tokens = zip(*self.whisper.core.generation_config.lang_to_id.items(), strict=True)
@@ -147,3 +176,21 @@ class TorchEngine:
             )
         probabilities: torch.Tensor = found.logits[:, 0].float().softmax(-1)
         return probabilities
+
+
+def decode_split(
+    engine: Engine, split: Split, options: DecodingOptions, *, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Transcribe the utterances of a split, in batches of similar length.
+
+    Args:
+        rank: number of this process, from 0; it takes every `world_size`-th batch.
+        world_size: number of processes that share the split.
+
+    Yields:
+        Indices into the split and their texts, a batch at a time.
+    """
+    cost = [context_seconds(seconds, engine.whisper.context) for seconds in split.seconds]
+    batches = batches_by_length(split.seconds, cost, batch_seconds=engine.batch_seconds)
+    for batch in islice(batches, rank, None, world_size):
+        yield batch, engine.texts([split.waveform(index) for index in batch], options)

@@ -1,29 +1,60 @@
 """Make the hotwords that a user lists likelier: names and terms that a model would otherwise misspell."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from asr_lora.decoding.decoding_options import DecodingOptions
+from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.word_times import WITHOUT_BLANKS
 from asr_lora.metrics.hotword_recall import read_hotwords
 from asr_lora.metrics.normalize import find_normaliser
-from asr_lora.model.whisper import Whisper
+from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.system.progress import say
 
 BEGIN, PROCEED = 0.0, 2.0  # chosen on dev, see reports/transcription
+PROMPT_TOKENS = MAX_TARGET_TOKENS // 2 - 1  # that Whisper takes for the text before, as in openai/whisper, decoding.py
 
 
-def hotword_boost(whisper: Whisper, path: Path) -> "HotwordBoost":
-    """Read hotwords from a file, one per line.
+def with_hotwords(options: DecodingOptions, engine: Engine, path: Path) -> DecodingOptions:
+    """Make the hotwords of a file, one per line, likelier.
+
+    As many as fit are given as the text before the recording, which makes their first tokens likelier, in any engine.
+    An engine that takes processors also boosts the tokens that continue one, of all of them.
 
     Raises:
         ConfigError: the file lists none.
         DataError: the file cannot be read.
     """
-    language = whisper.prompt.language or "en"
+    language = engine.whisper.prompt.language or "en"
     words = [word.written for word in read_hotwords(path, find_normaliser("none", language))]
+    prompt, fit = hotword_prompt(engine.whisper, words)
+    if fit < len(words):
+        others = (
+            "the others are only continued where they have begun" if engine.takes_processors else "shorten the list"
+        )
+        say(f"{path}: the first {fit} of {len(words)} hotwords fit the prompt; {others}")
+    boost = [hotword_boost(engine.whisper, words)] if engine.takes_processors else []
+    return replace(options, previous=(*prompt, *options.previous), processors=[*options.processors, *boost])
+
+
+def hotword_prompt(whisper: Whisper, words: Sequence[str]) -> tuple[list[int], int]:
+    """Return the tokens of a list of as many words as fit the decoder's prompt, and how many that are."""
+    tokens: list[int] = []
+    for count in range(1, len(words) + 1):
+        longer = whisper.text_tokens(", ".join(words[:count]) + ".")
+        if len(longer) > PROMPT_TOKENS:
+            return tokens, count - 1
+        tokens = longer
+    return tokens, len(words)
+
+
+def hotword_boost(whisper: Whisper, words: Sequence[str]) -> "HotwordBoost":
+    """Make the processor that boosts the tokens of words."""
     tokens = [whisper.text_tokens(word) for word in words]
-    if language in WITHOUT_BLANKS:
+    if whisper.prompt.language in WITHOUT_BLANKS:
         tokens += [whisper.tokenizer.encode(word, add_special_tokens=False) for word in words]
     return HotwordBoost(tokens, begin=BEGIN, proceed=PROCEED)
 

@@ -9,6 +9,7 @@ from asr_lora.errors import ConfigError
 from asr_lora.language import ForcedPrompt
 from asr_lora.model.find_model import AdapterSet, NamedModel
 from asr_lora.model.open_model import open_adapters, open_model
+from asr_lora.system.device import default_device
 
 
 class EngineName(StrEnum):
@@ -16,12 +17,19 @@ class EngineName(StrEnum):
     CTRANSLATE2 = "ctranslate2"
 
 
-def engine_named(name: str) -> EngineName:
-    """Return the engine of a name.
+def engine_named(name: str | None, precision: Precision = Precision.AUTO, *, needs_torch: bool = False) -> EngineName:
+    """Return the engine of a name; None takes CTranslate2 on a CPU, where it is twice as fast, and PyTorch on a GPU.
+
+    Args:
+        precision: CTranslate2 does not compute in bf16, so None takes PyTorch for it.
+        needs_torch: whether the caller wants what CTranslate2 cannot do, or does with a copy of the model each.
 
     Raises:
         ConfigError: there is no such engine.
     """
+    if name is None:
+        fast = default_device().type == "cpu" and precision is not Precision.BF16 and not needs_torch
+        return EngineName.CTRANSLATE2 if fast else EngineName.TORCH
     if name not in list(EngineName):
         raise ConfigError(f"--engine: {name} is not one of {', '.join(EngineName)}")
     return EngineName(name)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from asr_lora.audio.decode import SAMPLE_RATE
-from asr_lora.audio.features import context_frames, context_seconds, log_mel
-from asr_lora.dataset.reading import Split
+from asr_lora.audio.features import context_frames, log_mel
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.model.whisper import Whisper, evaluating
 
@@ -168,30 +167,6 @@ def search(
             means = [math.nan] * len(encoder_outputs)
     rows = found.sequences[:, prompts.shape[1] :].tolist()
     return SearchResult([list(takewhile(lambda token: token != whisper.end_token, row)) for row in rows], means)
-
-
-def decode_split(
-    whisper: Whisper,
-    split: Split,
-    options: DecodingOptions = GREEDY,
-    *,
-    batch_seconds: float,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterator[tuple[list[int], list[str]]]:
-    """Transcribe the utterances of a split, in batches of similar length.
-
-    Args:
-        batch_seconds: seconds of audio that the encoder sees at once, see `default_batch_seconds`.
-        rank: number of this process, from 0; it takes every `world_size`-th batch.
-        world_size: number of processes that share the split.
-
-    Yields:
-        Indices into the split and their texts, a batch at a time.
-    """
-    cost = [context_seconds(seconds, whisper.context) for seconds in split.seconds]
-    for batch in islice(batches_by_length(split.seconds, cost, batch_seconds=batch_seconds), rank, None, world_size):
-        yield batch, decode_batch(whisper, [split.waveform(index) for index in batch], options)
 
 
 def default_batch_seconds(whisper: Whisper, device: torch.device | None = None) -> float:

@@ -11,11 +11,12 @@ from asr_lora.evaluation.comparison_view import comparison_view
 from asr_lora.evaluation.shown_utterances import shown_places
 from asr_lora.folders.atomic import write_text
 from asr_lora.folders.dataset_folder import DatasetFolder
-from asr_lora.folders.digests import fingerprint, sha256_file
+from asr_lora.folders.digests import file_facts, fingerprint, sha256_file
 from asr_lora.folders.report_folder import AnalysisFolder, ComparisonFolder
 from asr_lora.pages.analysis_page import spectrum_figures
 from asr_lora.pages.comparison_page import render_markdown, render_page
 from asr_lora.pages.tables import latex_csv
+from asr_lora.system.locks import owning
 from asr_lora.system.renamed import renamed_keywords
 
 AUDIO_UTTERANCES = 60
@@ -23,6 +24,7 @@ AUDIO_BYTES = 9_000_000  # of FLAC in a page, a third more as base64: 12 MB in a
 
 
 @renamed_keywords(terms="hotwords", guards="regression_sets")
+@owning(lambda *_, out, **__: ComparisonFolder(out))
 def compare(
     reports: Sequence[Path],
     *,
@@ -80,7 +82,7 @@ def compare(
         audio and str(audio), analysis and str(analysis),
     )  # fmt: skip
     prints = [system.fingerprint for system in comparison.systems]
-    made_from = {
+    made_from: dict[str, object] = {
         "fingerprint": fingerprint(prints, comparison.names, transcripts, *(asked if any(asked) else ())),
         "reports": [str(path) for path in reports],
         "guard_reports": [str(path) for path in regression_sets],
@@ -91,6 +93,7 @@ def compare(
     write_text(folder.page, render_page(view))
     write_text(folder.markdown, render_markdown(view))
     write_text(folder.csv, latex_csv(view.numbers))
+    made_from["files"] = {path.name: file_facts(path) for path in folder.rendered}
     folder.write(comparison_record(comparison, made_from))
     return folder
 

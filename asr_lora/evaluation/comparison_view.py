@@ -116,7 +116,7 @@ def _run_commands(comparison: Comparison) -> list[str]:
         options = {
             "--split": dataset.split, "--name": system.name, "--language": decoding.language,
             "--language-token": decoding.language_token, "--task": decoding.task, "--context": system.context,
-            "--precision": PRECISIONS.get(system.dtype), "--beams": decoding.beams,
+            "--engine": system.engine, "--precision": PRECISIONS.get(system.dtype), "--beams": decoding.beams,
             "--normaliser": report.normaliser.rpartition("-")[0], "--out": f"reports/{system.name}",
         }  # fmt: skip
         words = ["evaluate", system.model, dataset.folder or "DATASET"]

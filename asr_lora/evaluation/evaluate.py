@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.decoding_options import DecodingOptions
-from asr_lora.decoding.search import decode_split, default_batch_seconds
+from asr_lora.decoding.decoding_options import BEAMS, DecodingOptions
+from asr_lora.decoding.engine import Engine, decode_split
+from asr_lora.decoding.loading import EngineName, engine_named, open_engine
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
@@ -22,8 +23,8 @@ from asr_lora.metrics.breakdown import RECORDED
 from asr_lora.metrics.hotword_recall import Hotword, read_hotwords
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
 from asr_lora.model.find_model import NamedModel, find_model, model_identity, training_record, weights_digest
-from asr_lora.model.open_model import open_model
-from asr_lora.model.whisper import Whisper
+from asr_lora.system.device import default_device
+from asr_lora.system.locks import owning
 from asr_lora.system.processes import ProcessGroup, join_process_group
 from asr_lora.system.renamed import renamed_keywords
 
@@ -31,6 +32,7 @@ STAMPED = "basic-1"  # in every fingerprint since reports had one normaliser; hy
 
 
 @renamed_keywords(terms="hotwords")
+@owning(lambda *_, out, **__: ReportFolder(out))
 def evaluate(
     model: str,
     dataset: Path,
@@ -43,7 +45,8 @@ def evaluate(
     task: Task | None = None,
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
-    beams: int = 1,
+    beams: int = BEAMS,
+    engine: str | None = None,
     normaliser: str = "basic",
     hotwords: Path | None = None,
 ) -> ReportFolder:
@@ -64,42 +67,41 @@ def evaluate(
         task: by default that of the run.
         context: by default that of the run.
         precision: number format of the computation.
-        beams: width of the beam search; 1 is greedy search.
+        beams: width of the beam search; 1 is greedy search, which is faster and makes more errors.
+        engine: "torch" or "ctranslate2"; default: see `asr_lora.decoding.loading.engine_named`.
         normaliser: normaliser of the main scores, see `asr_lora.metrics.normalize`; the report has the others' too.
         hotwords: file of names and words, one per line, whose recall is computed.
 
     Raises:
-        ConfigError: the language or normaliser is unknown; `out` holds the report of another model or split, or other
-            files.
+        ConfigError: the language or normaliser is unknown; `out` holds another report, or other files.
         DataError: the model or dataset cannot be used, or the dataset has no such split.
     """
-    manifest = DatasetFolder(dataset).read()
-    found = find_model(model)
+    manifest, found = DatasetFolder(dataset).read(), find_model(model)
     prompt = found.prompt(language, language_token, task, default=manifest.language)
-    options = DecodingOptions(beams=beams)
+    options, folder = DecodingOptions(beams=beams), ReportFolder(out)
     how = find_normaliser(normaliser, str(prompt.language))
     wanted = read_hotwords(hotwords, how) if hotwords else []
     data = read_split(dataset, split)
-    digest = manifest.splits[split].sha256
-    stamp = _fingerprint(found, digest, prompt, task, context, precision, options)
-    folder = ReportFolder(out)
+    digest, processes = manifest.splits[split].sha256, join_process_group()
+    runner = engine_named(engine, precision, needs_torch=processes.size > 1)
+    stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
     if folder.reusable(stamp):
-        _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
+        if processes.main:
+            _score_again(folder, data, _changeable_facts(found, name or model), how, wanted)
         return folder
-    processes = join_process_group()
     if processes.main:
         _check_free(folder, model, split)
-    whisper = open_model(found, prompt, context=context, precision=precision)
+    loaded = open_engine(runner, found, prompt, context=context, precision=precision)
     if processes.main:
         folder.manifest.unlink(missing_ok=True)
-    hypotheses, seconds, fresh_audio = _transcribe(whisper, data, options, folder, stamp, processes)
+    hypotheses, seconds, fresh_audio = _transcribe(loaded, data, options, folder, stamp, processes)
     if processes.main:
         rows, scored = score_report(_rows(data, hypotheses), str(prompt.language), how, wanted)
         write_jsonl(folder.hypotheses, rows)
         folder.write(
             ReportRecord(
                 fingerprint=stamp,
-                system=_system_record(found, whisper, name or model),
+                system=_system_record(found, loaded, name or model),
                 dataset=_split_record(dataset, manifest.language, split, digest, data),
                 decoding=_decoding_record(prompt, options),
                 **scored.fields(),
@@ -121,9 +123,12 @@ def _fingerprint(
     context: Context | None,
     precision: Precision,
     options: DecodingOptions,
+    engine: EngineName,
 ) -> str:
     """Digest of everything that hypotheses depend on."""
-    asked = {"task": task, "context": context, "precision": precision, "beams": options.beams}
+    asked: dict[str, object] = {"task": task, "context": context, "precision": precision, "beams": options.beams}
+    if engine is not EngineName.TORCH:  # the only engine of earlier versions
+        asked["engine"] = engine
     spoken = {"language": prompt.language, "token": prompt.token}
     return fingerprint(model_identity(model), digest, spoken, asked, options.max_new_tokens, STAMPED)
 
@@ -159,16 +164,17 @@ def _decoding_record(prompt: ForcedPrompt, options: DecodingOptions) -> Decoding
     )
 
 
-def _system_record(model: NamedModel, whisper: Whisper, name: str) -> SystemRecord:
+def _system_record(model: NamedModel, engine: Engine, name: str) -> SystemRecord:
     return SystemRecord(
         name=name,
         model=model.name,
         base=model.base,
         weights_digest=weights_digest(model),
         strength=model.strength,
-        context=whisper.context,
-        dtype=str(whisper.dtype).removeprefix("torch."),
-        device=whisper.device.type,
+        context=engine.whisper.context,
+        engine=engine.name,
+        dtype=engine.dtype,
+        device=default_device().type,
         training=training_record(model),
     )
 
@@ -209,7 +215,7 @@ def _check_free(folder: ReportFolder, model: str, split: str) -> None:
 
 
 def _transcribe(
-    whisper: Whisper, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, processes: ProcessGroup
+    engine: Engine, data: Split, options: DecodingOptions, folder: ReportFolder, stamp: str, processes: ProcessGroup
 ) -> tuple[list[str], float, float]:
     """Return hypotheses in the order of `data`, seconds of inference, and the seconds of audio transcribed in them.
 
@@ -217,14 +223,7 @@ def _transcribe(
     """
     done = _kept(folder, stamp, processes)
     rest = data.select([index for index, key in enumerate(data.ids) if key not in done])
-    batches = decode_split(
-        whisper,
-        rest,
-        options,
-        batch_seconds=default_batch_seconds(whisper),
-        rank=processes.rank,
-        world_size=processes.size,
-    )
+    batches = decode_split(engine, rest, options, rank=processes.rank, world_size=processes.size)
     seconds, audio = 0.0, 0.0
     fresh: list[tuple[str, str]] = []
     with (

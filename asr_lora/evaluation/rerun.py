@@ -1,4 +1,4 @@
-"""Compute every number of a report or comparison again from the hypotheses, and compare with what is recorded."""
+"""Compute every number of a report or comparison again, and compare with what is recorded; check page and tables."""
 
 import math
 import re
@@ -10,7 +10,8 @@ from asr_lora.errors import ConfigError, DataError
 from asr_lora.evaluation.comparison import read_comparison
 from asr_lora.evaluation.comparison_record import comparison_record
 from asr_lora.evaluation.report import read_rows, score_report
-from asr_lora.folders.measurements import Measured
+from asr_lora.folders.digests import file_facts
+from asr_lora.folders.measurements import ComparisonRecord, Measured
 from asr_lora.folders.report_folder import ComparisonFolder, ReportFolder
 from asr_lora.metrics.hotword_recall import Hotword
 from asr_lora.metrics.normalize import Normaliser, find_normaliser
@@ -70,8 +71,22 @@ def rerun(folder: Path) -> Rerun:
         transcripts=recorded.transcripts,
     )
     again = comparison_record(comparison, {"reports": recorded.reports}).to_json()
-    parts.append(disagreements(folder, body, again))
+    parts += [disagreements(folder, body, again), _edited(ComparisonFolder(folder), recorded)]
     return Rerun.together(parts)
+
+
+def _edited(folder: ComparisonFolder, recorded: ComparisonRecord) -> Rerun:
+    """Find page and tables that are no longer as `compare` wrote them."""
+    if not recorded.files:
+        note = f"{folder.root}: an earlier version recorded no digests of page and tables, so they are not checked"
+        return Rerun(notes=(note,))
+    found = []
+    for path in folder.rendered:
+        if not path.is_file():
+            found.append(f"{path} is missing")
+        elif path.name not in recorded.files or file_facts(path) != recorded.files[path.name]:
+            found.append(f"{path} has been changed since compare wrote it (its SHA-256 differs)")
+    return Rerun(len(folder.rendered) - len(found), tuple(found))
 
 
 def _rerun_report(folder: ReportFolder) -> Rerun:

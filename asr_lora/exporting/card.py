@@ -3,6 +3,7 @@
 Every value is picked by name, so that folders of this machine, people and transcripts cannot get into it.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from asr_lora.exporting.recipe import Format
 from asr_lora.folders.dataset_folder import DatasetRecord
 from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.run_folder import ExportRecord, RunRecord
-from asr_lora.pages.templating import environment
+from asr_lora.pages.templating import environment, markdown
+from asr_lora.text import printable
 
 TASK = "automatic-speech-recognition"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_CODES = {"jw": "jv"}  # where Whisper's language code differs from ISO 639
 LIBRARIES = {Format.ADAPTER: "peft", Format.TRANSFORMERS: "transformers", Format.CTRANSLATE2: "ctranslate2"}
 RUNS_IN = {
@@ -52,7 +55,7 @@ def write_card(subject: CardSubject) -> str:
     """
     template = (files("asr_lora.exporting") / "templates" / "card.md.j2").read_text(encoding="utf-8")
     body = environment(autoescape=False).from_string(template).render(**_context(subject))
-    text = f"---\n{_metadata(subject).to_yaml()}\n---\n\n{body}"
+    text = printable(f"---\n{_metadata(subject).to_yaml()}\n---\n\n{body}")
     try:
         ModelCard(text)
     except ValueError as error:
@@ -91,7 +94,7 @@ def dataset_names(dataset: DatasetRecord) -> list[str]:
 def _metadata(subject: CardSubject) -> ModelCardData:
     export, kind = subject.export, Format(subject.export.format)
     relation = {Format.ADAPTER: "adapter"}.get(kind, "quantized" if export.quantise else "finetune")
-    known = re.fullmatch(r"[\w.-]+/[\w.-]+", export.base) is not None
+    known = HUB_ID.fullmatch(export.base) is not None
     methods = [] if subject.run.method is Method.FULL else ["lora", subject.run.method]
     return ModelCardData(
         language=HUB_CODES.get(export.language, export.language),
@@ -148,7 +151,7 @@ def _context(subject: CardSubject) -> dict[str, Any]:
     return {
         "title": _title(subject),
         "language_name": language_name(export.language).title(),
-        "base_link": f"[{base}](https://huggingface.co/{base})" if "/" in base else base,
+        "base_link": f"[{base}](https://huggingface.co/{base})" if HUB_ID.fullmatch(base) else markdown(base),
         "method": _method(run),
         "form": {"format": kind, "numbers": numbers, "runs_in": RUNS_IN[kind]},
         "snippet": snippet(export, subject.repository),
@@ -220,7 +223,7 @@ def snippet(export: ExportRecord, repository: str | None) -> str:
             "import soundfile\n"
             "from peft import PeftModel\n"
             "from transformers import WhisperForConditionalGeneration, WhisperProcessor\n\n"
-            f'base = "{export.base}"\n'
+            f"base = {json.dumps(export.base)}\n"
             "processor = WhisperProcessor.from_pretrained(base)\n"
             'model = WhisperForConditionalGeneration.from_pretrained(base, dtype="float32")\n'
             f'model = PeftModel.from_pretrained(model, "{repository or "."}")\n'

@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
-from asr_lora.decoding.search import decode_split, default_batch_seconds
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.exporting.formats import public_base, write_export
 from asr_lora.exporting.other_engines import open_export, require_engine
@@ -21,6 +22,7 @@ from asr_lora.language import Task
 from asr_lora.model.find_model import NamedModel, find_model, model_identity
 from asr_lora.model.open_model import open_model
 from asr_lora.model.whisper import Whisper
+from asr_lora.system.locks import owning
 from asr_lora.system.renamed import renamed_keywords
 
 SPLIT = "dev"
@@ -30,6 +32,7 @@ OURS = "asr_lora, float32, 30 s"
 
 
 @renamed_keywords(clips="utterances")
+@owning(lambda *_, out, **__: ExportFolder(out))
 def export(
     model: str | NamedModel,
     *,
@@ -126,7 +129,7 @@ def export_dataset(place: NamedModel, dataset: Path | None) -> Path:
 def _transcribe(whisper: Whisper, split: Split) -> list[str]:
     found = [""] * len(split)
     with tqdm(total=len(split), desc=OURS, unit="utterance") as bar:
-        for indices, texts in decode_split(whisper, split, batch_seconds=default_batch_seconds(whisper)):
+        for indices, texts in decode_split(TorchEngine(whisper), split, GREEDY):
             for index, text in zip(indices, texts, strict=True):
                 found[index] = text
             bar.update(len(indices))

@@ -1,5 +1,7 @@
 """Write files and folders that are complete or absent: beside their place, then renamed onto it."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,12 +12,14 @@ from typing import Any
 
 from asr_lora.errors import AsrLoraError, DataError
 
+NAME_BYTES = 255  # of a file's name on most file systems
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` to write to; rename it onto `path` on success, remove it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = _beside(path, f".{os.getpid()}.tmp")
     try:
         yield draft
         os.replace(draft, path)
@@ -30,11 +34,16 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; put it in the place of `folder` on success, remove it otherwise.
 
+    Where `folder` is a symbolic link, the link stays, and the folder that it names is replaced.
+
     Raises:
         OSError: the folder could not be written; torch's and safetensors' errors about a full disk become this one.
     """
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    folder = _resolved(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    draft = _beside(folder, ".tmp")
+    _remove(draft)
     draft.mkdir(parents=True)
     try:
         yield draft
@@ -42,22 +51,50 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb") as handle:
                     os.fsync(handle.fileno())
-        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        _remove(set_aside(folder))
         if folder.exists():
             folder.rename(set_aside(folder))
         draft.rename(folder)
-        shutil.rmtree(set_aside(folder), ignore_errors=True)
+        _remove(set_aside(folder))
     except (OSError, AsrLoraError):
         raise
     except Exception as error:
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
 
 
 def set_aside(folder: Path) -> Path:
     """Return where `replacing_folder` keeps the previous folder between its two renames."""
-    return folder.with_name(f".{folder.name}.before")
+    folder = _resolved(folder)
+    return _beside(folder, ".before")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return a hidden name beside a path, of at most as many bytes as a name may have."""
+    name = f".{path.name}{ending}"
+    if len(os.fsencode(name)) > NAME_BYTES:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{ending}"
+    return path.with_name(name)
+
+
+def _resolved(folder: Path) -> Path:
+    """Return the folder that a path names, behind symbolic links.
+
+    Raises:
+        OSError: the links lead in a circle.
+    """
+    try:
+        return folder.resolve()
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder)) from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a symbolic link, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -100,6 +100,11 @@ class Folder(Generic[R]):
         return self.root / self.manifest_name
 
     @property
+    def lock(self) -> Path:
+        """The lock of the job that works on the folder; a job that was killed leaves the file, which is then free."""
+        return self.root / ".lock"
+
+    @property
     def complete(self) -> bool:
         return self.manifest.is_file()
 
@@ -174,7 +179,7 @@ class Folder(Generic[R]):
         Raises:
             ConfigError: the folder is not empty, and `ours` is false.
         """
-        if not ours and self.root.is_dir() and any(self.root.iterdir()):
+        if not ours and self.root.is_dir() and any(path != self.lock for path in self.root.iterdir()):
             raise ConfigError(f"{self.root} holds something else: name an empty or new folder {option}")
 
 

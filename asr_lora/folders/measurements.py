@@ -58,7 +58,8 @@ class SystemRecord(Record):
     base: str
     strength: float | None = None  # share of the adapter's update; None: no adapter
     context: str
-    dtype: str
+    engine: str = "torch"  # the engine of older reports, which did not record it
+    dtype: str  # as the engine computes: float32, bfloat16, float16 or int8
     device: str
     weights_digest: str | None = None  # of the run, or of the files; None: an older report, or a model of the hub
     training: TrainingRecord | None = None  # None: zero-shot, or trained elsewhere
@@ -153,6 +154,7 @@ class ComparisonRecord(ManifestRecord):
     transcripts: bool = False
     price_per_hour: float | None = None
     commands: list[str] = []
+    files: dict[str, dict[str, int | str]] = {}  # page and tables by name; empty: written by an older version
     systems: list[ComparedSystem]
     dataset: ScoredSplit
     normaliser: str

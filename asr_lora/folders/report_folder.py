@@ -97,6 +97,11 @@ class ComparisonFolder(Folder[ComparisonRecord], Tabular):
     def csv(self) -> Path:
         return self.root / "table.csv"
 
+    @property
+    def rendered(self) -> tuple[Path, ...]:
+        """The files that show the comparison to people."""
+        return self.page, self.markdown, self.csv
+
 
 class AnalysisFolder(Folder[AnalysisRecord], Tabular):
     """What training changed in the weights of some runs."""

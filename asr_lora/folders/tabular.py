@@ -6,6 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from asr_lora.errors import ConfigError
+from asr_lora.text import printable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -83,7 +84,7 @@ class Tabular:
         lines = [_line("th", [column.heading for column in shown])]
         lines += [_line("td", [_cell(row[column.name], column.form) for column in shown]) for row in rows[:MOST_ROWS]]
         more = f"<p>{len(rows) - MOST_ROWS:,} more rows are not shown.</p>" if len(rows) > MOST_ROWS else ""
-        return "\n".join([f"<p>{html.escape(self.caption())}</p>", "<table>", *lines, "</table>", more])
+        return "\n".join([f"<p>{_shown(self.caption())}</p>", "<table>", *lines, "</table>", more])
 
 
 def _step(value: object, key: str) -> object:
@@ -95,8 +96,12 @@ def _step(value: object, key: str) -> object:
     return getattr(value, key, None)
 
 
+def _shown(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _line(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{_shown(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _cell(value: object, form: str) -> str:

@@ -59,7 +59,8 @@ class StrengthSweepFolder(Folder[StrengthSweepRecord], Tabular):
     def ours(self) -> bool:
         """Whether the folder holds only a sweep, complete or interrupted."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        return all(name == self.manifest_name or name.startswith("strength-") for name in names)
+        ours = {self.manifest_name, self.lock.name}
+        return all(name in ours or name.startswith("strength-") for name in names)
 
 
 class VariantScores(Record):
@@ -134,7 +135,7 @@ class SweepFolder(Folder[SweepRecord], Tabular):
     def ours(self) -> bool:
         """Whether the folder holds only a sweep, complete or not."""
         tables = {path.name for split in SPLITS for path in (self.page(split), self.markdown(split), self.csv(split))}
-        known = {"configs", "runs", "reports", self.manifest_name, *tables}
+        known = {"configs", "runs", "reports", self.manifest_name, self.lock.name, *tables}
         return self.root.is_dir() and {path.name for path in self.root.iterdir()} <= known
 
 

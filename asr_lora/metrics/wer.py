@@ -90,8 +90,8 @@ def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> li
 
     Blanks count, except beside letters of scripts without blanks, which no hypothesis can get right.
     """
-    said, written = ([without_idle_blanks(text) for text in side] for side in (references, hypotheses))
-    return _align(said, written, jiwer.process_characters)
+    given, found = ([without_idle_blanks(text) for text in side] for side in (references, hypotheses))
+    return _align(given, found, jiwer.process_characters)
 
 
 def _align(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from asr_lora.folders.measurements import AnalysedRun, AnalysisRecord, MatrixRecord, RunPair
 from asr_lora.pages.charts import Figure, HeatMap, RankPlot
-from asr_lora.pages.tables import Cell, Number, Table, percent
-from asr_lora.pages.templating import environment
+from asr_lora.pages.tables import Cell, Number, Table, percent, spreadsheet_safe
+from asr_lora.pages.templating import render
 
 RANKS = (1, 4, 16, 64)  # ranks whose share of the energy is shown
 PAIRS_DRAWN = 6  # pairs of runs with a chart and a sentence; the table has all
@@ -73,12 +73,12 @@ def analysis_view(record: AnalysisRecord) -> AnalysisView:
 
 
 def render_analysis_page(view: AnalysisView) -> str:
-    return environment().get_template("analysis.html.j2").render(view=view)
+    return render("analysis.html.j2", view=view)
 
 
 def render_analysis_markdown(view: AnalysisView) -> str:
     """Render the sentences, and the tables of runs, projections and pairs."""
-    return environment(autoescape=False).get_template("analysis.md.j2").render(view=view)
+    return render("analysis.md.j2", view=view)
 
 
 def matrices_csv(view: AnalysisView) -> str:
@@ -87,7 +87,7 @@ def matrices_csv(view: AnalysisView) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(view.matrices.columns)
     for row in view.matrices.rows:
-        values = [cell.value if isinstance(cell, Number) else cell for cell in row]
+        values = [cell.value if isinstance(cell, Number) else spreadsheet_safe(str(cell), "'") for cell in row]
         table.writerow(["" if value is None else value for value in values])
     return text.getvalue()
 

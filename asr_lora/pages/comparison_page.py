@@ -8,7 +8,7 @@ from asr_lora.folders.measurements import DecodingRecord, ScoredSplit
 from asr_lora.metrics.wer import Step
 from asr_lora.pages.charts import Figure
 from asr_lora.pages.tables import DASH, Cell, Table, Text
-from asr_lora.pages.templating import environment, page_script
+from asr_lora.pages.templating import page_script, render
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class ComparisonView:
 
 
 def render_page(view: ComparisonView) -> str:
-    return environment().get_template("page.html.j2").render(view=view, script=page_script())
+    return render("page.html.j2", view=view, script=page_script())
 
 
 def render_markdown(view: ComparisonView) -> str:
     """Render verdict and main table."""
-    return environment(autoescape=False).get_template("table.md.j2").render(view=view)
+    return render("table.md.j2", view=view)
 
 
 def render_empty(title: str, rows: Sequence[tuple[str, str, str, str]], command: str) -> tuple[str, str]:
@@ -123,5 +123,4 @@ def render_empty(title: str, rows: Sequence[tuple[str, str, str, str]], command:
     cells: list[list[Cell]] = [[*row, *[DASH] * (len(columns) - len(row))] for row in rows]
     table = Table("Scores, not measured yet", columns, cells, frozenset({1, 2, 3}))
     context = {"title": title, "table": table, "command": command, "script": page_script()}
-    page, markdown = environment(), environment(autoescape=False)
-    return page.get_template("empty.html.j2").render(**context), markdown.get_template("empty.md.j2").render(**context)
+    return render("empty.html.j2", **context), render("empty.md.j2", **context)

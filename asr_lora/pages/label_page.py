@@ -11,7 +11,7 @@ from asr_lora.labels.rules import MODEL_RULES, RULES, Finding, Label
 from asr_lora.metrics.normalize import basic
 from asr_lora.metrics.wer import MarkedWord, align
 from asr_lora.pages.charts import Figure, Histogram
-from asr_lora.pages.templating import environment
+from asr_lora.pages.templating import render
 
 WORST_SHOWN = 40
 AUDIO_BYTES = 3_200_000  # of FLAC in a page, a third more as base64: 5 MB in all, charts and text included
@@ -123,7 +123,7 @@ def label_view(
 
 
 def render_label_page(view: LabelView) -> str:
-    return environment().get_template("doctor.html.j2").render(view=view)
+    return render("doctor.html.j2", view=view)
 
 
 def _suspicious(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from asr_lora.text import printable
+
+FORMULA = tuple("=+-@＝＋－＠")  # beginnings of cells that spreadsheets compute
 DASH = "–"  # stands where a number is missing
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "_": r"\_",
@@ -78,7 +81,8 @@ def interval(low: float | None, high: float | None, form: str = ".1f") -> Text:
 def latex_csv(table: Table) -> str:
     """Write names and numbers as CSV for siunitx, pgfplotstable or csvsimple; empty where a value is missing.
 
-    Names are escaped for LaTeX, their commas and quotation marks too, since TeX's readers know no quoted cells.
+    Names are escaped for LaTeX, their commas and quotation marks too, since TeX's readers know no quoted cells. A
+    name that a spreadsheet would compute begins with an empty group, which TeX does not print.
     """
     handle = io.StringIO()
     writer = csv.writer(handle, lineterminator="\n")
@@ -95,4 +99,14 @@ def _plain(number: Number) -> str:
 
 
 def _latex(name: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(name.split()))
+    return spreadsheet_safe("".join(LATEX.get(character, character) for character in one_line(name)), "{}")
+
+
+def spreadsheet_safe(cell: str, mark: str) -> str:
+    """Put a mark before a text that a spreadsheet would take for a formula."""
+    shown = one_line(cell)
+    return mark + shown if shown.startswith(FORMULA) else shown
+
+
+def one_line(text: str) -> str:
+    return printable(" ".join(text.split()))

@@ -2,21 +2,45 @@
 
 import base64
 import hashlib
+import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from asr_lora.text import printable
+
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # not every reader of Markdown knows \< as CommonMark does
+# Characters that mean something in Markdown wherever they stand; an underscore only where it begins or ends a word.
+MARKDOWN = re.compile(r"[\\|<>`*\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+
 
 @cache
 def environment(autoescape: bool = True) -> Environment:
-    """Return the templates of this folder; `autoescape` is for HTML, Markdown goes without."""
-    return Environment(
+    """Return the templates of this folder; `autoescape` is for HTML, Markdown has the filters `md` and `md_line`."""
+    made = Environment(
         loader=PackageLoader("asr_lora.pages", "templates"),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"md": markdown, "md_line": markdown_line}
+    return made
+
+
+def render(template: str, **context: object) -> str:
+    """Fill a template of a page (`.html.j2`) or of Markdown (`.md.j2`); hidden characters are shown escaped."""
+    return printable(environment(autoescape=".html." in template).get_template(template).render(**context))
+
+
+def markdown(value: object) -> str:
+    """Escape words for a line or a cell of Markdown, on one line."""
+    return MARKDOWN.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), " ".join(str(value).split()))
+
+
+def markdown_line(value: object) -> str:
+    """Escape words that begin a line of Markdown."""
+    return re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", markdown(value))
 
 
 @cache

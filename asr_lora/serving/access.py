@@ -30,7 +30,7 @@ class AccessPolicy:
     host: str  # address that the server listens on
     key: str | None = None  # None: clients need no key
 
-    def check(self, headers: Mapping[str, str], path: str) -> None:
+    def check(self, headers: Mapping[str, str], path: str, method: str = "POST") -> None:
         """Let a request pass or refuse it.
 
         On loopback, where no key may be needed, a page of another site could still reach this server through the
@@ -40,6 +40,7 @@ class AccessPolicy:
         Args:
             headers: of the request, by lower-case name.
             path: of the request.
+            method: of the request, in upper case.
 
         Raises:
             ApiError: the request names another host, comes from another site, or has a missing or wrong key.
@@ -47,7 +48,7 @@ class AccessPolicy:
         host = (_split(f"//{headers.get('host', '')}").hostname or "").lower()
         if is_loopback(self.host) and host not in LOOPBACK_NAMES | {self.host.strip("[]").lower()}:
             raise ApiError(421, "wrong_host", "this server answers on this machine only: use http://localhost")
-        if not _from_own_page(headers):
+        if not _from_own_page(method, headers):
             raise ApiError(403, "wrong_origin", "this server answers no pages of other sites")
         if self.key is not None and (path.startswith("/v1/") or path == "/metrics"):
             self._require_key(headers.get("authorization", ""), self.key)
@@ -70,13 +71,18 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _from_own_page(headers: Mapping[str, str]) -> bool:
-    """Whether a request comes from this server's own page, or from no page at all."""
+def _from_own_page(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from this server's own page, from no page at all, or opens the page from a link.
+
+    A navigation with another method is a form that some page submits. The own page has none: it uses `fetch`.
+    """
+    if headers.get("sec-fetch-mode") == "navigate":
+        return method in ("GET", "HEAD")
     site = headers.get("sec-fetch-site")
     if site is not None:
-        return site in ("same-origin", "none") or headers.get("sec-fetch-mode") == "navigate"
+        return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or _split(origin).netloc.lower() == headers.get("host", "").lower()
+    return origin is None or _split(origin).netloc.lower() == headers.get("host", "").lower() != ""
 
 
 def _split(url: str) -> SplitResult:

@@ -87,7 +87,7 @@ def _scored_tokens(segment: Segment, token_bytes: TokenBytes) -> Iterator[Body]:
 
 
 def _verbose(options: RequestOptions, segments: Sequence[Segment], seconds: float) -> Body:
-    language = next((segment.language for segment in segments if segment.language), None)
+    language = next((segment.language for segment in segments if segment.language), options.language)
     if options.task is Task.TRANSLATE:
         language = "en"  # of the text
     body: Body = {

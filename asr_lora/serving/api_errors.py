@@ -6,6 +6,7 @@ from asr_lora.errors import AudioError
 AUDIO_ERRORS = {  # AudioError.reason -> code and message
     "empty file": ("empty_file", "the file is empty: {send}"),
     "no audio": ("no_audio", "the file decodes to no samples"),
+    "incomplete": ("incomplete_audio", "the file is damaged, or its end is missing: send all of it"),
     "too long": ("audio_too_long", "the audio is longer than this server accepts"),
     "no ffmpeg": ("unsupported_format", "the file is not audio, or in a format that this server cannot read: {send}"),
 }

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -79,8 +78,7 @@ def _add_transcriptions(app: FastAPI, runner: RequestRunner) -> None:
         async with AsyncExitStack() as stack:
             form = await stack.enter_async_context(receive_form(request, runner.limits, runner.spool))
             options = read_options(form, runner.model.selections, task)
-            runner.model.check(options)
-            options = replace(options, task=runner.model.task(options))
+            options = runner.model.check(options)
             watch = ClientWatch(request.receive, runner.limits.timeout)
             stack.callback(watch.close)
             parts = await stack.enter_async_context(aclosing(runner.transcribe(audio_path(form), options, watch)))
@@ -197,7 +195,7 @@ class RequestMiddleware:
         failure = None
         try:
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-            self.access.check(headers, scope["path"])
+            self.access.check(headers, scope["path"], scope["method"])
             await self.app(scope, receive_message, send_message)
         except ApiError as error:
             failure = error

@@ -4,11 +4,12 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0  # a connection that sends no complete request header for this long is closed
+HEADER_SECONDS = 10.0  # a new connection that sends no complete request header for this long is closed
+KEEP_ALIVE_SECONDS = 75  # and one that has had its answer: clients use it again, and few of them repeat an upload
 
 
 class TimeoutProtocol(H11Protocol):
-    """Check every `HEADER_SECONDS` that a connection has begun or finished a request since the last check."""
+    """Check now and then that a connection has begun or finished a request since the last check."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -21,4 +22,7 @@ class TimeoutProtocol(H11Protocol):
         if idle and self.cycle is last_cycle:
             self.transport.close()
             return
-        self.loop.call_later(HEADER_SECONDS, self._check, self.cycle if idle else None)
+        answered = idle and self.cycle is not None
+        self.loop.call_later(
+            KEEP_ALIVE_SECONDS if answered else HEADER_SECONDS, self._check, self.cycle if idle else None
+        )

@@ -17,6 +17,7 @@ class ServerMetrics:
         self.requests = Counter("asr_lora_requests", "Requests answered.", ["route", "status"], registry=registry)
         self.errors = Counter("asr_lora_errors", "Requests refused or failed.", ["code"], registry=registry)
         self.audio = Counter("asr_lora_audio_seconds", "Seconds of audio transcribed.", ["model"], registry=registry)
+        self.empty = Counter("asr_lora_empty_transcripts", "Recordings without text.", ["model"], registry=registry)
         self.latency = Histogram(
             "asr_lora_request_seconds", "Seconds from the end of an upload to the answer.", ["model"], buckets=SECONDS,
             registry=registry,

@@ -17,6 +17,7 @@ from asr_lora.serving.request_options import RequestOptions
 from asr_lora.serving.served_model import ServedModel
 from asr_lora.serving.shared_batches import BatchRequest, BatchScheduler
 from asr_lora.serving.uploads import ClientDisconnected, wait_for_disconnect
+from asr_lora.system.progress import say
 from asr_lora.transcription.segments import Segment, TranscriptPart
 
 UPLOADS_AT_ONCE = 8  # of the largest size: the most that all uploads may take on disk
@@ -56,20 +57,24 @@ class RequestRunner:
             steps = self.model.windows(source, request.cancelled, single=options.stream, rules=options.speech_rules)
             decoder = ThreadPoolExecutor(1, thread_name_prefix="decoding")
             stack.callback(decoder.shutdown, wait=False)
-            begun, seconds = time.monotonic(), 0.0
+            begun, heard = time.monotonic(), False
             try:
                 while step := await watch.result(loop.run_in_executor(decoder, next, steps, None)):
-                    seconds, windows = step
+                    sound, windows = step
                     segments: list[Segment] = []
                     if windows:
                         segments = await watch.result(asyncio.wrap_future(self.batches.submit(request, windows)))
-                    yield TranscriptPart(seconds, segments)
+                    heard = heard or bool(segments)
+                    yield TranscriptPart(sound.seconds, segments, sound=sound)
             except AudioError as error:
                 raise undecodable(error) from error
             finally:
                 request.cancelled.set()  # the model stops at its next token, the decoder at its next block
                 await asyncio.shield(loop.run_in_executor(decoder, steps.close))  # before the upload is deleted
-            self._count(options.model, seconds, time.monotonic() - begun, watch)
+            self._count(options.model, sound.seconds, time.monotonic() - begun, watch)
+            if not heard:
+                self.metrics.empty.labels(options.model).inc()
+                say(sound.why_empty())
 
     def _count(self, model: str, seconds: float, worked: float, watch: "ClientWatch") -> None:
         self.metrics.audio.labels(model).inc(seconds)

@@ -13,7 +13,7 @@ from asr_lora.decoding.loading import engine_named
 from asr_lora.errors import ConfigError
 from asr_lora.serving.access import AccessPolicy, is_loopback
 from asr_lora.serving.app import make_app
-from asr_lora.serving.http_timeouts import TimeoutProtocol
+from asr_lora.serving.http_timeouts import KEEP_ALIVE_SECONDS, TimeoutProtocol
 from asr_lora.serving.limits import Limits
 from asr_lora.serving.request_job import RequestRunner
 from asr_lora.serving.served_model import load_served_model
@@ -38,7 +38,7 @@ def serve(
     context: Context | None = None,
     precision: Precision = Precision.AUTO,
     vad: bool = True,
-    engine: str = "torch",
+    engine: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT arrives; running requests then have 30 s to finish.
 
@@ -53,7 +53,7 @@ def serve(
         no_key: let clients on other machines in without a key.
         limits: of requests.
         language: of a model alone, or of the base model; detected in each recording when not given or recorded.
-        engine: "torch", or "ctranslate2".
+        engine: "torch" or "ctranslate2"; by default CTranslate2 on a CPU, unless there are several adapters.
 
     Raises:
         ConfigError: neither model nor adapter is given, two models have one name, a key is missing, or the address
@@ -64,7 +64,8 @@ def serve(
     with listen_on(host, port) as listener:
         served = load_served_model(
             model, adapters or {}, names=names, language=language, language_token=language_token, context=context,
-            precision=precision, max_seconds=limits.seconds, vad=vad, engine=engine_named(engine),
+            precision=precision, max_seconds=limits.seconds, vad=vad,
+            engine=engine_named(engine, precision, needs_torch=bool(adapters)),
         )  # fmt: skip
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # broken requests could fill the log
         listener.listen()  # a client that connects now is answered as soon as the server has started
@@ -123,6 +124,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

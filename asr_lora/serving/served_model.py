@@ -8,8 +8,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from asr_lora.audio.decode import AudioBlocks
 from asr_lora.audio.features import FULL_SECONDS
-from asr_lora.audio.ffmpeg import AudioBlocks
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.loading import EngineName
@@ -20,6 +20,7 @@ from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.serving.api_errors import ApiError, invalid_field
 from asr_lora.serving.request_options import RequestOptions
 from asr_lora.transcription.longform import SpeechRules, Window
+from asr_lora.transcription.segments import SoundFacts
 from asr_lora.transcription.transcriber import AUTO, Transcriber, open_transcriber
 
 
@@ -52,14 +53,17 @@ class ServedModel:
         further = {alias: adapters[name] for alias, name in self.aliases.items()}
         return {**dict.fromkeys(self.names, self.transcriber.base), **adapters, **further}
 
-    def check(self, options: RequestOptions) -> None:
+    def check(self, options: RequestOptions) -> RequestOptions:
         """Refuse a request that this model cannot fulfil, before it waits in the queue.
+
+        Returns:
+            The request with the language and the task that are chosen for it; no language where it is detected.
 
         Raises:
             ApiError: the model does not know the language or the task, cannot find times of words, or cannot take so
                 many keywords.
         """
-        self.select(options)
+        selection = self.select(options)
         most = MAX_TARGET_TOKENS // 2 - 1
         if options.keywords and (count := len(self.previous_tokens(options))) > most:
             message = f"keywords and prompt take {count} tokens together, and the model takes {most}: send fewer"
@@ -68,6 +72,9 @@ class ServedModel:
             raise invalid_field(
                 "timestamp_granularities[]", "this model cannot find the times of words: ask for segments"
             )
+        prompt = selection.prompt if selection else None
+        task = options.task or (prompt or self.whisper.prompt).task
+        return replace(options, language=prompt.language if prompt else None, task=task)
 
     def select(self, options: RequestOptions) -> AdapterSelection | None:
         """Select what transcribes a request; None: the base model, in the language that it detects.
@@ -80,11 +87,6 @@ class ServedModel:
         selection = self._in_language(options)
         return selection and with_task(selection, options.task)
 
-    def task(self, options: RequestOptions) -> Task:
-        """The task of a request: its own, or that of the model."""
-        selection = self.selections[options.model]
-        return options.task or (selection.prompt if selection else self.whisper.prompt).task
-
     @property
     def _translates(self) -> bool:
         settings = self.whisper.core.generation_config
@@ -92,7 +94,7 @@ class ServedModel:
 
     def _in_language(self, options: RequestOptions) -> AdapterSelection | None:
         selection = self.selections[options.model]
-        if options.language is None or self.whisper.prompt.forced_language is None:
+        if options.language in (None, AUTO) or self.whisper.prompt.forced_language is None:
             return selection
         try:
             code = spoken_language(options.language)
@@ -129,7 +131,7 @@ class ServedModel:
 
     def windows(
         self, source: Path, cancelled: threading.Event, *, single: bool, rules: SpeechRules | None = None
-    ) -> Generator[tuple[float, list[Window]]]:
+    ) -> Generator[tuple[SoundFacts, list[Window]]]:
         """Decode a file, and yield as many windows as are transcribed at once.
 
         Args:
@@ -137,7 +139,7 @@ class ServedModel:
             rules: how speech is found, where the client says it.
 
         Yields:
-            Seconds decoded so far and some windows that are not silent; in the end all seconds, and no window.
+            What is known of the sound so far and some windows that are not silent; in the end of all, and no window.
 
         Raises:
             AudioError: the file cannot be decoded, or is longer than `max_seconds`.
@@ -149,11 +151,13 @@ class ServedModel:
                 raise Cancelled
 
         count = 1 if single else max(1, int(self.transcriber.engine.batch_seconds / FULL_SECONDS))
+        recognised = 0.0
         with closing(AudioBlocks(source, max_seconds=self.max_seconds, check=check)) as blocks:
             loud = (window for window in self.transcriber.windows(blocks, rules) if not window.silent)
             while some := list(islice(loud, count)):
-                yield blocks.seconds, some
-        yield blocks.seconds, []
+                recognised += sum(window.seconds for window in some)
+                yield SoundFacts(blocks.seconds, blocks.peak, recognised, self.transcriber.vad), some
+        yield SoundFacts(blocks.seconds, blocks.peak, recognised, self.transcriber.vad), []
 
 
 @cache

@@ -57,14 +57,14 @@ class AudioTextPairs:
 
 
 def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:
+    if not path.with_suffix(".txt").is_file():  # a pipe would be waited for
+        return BadRow(str(relative), "no text beside the audio", split)
     try:
         with path.with_suffix(".txt").open("rb") as handle:
             text = handle.read(MAX_TEXT_BYTES + 1)
         if len(text) > MAX_TEXT_BYTES:
             return BadRow(str(relative), "text is too long for one utterance", split)
         words = " ".join(decoded_text(text).split())
-    except (FileNotFoundError, IsADirectoryError):
-        return BadRow(str(relative), "no text beside the audio", split)
     except UnicodeDecodeError:
         return BadRow(str(relative), "text is not UTF-8", split)
     return Utterance(id=safe_id(str(relative.with_suffix(""))), recording=str(relative), text=words, split=split)

@@ -75,13 +75,15 @@ class ArrowColumns:
         """Yield the columns in batches.
 
         Raises:
+            ArrowInvalid: a batch is damaged; `open_columns` makes a DataError of it.
             DataError: a batch is larger than the file, so the file is packed, as `datasets` packs none.
         """
         most = max(FREE_BYTES, 2 * self.path.stat().st_size)
         for batch in self.file:
+            chosen = batch.select(columns)
+            chosen.validate(full=True)  # Arrow follows offsets out of the file else
             if batch.nbytes > most:
                 raise DataError(f"{self.path} expands to more than {most >> 20} MB, as no speech does: refused")
-            chosen = batch.select(columns)
             for place in range(0, len(chosen), ROWS_AT_ONCE):
                 yield chosen.slice(place, ROWS_AT_ONCE)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from asr_lora.errors import AudioError
+from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
 
 SPLIT_HERE = ""  # split of an utterance that `prepare` gives one
@@ -90,7 +90,13 @@ class WeightedSource:
 
 
 def sampled_digest(path: Path) -> str:
-    """Return a digest of a file's length and of blocks spread over it, which is enough where nobody forges files."""
+    """Return a digest of a file's length and of blocks spread over it, which is enough where nobody forges files.
+
+    Raises:
+        DataError: it is a pipe or a device, which would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file: make or download it again")
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as handle:

@@ -74,6 +74,7 @@ class LibriSpeech:
                 try:
                     key, _, text = line.decode("utf-8-sig").strip().partition(" ")
                 except UnicodeDecodeError:
+                    spoken.add(line.split(maxsplit=1)[0].decode("utf-8-sig", errors="replace"))
                     yield BadRow(f"{place}:{number}", "row is not UTF-8", split)
                     continue
                 if key not in recordings:

@@ -102,6 +102,8 @@ def open_source(word: str, *, locale: str, tables: Tables | None = None, text_co
     path = fetch(dataset, downloads_folder()) if dataset else Path(word)
     if not path.exists():
         raise DataError(f"{word} is not there. SOURCE is {KNOWN}")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{word} is a pipe, a socket or a device and no file or folder. SOURCE is {KNOWN}")
     if (path.is_file() and is_archive(path)) or (path.is_dir() and holds_release(path)):
         return find_release(path, locale, tables)
     if path.suffix.lower() == ".tsv" and path.is_file() and is_locale(path.parent):

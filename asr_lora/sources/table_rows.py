@@ -60,7 +60,7 @@ def json_values(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: the file is one document that is too large or is no JSON.
     """
-    lines = ((number, line) for number, line in file_lines(path) if line.strip(b" \t\r\n\xef\xbb\xbf\0"))
+    lines = ((number, line) for number, line in file_lines(path) if line.strip())
     number, start = next(lines, (1, b""))
     if (opened := start.lstrip(b"\xef\xbb\xbf \t").rstrip()).startswith(b"[") or opened == b"{":
         yield from _document_values(path, chain([start], (line for _, line in lines)))
@@ -225,5 +225,5 @@ def _pipe_rows(path: Path, lines: Iterator[str], text_column: str | None) -> Ite
     header = ["audio", "text", "normalized_text"][:width] if not speaker else ["audio", "speaker", "text"]
     require_columns(f"{path}, a table without a header,", header, text_column)
     for number, values in enumerate(chain(first, (line.rstrip("\r\n").split("|") for line in lines)), 1):
-        if any(value.strip() for value in values):
+        if len(values) > 1 or values[0].strip():
             yield f"{path.name}:{number}", _row(header, values)

@@ -103,7 +103,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 def remove_checkpoint(run: RunFolder) -> None:
     """Remove the files that only an unfinished run needs."""
     for place in (run.checkpoint, set_aside(run.checkpoint), run.snapshots):
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place.resolve(), ignore_errors=True)  # a symbolic link may lead to a larger disk
 
 
 def keep_snapshot(run: RunFolder, model: nn.Module, step: int, *, most: int) -> None:

@@ -33,7 +33,7 @@ from asr_lora.training.tensor_cache import TensorCache
 def run_fingerprint(config: RunConfig) -> str:
     """Digest of everything that decides a run's result: settings, data hashes and base, but no paths."""
     elsewhere = {"dataset", "regression_sets", "workers", "cache_gb"}
-    settings = config.model_dump(mode="json", exclude={"out": True, "data": elsewhere})
+    settings = config.model_dump(mode="json", exclude={"out": True, "recipe": True, "data": elsewhere})
     # Runs that were begun under the key's earlier name have it in their fingerprints, and must go on.
     settings["examples"]["long_tails"] = settings["examples"].pop("padded")
     earlier = config.adapter.continue_from

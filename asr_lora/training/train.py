@@ -1,7 +1,6 @@
 """Train a model with the settings of one YAML file; the loop reads from top to bottom."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,7 +12,8 @@ from tqdm import tqdm
 
 from asr_lora.config import RunConfig
 from asr_lora.dataset.reading import Split
-from asr_lora.decoding.search import decode_split, default_batch_seconds
+from asr_lora.decoding.engine import TorchEngine, decode_split
+from asr_lora.decoding.search import GREEDY
 from asr_lora.errors import DataError, Interrupted
 from asr_lora.folders.atomic import replacing_folder, write_text
 from asr_lora.folders.digests import folder_bytes, folder_digest
@@ -32,8 +32,10 @@ from asr_lora.model.adapters.adalora import allocate_rank
 from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.trainable import count_parameters, require_gradients
 from asr_lora.system.device import compute_dtype
+from asr_lora.system.locks import owning
 from asr_lora.system.memory import peak_memory_bytes, reset_peak_memory, return_freed_memory
 from asr_lora.system.processes import ProcessGroup, join_process_group
+from asr_lora.system.progress import say
 from asr_lora.training.batches import Batch, TrainingSet, load_batches
 from asr_lora.training.checkpoint import (
     Progress,
@@ -65,6 +67,7 @@ from asr_lora.training.training_log import TrainingLog
 TRIM_STEPS = 5  # steps between two calls that return freed memory to the system
 
 
+@owning(lambda config, **_: RunFolder(config.out))
 def train(config: RunConfig, *, resume: bool = False) -> RunFolder:  # noqa: PLR0912, PLR0915 (the loop, top to bottom)
     """Train an adapter or every weight, and keep the best by WER on dev, or by CER where that leads.
 
@@ -230,10 +233,9 @@ def _halved(progress: Progress, examples: Sequence[Example], config: RunConfig) 
     if max(len(batch) for batch in micro_batches(examples, before)) == 1:
         raise torch.OutOfMemoryError(f"not enough memory for one example of {longest:g} s")
     after = before / 2
-    print(
+    say(
         f"not enough memory for {before:g} s of audio at once: {after:g} s from here on; a step still learns from "
-        f"{config.training.batch_seconds:g} s (training.micro_batch_seconds={after:g} begins so)",
-        file=sys.stderr,
+        f"{config.training.batch_seconds:g} s (training.micro_batch_seconds={after:g} begins so)"
     )
     return replace(progress, micro_batch_seconds=after)
 
@@ -246,9 +248,7 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] 
     processes, whisper = learner.processes, learner.whisper
     decoded: list[tuple[int, str]] = []
     with learner.autocast(), tqdm(total=len(dev), desc="dev", leave=False, disable=not processes.main) as bar:
-        share = decode_split(
-            whisper, dev, batch_seconds=default_batch_seconds(whisper), rank=processes.rank, world_size=processes.size
-        )
+        share = decode_split(TorchEngine(whisper), dev, GREEDY, rank=processes.rank, world_size=processes.size)
         for indices, texts in share:
             decoded += zip(indices, texts, strict=True)
             bar.update(len(indices))
@@ -264,7 +264,7 @@ def _score_dev(learner: Learner, dev: Split, stop: Stop) -> tuple[Rates, Rates] 
 
 
 def _keep_best(folder: RunFolder, config: RunConfig, learner: Learner, progress: Progress, rates: Rates) -> Progress:
-    """Save the weights if the leading rate on dev is the lowest so far, and with `average_last` a snapshot of them."""
+    """Save the weights if the leading rate on dev is the lowest so far, and a snapshot if `average_last` is set."""
     if config.training.average_last and learner.processes.main and progress.scored_step < progress.step:
         keep_snapshot(folder, learner.whisper.model, progress.step, most=config.training.average_last)
     progress = replace(progress, scored_step=progress.step)

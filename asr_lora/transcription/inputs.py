@@ -1,13 +1,16 @@
 """Find the files that a user names as INPUT (files, folders, patterns, standard input), and name their transcripts."""
 
 import glob
+import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from asr_lora.audio.ffmpeg import media_suffixes
 from asr_lora.errors import AudioError, ConfigError
@@ -43,7 +46,7 @@ def find_inputs(named: Sequence[str | Path], *, written: bool, routes: Collectio
     found: list[Input] = []
     for place in named:
         path, _, route = str(place).rpartition(":")
-        if path and route in routes and not Path(place).exists():
+        if path and route in routes and not os.path.exists(place):
             found += [replace(entry, route=route) for entry in _expand(path)]
         else:
             found += _expand(str(place))
@@ -63,18 +66,23 @@ def _expand(place: str) -> list[Input]:
     path = Path(place)
     if place == STDIN:
         return [Input(path, Path("stdin"))]
-    if path.is_dir():
+    if os.path.isdir(place):  # Path.is_dir raises where a name is too long
         known = media_suffixes()
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
         if not files:
             raise ConfigError(f"{path} has no audio files that can be read (such as .wav, .flac, .ogg, .mp3)")
-        return [Input(file, file.relative_to(path).with_suffix("")) for file in files]
-    if not path.exists() and glob.has_magic(place):
+        return [Input(file, file.relative_to(path).parent / _stem(file)) for file in files]
+    if not os.path.exists(place) and glob.has_magic(place):
         matches = [match for match in sorted(glob.glob(place, recursive=True)) if not Path(match).is_dir()]
         if not matches:
             raise ConfigError(f"no file matches {place}")
-        return [Input(Path(match), Path(Path(match).stem)) for match in matches]
-    return [Input(path, Path(path.stem))]
+        return [Input(Path(match), Path(_stem(Path(match)))) for match in matches]
+    return [Input(path, Path(_stem(path)))]
+
+
+def _stem(file: Path) -> str:
+    """The name of a file without its ending; all of it where only dots would be left, as of `..wav`."""
+    return next((name for name in (file.stem, file.name) if name.strip(".")), "recording")
 
 
 @contextmanager
@@ -82,14 +90,25 @@ def open_input(entry: Input) -> Iterator[Path]:
     """Give the path of a file; standard input is copied to a temporary file first, since most formats need to seek.
 
     Raises:
-        AudioError: standard input is empty.
+        AudioError: standard input is empty, a terminal or another device, which may never end.
     """
     if not entry.stdin:
         yield entry.file
         return
+    if sys.stdin.isatty() or _is_device(sys.stdin):
+        raise AudioError("not a file", "standard input is a terminal or a device: pipe audio into it: < recording.wav")
     with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         if not file.tell():
             raise AudioError("empty file", "standard input is empty: pipe audio into it, such as < recording.wav")
         file.flush()
         yield Path(file.name)
+
+
+def _is_device(stream: TextIO) -> bool:
+    """Whether a stream comes from a device such as /dev/zero; /dev/null is empty."""
+    try:
+        state = os.fstat(stream.fileno())
+    except OSError:  # no file of the system
+        return False
+    return stat.S_ISBLK(state.st_mode) or (stat.S_ISCHR(state.st_mode) and state.st_rdev != os.stat(os.devnull).st_rdev)

@@ -7,9 +7,10 @@ from itertools import chain
 import librosa
 import numpy as np
 
-from asr_lora.audio.decode import SAMPLE_RATE, SILENCE_PEAK
+from asr_lora.audio.decode import SAMPLE_RATE
 from asr_lora.audio.features import HOP
 from asr_lora.audio.vad import CHUNK, SpeechDetector, load_silero
+from asr_lora.transcription.segments import INAUDIBLE_PEAK
 
 WINDOW_SECONDS = 28.0  # longest window: below 30 s, so that silence follows the speech
 SHORTEST_SECONDS = 8.0  # where there is no pause, a window is not cut before this
@@ -39,7 +40,7 @@ class Window:
 
     @property
     def silent(self) -> bool:
-        return bool(np.abs(self.waveform).max(initial=0.0) < SILENCE_PEAK)
+        return bool(np.abs(self.waveform).max(initial=0.0) < INAUDIBLE_PEAK)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -20,8 +21,11 @@ from asr_lora.model.find_model import AdapterSelection
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.segments import Segment, Word
+from asr_lora.transcription.subtitles import SENTENCE
 
 BATCHES_AT_ONCE = 2  # windows of so many batches are gathered and sorted by length: with more, the user waits longer
+LONGEST_MEDIAN = 0.7  # seconds; a window whose median word is longer than this has few words and long pauses
+PAUSE_SECONDS = 0.5  # a word that begins or ends so far outside of its segment's timestamps holds a pause
 Tag = TypeVar("Tag")
 
 
@@ -112,7 +116,11 @@ def make_segments(
     *,
     word_times: bool,
 ) -> list[list[Segment]]:
-    """Cut the hypotheses of windows into segments, with times in seconds of their file."""
+    """Cut the hypotheses of windows into segments, with times in seconds of their file.
+
+    Where words have times, a segment begins with its first word and ends with its last one, so that the two never
+    contradict each other; otherwise its times are Whisper's timestamps.
+    """
     cut = [_cut(engine.whisper, hypothesis, one.window) for hypothesis, one in zip(hypotheses, windows, strict=True)]
     edges: list[np.ndarray] = []
     if word_times:
@@ -122,14 +130,9 @@ def make_segments(
         edges = engine.token_times(encoded, prompts, tokens, seconds)
     found = []
     for row, (one, pieces) in enumerate(zip(windows, cut, strict=True)):
-        done = 0
-        segments: list[Segment] = []
-        for piece in pieces:
-            count = len(piece.tokens)
-            times = one.window.start + edges[row][done : done + count + 1] if word_times else None
-            segments += _segment(engine.whisper, hypotheses[row], one, piece, times)
-            done += count
-        found.append(segments)
+        words = _timed_words(engine.whisper, one, pieces, edges[row]) if word_times else [()] * len(pieces)
+        segments = map(partial(_segment, engine.whisper, hypotheses[row], one), pieces, words)
+        found.append([segment for segment in segments if segment is not None])
     return found
 
 
@@ -173,22 +176,72 @@ def _cut(whisper: Whisper, hypothesis: Hypothesis, window: Window) -> list[_Time
     return found
 
 
+def _timed_words(
+    whisper: Whisper, one: SelectedWindow, pieces: Sequence[_TimedTokens], edges: np.ndarray
+) -> list[tuple[Word, ...]]:
+    """Return the words of each piece, with times in seconds of the file.
+
+    A first or last word that is half a second longer than the timestamps of its piece is cut at the timestamp, as in
+    openai/whisper, timing.py.
+
+    Args:
+        edges: start of each token of the window, and end of the last one, in seconds within the window.
+    """
+    split = [split_words(whisper, piece.tokens, one.selection.prompt.language) for piece in pieces]
+    texts = [text for words in split for text, _ in words]
+    counts = [count for words in split for _, count in words]
+    edges = np.minimum(edges, one.window.seconds)[np.cumsum([0, *counts])]
+    times, found, place = shorten_pauses(texts, edges), [], 0
+    for piece, words in zip(pieces, split, strict=True):
+        own = times[place : place + len(words)]
+        if words and edges[place] + PAUSE_SECONDS < piece.start < own[0, 1]:
+            own[0, 0] = max(own[0, 0], piece.start)
+        place += len(words)
+        if words and own[-1, 0] < piece.end < edges[place] - PAUSE_SECONDS:
+            own[-1, 1] = min(own[-1, 1], piece.end)
+        shifted = (own + one.window.start).tolist()
+        found.append(tuple(Word(start, end, text) for (start, end), (text, _) in zip(shifted, words, strict=True)))
+    return found
+
+
 def _segment(
-    whisper: Whisper, hypothesis: Hypothesis, one: SelectedWindow, piece: _TimedTokens, times: np.ndarray | None
-) -> Iterator[Segment]:
+    whisper: Whisper, hypothesis: Hypothesis, one: SelectedWindow, piece: _TimedTokens, words: tuple[Word, ...]
+) -> Segment | None:
     """Make a segment of a piece; a piece of blanks alone gives none."""
     text = plain_text(whisper, piece.tokens)
     if not text:
-        return
+        return None
+    start, end = one.window.start + piece.start, one.window.start + piece.end
+    if words:
+        start, end = words[0].start, words[-1].end
     language, adapter = one.selection.prompt.language, one.selection.adapter
-    words: list[Word] = []
-    if times is not None:
-        place = 0
-        for word, count in split_words(whisper, piece.tokens, language):
-            words.append(Word(float(times[place]), float(times[place + count]), word))
-            place += count
-    yield Segment(
-        one.window.start + piece.start, one.window.start + piece.end, text, words=tuple(words), language=language,
-        adapter=None if adapter == BASE else adapter, log_probability=hypothesis.log_probability,
-        no_speech=hypothesis.no_speech, temperature=hypothesis.temperature, tokens=tuple(piece.tokens),
+    return Segment(
+        start, end, text, words=words, language=language, adapter=None if adapter == BASE else adapter,
+        log_probability=hypothesis.log_probability, no_speech=hypothesis.no_speech,
+        temperature=hypothesis.temperature, tokens=tuple(piece.tokens),
     )  # fmt: skip
+
+
+def shorten_pauses(texts: Sequence[str], edges: np.ndarray) -> np.ndarray:
+    """Take the pauses between sentences out of the words beside them, as in openai/whisper, timing.py.
+
+    The alignment leaves no time between words, so a pause belongs to the word before or after it. A word that ends a
+    sentence, and one that follows a sentence, is at most twice as long as the median word.
+
+    Args:
+        texts: the words of a window.
+        edges: where each word begins, and the last one ends, in seconds, shape (words + 1,).
+
+    Returns:
+        Start and end of each word, shape (words, 2); starts never lie before `edges`, and ends never after them.
+    """
+    times = np.stack([edges[:-1], edges[1:]], axis=1)
+    lengths = np.diff(edges)
+    longest = 2 * min(LONGEST_MEDIAN, float(np.median(lengths[lengths > 0]))) if (lengths > 0).any() else np.inf
+    for place, text in enumerate(texts):
+        start, end = times[place]
+        if end - start > longest and SENTENCE.search(text):
+            times[place, 1] = start + longest
+        elif end - start > longest and place and SENTENCE.search(texts[place - 1]):
+            times[place, 0] = end - longest
+    return times

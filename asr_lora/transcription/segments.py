@@ -1,9 +1,12 @@
 """Segments: transcribed text with its times."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asr_lora.errors import AudioError
+
+INAUDIBLE_PEAK = 1e-4  # -80 dB: speech that is 60 dB down is still understood, so less than that is silence
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,28 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class SoundFacts:
+    """What is known of the sound of a recording, which explains why it has no text."""
+
+    seconds: float  # that were decoded
+    peak: float  # highest absolute sample; 1 is full scale
+    recognised: float  # seconds that the model was given: those with speech, or all of them without a detector
+    vad: bool  # whether speech was detected
+
+    def why_empty(self) -> str:
+        """Say what was found instead of text, and what to try."""
+        if self.peak < INAUDIBLE_PEAK:
+            return f"no text: {self.seconds:.1f} s of silence; check which channel or microphone was recorded"
+        found = f"no text in {self.seconds:.1f} s, peak {20 * math.log10(self.peak):.0f} dB"
+        if not self.vad:
+            return f"{found}: the model recognises no words; try another language or model"
+        share = min(1.0, self.recognised / max(self.seconds, 1e-9))
+        if not self.recognised:
+            return f"{found}, speech in 0 % of it; try --no-vad if somebody speaks"
+        return f"{found}, speech in {share:.0%} of it, but no words that are trusted; try another language or model"
+
+
+@dataclass(frozen=True)
 class TranscriptPart:
     """The next segments of a recording, and how much of the recording is done."""
 
@@ -40,3 +65,4 @@ class TranscriptPart:
     segments: Sequence[Segment] = ()
     file: int = 0  # index of the recording among several
     error: AudioError | None = None  # why the rest of the recording cannot be decoded
+    sound: SoundFacts | None = None  # of the whole recording, in its last part

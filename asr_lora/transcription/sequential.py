@@ -37,7 +37,9 @@ def transcribe_in_sequence(
         select: returns the adapter selection for the stream, given its first window that is not silent.
     """
     full = int(FULL_SECONDS * SAMPLE_RATE)
-    previous, selection = tuple(options.previous), None
+    room = MAX_TARGET_TOKENS // 2 - 1 - len(options.previous)  # for the text before, beside the prompt that was given
+    before: tuple[int, ...] = ()
+    selection = None
     stream, samples, more = iter(blocks), SampleBuffer(), True
     while True:
         while more and len(samples.kept) < full:
@@ -52,15 +54,18 @@ def transcribe_in_sequence(
         if not window.silent:
             selection = selection or select(window)
             batch = [SelectedWindow(window, selection)]
-            encoded = encode_windows(engine, batch)
-            (whole,) = decode_windows(engine, encoded, batch, replace(options, timestamps=True, previous=previous))
+            encoded, given = encode_windows(engine, batch), (*options.previous, *before)
+            (whole,) = decode_windows(engine, encoded, batch, replace(options, timestamps=True, previous=given))
             last = not more and len(samples.kept) <= full
             hypothesis, seconds = _complete_part(engine.whisper, whole, window, last=last)
+            # The words are aligned within what they cover, since the next window begins where they end.
+            covered = replace(window, waveform=window.waveform[: round(seconds * SAMPLE_RATE)])
+            batch = [SelectedWindow(covered, selection)]
             (segments,) = make_segments(engine, encoded, batch, [hypothesis], word_times=options.word_times)
             part = TranscriptPart(window.start + seconds, segments)
             text = tuple(token for token in hypothesis.tokens if token < engine.whisper.end_token)
             keep = hypothesis.temperature <= MAX_PROMPT_TEMPERATURE
-            previous = (*previous, *text)[-MAX_TARGET_TOKENS:] if keep else tuple(options.previous)
+            before = (*before, *text)[-room:] if keep and room > 0 else ()
         samples.drop(max(samples.start + 1, round(part.seconds * SAMPLE_RATE)))
         yield part
 

@@ -51,6 +51,7 @@ from asr_lora.pages.analysis_page import (
     render_analysis_markdown,
     render_analysis_page,
 )
+from asr_lora.system.locks import owning
 
 ANY_PROMPT = ForcedPrompt("en")  # only weights are read, and every Whisper has English
 FIGURES = 6  # significant figures of written numbers
@@ -75,6 +76,7 @@ class Shared:
     a: dict[str, torch.Tensor]
 
 
+@owning(lambda *_, out, **__: AnalysisFolder(out))
 def analyze(runs: Sequence[str], *, out: Path) -> AnalysisFolder:
     """Write the results of `measure_changes` for some runs: analysis.json, index.html, table.md and matrices.csv.
 

@@ -17,6 +17,7 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.labels.label_report import LabelReport, make_label_report, require_rules, write_label_report
 from asr_lora.labels.model_scores import ModelScore, findings_from_scores
 from asr_lora.pages.label_page import AUDIO_BYTES, Sounds, label_view, render_label_page, worst
+from asr_lora.system.locks import owning
 
 if TYPE_CHECKING:
     from asr_lora.model.whisper import Whisper
@@ -26,6 +27,7 @@ SCORE_VERSION = 1  # raised where ModelScore, or the way to compute it, changes
 Scores = dict[tuple[str, str], ModelScore]  # (split, id) -> score
 
 
+@owning(lambda dataset, **_: DatasetFolder(dataset) if dataset.is_dir() else None)
 def check_labels(
     dataset: Path,
     *,

@@ -15,8 +15,10 @@ from asr_lora.model.adapters.files import save_weights
 from asr_lora.model.find_model import find_mean, model_identity
 from asr_lora.model.open_model import weighted_models
 from asr_lora.model.whisper import load_whisper
+from asr_lora.system.locks import owning
 
 
+@owning(lambda *_, out, **__: RunFolder(out))
 def merge(runs: Sequence[str], *, out: Path, rank: int | None = None) -> RunFolder:
     """Average finished runs of one base, each with equal weight or with the share that its name ends in.
 

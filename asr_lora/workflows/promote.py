@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_lora.config import Precision
+from asr_lora.decoding.decoding_options import BEAMS
 from asr_lora.errors import ConfigError, Refused
 from asr_lora.evaluation.comparison import Comparison, Pair, read_comparison
 from asr_lora.evaluation.evaluate import evaluate
@@ -28,6 +29,7 @@ from asr_lora.folders.workflow_folder import (
 )
 from asr_lora.language import ForcedPrompt, Task, forced_prompt
 from asr_lora.model.find_model import find_model, model_identity, split_strength
+from asr_lora.system.locks import owning
 from asr_lora.system.progress import Stages
 from asr_lora.system.renamed import renamed_keywords
 
@@ -45,6 +47,7 @@ class Trial:
     regression_set: bool  # WER must not rise; otherwise it must fall
 
 
+@owning(lambda *_, out, **__: StrengthSweepFolder(out), "evaluate")
 def sweep_strengths(
     model: str,
     dataset: Path,
@@ -54,7 +57,7 @@ def sweep_strengths(
     language_token: str | None = None,
     task: Task | None = None,
     precision: Precision = Precision.AUTO,
-    beams: int = 1,
+    beams: int = BEAMS,
 ) -> StrengthSweepFolder:
     """Score an adapter on dev at several strengths, in its own context, and choose the best one.
 
@@ -120,6 +123,7 @@ def _choice(chosen: str, pair: Pair | None, lead: str) -> str:
 
 
 @renamed_keywords(guards="regression_sets")
+@owning(lambda run, **_: _run_folder(run))
 def promote(
     run: str,
     *,
@@ -177,6 +181,11 @@ def promote(
         raise Refused(record.verdict, record)
     folder.write(record)
     return folder
+
+
+def _run_folder(run: str) -> PromotionFolder | None:
+    place = Path(split_strength(str(run))[0]).expanduser()
+    return PromotionFolder(place) if place.is_dir() else None
 
 
 def _trials(run: RunRecord, regression_sets: Sequence[Path]) -> list[Trial]:

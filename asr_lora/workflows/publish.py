@@ -20,6 +20,7 @@ from asr_lora.folders.digests import sha256_file
 from asr_lora.folders.report_folder import ReportFolder
 from asr_lora.folders.run_folder import CARD, ExportFolder, ExportRecord, RunFolder
 from asr_lora.model.find_model import NamedModel, find_model
+from asr_lora.system.locks import owning
 from asr_lora.system.progress import say
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -36,6 +37,7 @@ class Published:
     measured: bool  # whether the card has a report of the model
 
 
+@owning(lambda *_, to, **__: None if _repository(to) else ExportFolder(Path(to).expanduser()))
 def push(
     run: str,
     *,

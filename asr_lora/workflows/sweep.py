@@ -34,6 +34,7 @@ from asr_lora.model.adapters.attach import rank_within
 from asr_lora.model.whisper import Whisper, load_meta_whisper
 from asr_lora.pages.comparison_page import render_empty, render_markdown, render_page
 from asr_lora.pages.tables import latex_csv
+from asr_lora.system.locks import owning
 from asr_lora.system.progress import Stages, say
 from asr_lora.training.setup import run_fingerprint
 from asr_lora.training.train import train
@@ -59,6 +60,7 @@ class PlannedVariant:
         return list(zip(self.variant.slugs, (name, f"{name} padded"), (None, Context.FULL), strict=False))
 
 
+@owning(lambda *_, out, **__: SweepFolder(out))
 def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
     """Train and score every variant of a sweep, and compare each with the first.
 
@@ -110,6 +112,7 @@ def sweep_settings(path: Path, *, out: Path, overrides: Sequence[str] | None = N
     return folder
 
 
+@owning(lambda *_, out, **__: SweepFolder(out), "sweep")
 def write_empty(path: Path, *, out: Path, overrides: Sequence[str] | None = None, split: str = "dev") -> SweepFolder:
     """Write the table and the page of a sweep that has not been run: its rows without results. Nothing is trained.
 

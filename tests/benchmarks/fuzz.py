@@ -231,6 +231,53 @@ def good_texts() -> list[bytes]:
     return ["\f".join(f"talk {n}\nsome words {n}" for n in range(6)).encode()]
 
 
+def good_cuts() -> list[bytes]:
+    """Cuts of lhotse, each with its recording and one supervision."""
+    cuts = [
+        {"id": f"c{n}", "start": 0.0, "duration": 0.3, "channel": 0, "type": "MonoCut",
+         "supervisions": [{"id": f"u{n}", "recording_id": f"r{n}", "start": 0.0, "duration": 0.3, "channel": 0,
+                           "text": f"word {n}", "speaker": f"s{n}"}],
+         "recording": {"id": f"r{n}", "sources": [{"type": "file", "channels": [0], "source": f"{n}.wav"}],
+                       "sampling_rate": 16000, "num_samples": 6400, "duration": 0.4}}
+        for n in range(6)
+    ]  # fmt: skip
+    return ["".join(json.dumps(cut) + "\n" for cut in cuts).encode()]
+
+
+def good_supervisions() -> list[bytes]:
+    """Recordings and supervisions of lhotse, between a form feed."""
+    cuts = [json.loads(line) for line in good_cuts()[0].splitlines()]
+    parts = [[cut["recording"] for cut in cuts], [cut["supervisions"][0] for cut in cuts]]
+    return ["\f".join("".join(json.dumps(row) + "\n" for row in part) for part in parts).encode()]
+
+
+def good_speechbrain() -> list[bytes]:
+    rows = {f"u{n}": {"wav": f"{{data_root}}/{n}.wav", "length": 0.4, "words": f"word {n}"} for n in range(6)}
+    return [json.dumps(rows, indent=1).encode(), json.dumps([{"id": k, **row} for k, row in rows.items()]).encode()]
+
+
+def good_ljspeech() -> list[bytes]:
+    return ["".join(f"{n}|Word, no. {n}|word, number {n}\n" for n in range(6)).encode()]
+
+
+def good_wide() -> list[bytes]:
+    """A table as Excel saves it: UTF-16 and semicolons, or line ends of old Macs."""
+    lines = ["Path;Text;Speaker", *(f"{n}.wav;word {n};s{n}" for n in range(6))]
+    return ["\r\n".join(lines).encode("utf-16"), "\r".join(lines).encode()]
+
+
+def good_transcripts() -> list[bytes]:
+    return ["".join(f"1-2-{n:04} SOME WORDS {n}\n" for n in range(6)).encode()]
+
+
+def good_arrow() -> list[bytes]:
+    """The file of a saved dataset."""
+    table, buffer = pa.table(good_columns()), io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+    return [buffer.getvalue()]
+
+
 def parquet(columns: dict[str, list[object]], compression: str = "none") -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression=compression, use_dictionary=False, write_statistics=False)
@@ -285,10 +332,10 @@ def as_clip(content: bytes, folder: Path) -> Path:
     return folder
 
 
-def as_file(suffix: str, *, pack: bool = False) -> Callable[[bytes, Path], Path]:
+def as_file(suffix: str, *, pack: bool = False, name: str = "input") -> Callable[[bytes, Path], Path]:
     def lay_out(content: bytes, folder: Path) -> Path:
         put_sounds(folder)
-        path = folder / f"input{suffix}"
+        path = folder / f"{name}{suffix}"
         path.write_bytes(gzip.compress(mended(content), 1) if pack else content)
         return path
 
@@ -305,6 +352,29 @@ def as_kaldi(content: bytes, folder: Path) -> Path:
     put_sounds(folder)
     for name, part in zip(("wav.scp", "text", "segments", "utt2spk"), content.split(b"\f", 3), strict=False):
         (folder / name).write_bytes(part)
+    return folder
+
+
+def as_supervisions(content: bytes, folder: Path) -> Path:
+    put_sounds(folder)
+    recordings, _, supervisions = content.partition(b"\f")
+    (folder / "recordings.jsonl").write_bytes(recordings)
+    (folder / "supervisions.jsonl").write_bytes(supervisions)
+    return folder
+
+
+def as_transcripts(content: bytes, folder: Path) -> Path:
+    chapter = folder / "1" / "2"
+    chapter.mkdir(parents=True)
+    for number in range(6):
+        (chapter / f"1-2-{number:04}.wav").write_bytes(SPOKEN)
+    (chapter / "1-2.trans.txt").write_bytes(content)
+    return folder
+
+
+def as_saved(content: bytes, folder: Path) -> Path:
+    (folder / "data-00000-of-00001.arrow").write_bytes(content)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     return folder
 
 
@@ -326,7 +396,14 @@ def read_rows(locale: Path) -> Outcome:
 
 
 def lines_of(path: Path) -> int:
-    return sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
+    """Lines with anything in them, in UTF-8, or in UTF-16 or UTF-32 by its mark; old Macs end them otherwise."""
+    content = path.read_bytes()
+    for mark, encoding in ((b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            content = content.decode(encoding, "replace").encode("utf-8", "replace")
+            break
+    end = b"\r" if b"\r" in content and b"\n" not in content else b"\n"
+    return sum(bool(line.strip()) for line in content.split(end))
 
 
 def require_all(outcome: Outcome, given: int) -> None:
@@ -362,19 +439,36 @@ def prepared(source: Path) -> Outcome:
 
 def rows_given(source: Path) -> int:
     """Rows of a source: counted without this package where that is simple."""
-    if source.suffix == ".jsonl":
-        return lines_of(source)
-    if source.suffix == ".parquet":
-        return int(pq.read_metadata(source).num_rows)
-    if (source / "text").is_file():
-        text, wav, segments = (first_words(source / name) for name in ("text", "wav.scp", "segments"))
-        return len(text) + len(set(segments if (source / "segments").is_file() else wav) - set(text))
-    return sum(1 for _ in open_source(str(source), locale="it").rows())
+    chapter = source / "1" / "2"
+    counts = {
+        source.name in ("input.jsonl", "pipes.csv"): lambda: lines_of(source),
+        source.suffix == ".json": lambda: len(json.loads(source.read_bytes().decode("utf-8-sig"))),
+        source.suffix == ".parquet": lambda: int(pq.read_metadata(source).num_rows),
+        (source / "state.json").is_file(): lambda: arrow_rows(source / "data-00000-of-00001.arrow"),
+        (source / "supervisions.jsonl").is_file(): lambda: lines_of(source / "supervisions.jsonl"),
+        (source / "text").is_file(): lambda: listed_once(
+            source / "text", source / ("segments" if (source / "segments").is_file() else "wav.scp")
+        ),
+        chapter.is_dir(): lambda: listed_once(chapter / "1-2.trans.txt", chapter),
+    }
+    return counts.get(True, lambda: sum(1 for _ in open_source(str(source), locale="it").rows()))()
+
+
+def arrow_rows(path: Path) -> int:
+    with pa.memory_map(str(path)) as file:
+        return sum(len(batch) for batch in pa.ipc.open_stream(file))
+
+
+def listed_once(texts: Path, recordings: Path) -> int:
+    """Rows of texts, and recordings that have none: those of a list, or of a folder."""
+    text = first_words(texts)
+    names = [path.stem for path in recordings.glob("*.wav")] if recordings.is_dir() else first_words(recordings)
+    return len(text) + len(set(names) - set(text))
 
 
 def first_words(path: Path) -> list[str]:
-    lines = path.read_bytes().decode().split("\n") if path.is_file() else []
-    return [re.split("[ \t]", line.strip())[0] for line in lines if line.strip()]
+    lines = path.read_bytes().decode(errors="replace").split("\n") if path.is_file() else []
+    return [re.split("[ \t]", line.removeprefix("\ufeff").strip())[0] for line in lines if line.strip()]
 
 
 WORDS = st.text(max_size=20).map(lambda text: text.encode("utf-8", "replace")) | st.sampled_from(SPLICES)
@@ -391,6 +485,13 @@ TARGETS = {
     "JSONL": Target(good_jsonl, as_file(".jsonl"), prepared, b", ", members_of_json()),
     "CSV": Target(good_csv, as_file(".csv"), prepared, b","),
     "Kaldi": Target(good_kaldi, as_kaldi, prepared, b" "),
+    "lhotse cuts": Target(good_cuts, as_file(".jsonl", name="cuts"), prepared, b", ", members_of_json()),
+    "lhotse supervisions": Target(good_supervisions, as_supervisions, prepared, b", ", members_of_json()),
+    "SpeechBrain": Target(good_speechbrain, as_file(".json"), prepared, b", ", members_of_json()),
+    "LJSpeech": Target(good_ljspeech, as_file(".csv", name="pipes"), prepared, b"|"),
+    "table of Excel": Target(good_wide, as_file(".csv"), prepared, b";"),
+    "LibriSpeech": Target(good_transcripts, as_transcripts, prepared, b" "),
+    "saved dataset": Target(good_arrow, as_saved, prepared),
     "audio with texts": Target(good_texts, as_texts, prepared, b" "),
     "parquet": Target(good_parquet, as_file(".parquet"), prepared, made=made_parquet),
 }
@@ -491,7 +592,8 @@ def read_batch(name: str, batch: int, count: int, start: int, box: Path) -> None
         except BaseException:  # noqa: BLE001 (whatever it is, it is a failure; hypothesis would try to shrink it)
             (box / "traceback").write_text(traceback.format_exc())
             os._exit(1)
-        (box / "outcomes").write_text(json.dumps(outcomes))
+        (box / "outcomes.tmp").write_text(json.dumps(outcomes))
+        (box / "outcomes.tmp").replace(box / "outcomes")  # whole, whenever this process is killed
 
     if batch % 2:
         generated(target, batch, count, feed)

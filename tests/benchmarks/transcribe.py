@@ -4,7 +4,7 @@
     python tests/benchmarks/transcribe.py windows --hours 1 10
     python tests/benchmarks/transcribe.py long MODEL --language cs --hours 1 2
     python tests/benchmarks/transcribe.py adapters BASE cs=RUN it=RUN
-    python tests/benchmarks/transcribe.py terms RUN DATASET --split dev --begin 0 --proceed 0 3
+    python tests/benchmarks/transcribe.py terms RUN DATASET --split dev --begin 0 --proceed 2 --spoken 10 --others 20
 
 Speech is data/demo, over and over. Memory is what a fresh process takes at its peak, in MB. Adapters are timed in CPU
 time, which another process on the machine does not change.
@@ -23,26 +23,26 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
 from asr_lora.audio.decode import SAMPLE_RATE, decode
 from asr_lora.audio.features import context_frames, context_seconds
-from asr_lora.config import Context
+from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import read_split
 from asr_lora.decoding.decoding_options import FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.hotwords import HotwordBoost
-from asr_lora.decoding.search import batches_by_length, encode_batch, plain_text, search
+from asr_lora.decoding.hotwords import HotwordBoost, hotword_prompt
+from asr_lora.decoding.loading import EngineName, open_engine
+from asr_lora.decoding.search import batches_by_length, encode_batch
 from asr_lora.language import forced_prompt
 from asr_lora.metrics.hotword_recall import occurrences
 from asr_lora.metrics.normalize import basic, find_normaliser
 from asr_lora.metrics.wer import score
 from asr_lora.model.adapters.multi_lora import BASE, using_adapters
-from asr_lora.model.find_model import find_adapters, selection_of
+from asr_lora.model.find_model import find_adapters, find_model, selection_of
 from asr_lora.model.open_model import open_adapters, open_model
-from asr_lora.model.whisper import Whisper, evaluating
-from asr_lora.transcription.longform import speech_windows, windows
-from asr_lora.transcription.recognise import SelectedWindow, transcribe_stream
+from asr_lora.model.whisper import evaluating
+from asr_lora.transcription.longform import Window, speech_windows, windows
+from asr_lora.transcription.recognise import SelectedWindow, decode_windows, encode_windows, transcribe_stream
 
 CLIPS = Path(__file__).resolve().parents[2] / "data" / "demo" / "cv-corpus-17.0-2024-03-15" / "it" / "clips"
 
@@ -184,46 +184,44 @@ def glossary(dataset: Path, split: str, spoken: int, others: int) -> list[str]:
 
 
 def terms(options: argparse.Namespace) -> None:
-    """WER, and recall of terms, by how much they are made likelier."""
-    whisper = open_model(options.model)
+    """WER, and recall of terms, by how they are made likelier: by the prompt, by a boost, by both."""
+    named = find_model(options.model)
+    prompt = named.prompt(options.language) if options.language else named.prompt()
+    engine = open_engine(EngineName(options.engine), named, prompt, precision=options.precision)
     data = read_split(options.dataset, options.split)
-    listed = glossary(options.dataset, options.split, 100, 400)
+    listed = glossary(options.dataset, options.split, options.spoken, options.others)
+    random.Random(0).shuffle(listed)
     clean, references = [basic(term) for term in listed], [basic(text) for text in data.texts]
-    cost = [context_seconds(seconds, whisper.context) for seconds in data.seconds]
-    print(
-        "| begin | proceed | WER % | terms spoken | found | heard in all |\n| ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
-    batches = [
-        (batch, _encoded(whisper, [data.waveform(n) for n in batch]))
-        for batch in batches_by_length(data.seconds, cost, batch_seconds=120)
-    ]
-    for begin in options.begin:
-        for proceed in options.proceed:
-            boost = [HotwordBoost([whisper.text_tokens(term) for term in listed], begin=begin, proceed=proceed)]
-            found = {}
-            for batch, states in batches:
-                prompts = torch.tensor([whisper.prompt_tokens] * len(batch))
-                written = search(
-                    whisper, states, prompts, DecodingOptions(processors=boost if begin or proceed else [])
-                )
-                found |= {
-                    n: basic(plain_text(whisper, tokens)) for n, tokens in zip(batch, written.tokens, strict=True)
-                }
-            heard = [found[n] for n in range(len(data))]
-            wrong = score(references, heard, find_normaliser("basic", "en")).rates.wer
-            spoken, said = (
-                np.array([[occurrences(text, term, characters=False) for term in clean] for text in texts])
-                for texts in (references, heard)
-            )
-            both = np.minimum(spoken, said).sum()
-            print(
-                f"| {begin:g} | {proceed:g} | {100 * wrong:.2f} | {spoken.sum()} | {both} | {said.sum()} |", flush=True
-            )
-
-
-def _encoded(whisper: Whisper, waveforms: list[np.ndarray]) -> torch.Tensor:
-    with evaluating(whisper.model):
-        return encode_batch(whisper, waveforms, context_frames(max(map(len, waveforms)) / SAMPLE_RATE, whisper.context))
+    given, fit = hotword_prompt(engine.whisper, listed)
+    print(f"{len(listed)} terms, {fit} of them in the prompt of {len(given)} tokens")
+    boosts = [f"boost {begin:g} {proceed:g}" for begin in options.begin for proceed in options.proceed]
+    ways = ["none", "prompt", *boosts, *(f"prompt, {boost}" for boost in boosts)]
+    cost = [context_seconds(seconds, engine.whisper.context) for seconds in data.seconds]
+    found: dict[str, dict[int, str]] = {way: {} for way in ways}
+    for batch in batches_by_length(data.seconds, cost, batch_seconds=engine.batch_seconds):
+        windows = [SelectedWindow(Window(0.0, data.waveform(n)), selection_of(engine.whisper)) for n in batch]
+        encoded = encode_windows(engine, windows)
+        for way in ways:
+            if "boost" in way and not engine.takes_processors:
+                continue
+            begin, proceed = map(float, way.split()[-2:]) if "boost" in way else (0.0, 0.0)
+            tokens = [engine.whisper.text_tokens(term) for term in listed]
+            how = DecodingOptions(
+                options.beams, timestamps=True, previous=given if "prompt" in way else (),
+                processors=[HotwordBoost(tokens, begin=begin, proceed=proceed)] if "boost" in way else (),
+            )  # fmt: skip
+            heard = decode_windows(engine, encoded, windows, how)
+            found[way] |= {n: basic(one.text) for n, one in zip(batch, heard, strict=True)}
+    print("| way | WER % | spoken | found | elsewhere |\n| --- | ---: | ---: | ---: | ---: |")
+    for way in (way for way in ways if found[way]):
+        heard = [found[way][n] for n in range(len(data))]
+        wrong = score(references, heard, find_normaliser("basic", "en")).rates.wer
+        spoken, said = (
+            np.array([[occurrences(text, term, characters=False) for term in clean] for text in texts])
+            for texts in (references, heard)
+        )
+        both = np.minimum(spoken, said).sum()
+        print(f"| {way} | {100 * wrong:.2f} | {spoken.sum()} | {both} | {said.sum() - both} |", flush=True)
 
 
 def main() -> None:
@@ -254,8 +252,14 @@ def main() -> None:
     job.add_argument("model")
     job.add_argument("dataset", type=Path)
     job.add_argument("--split", default="dev")
+    job.add_argument("--language", help="of a model that records none")
+    job.add_argument("--engine", default="torch")
+    job.add_argument("--precision", type=Precision, default=Precision.FP32)
+    job.add_argument("--beams", type=int, default=1)
+    job.add_argument("--spoken", type=int, default=100, help="terms that are spoken in the split")
+    job.add_argument("--others", type=int, default=400, help="terms that are spoken elsewhere only")
     job.add_argument("--begin", type=float, nargs="+", default=[0.0])
-    job.add_argument("--proceed", type=float, nargs="+", default=[0.0, 3.0])
+    job.add_argument("--proceed", type=float, nargs="+", default=[2.0])
     options = parser.parse_args()
     options.job(options)
 
