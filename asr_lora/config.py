@@ -182,7 +182,8 @@ class DataSettings(Section):
         "takes much of the time.",
     )
     regression_sets: tuple[Path, ...] = Field(
-        default=(), description="Dataset folders on which WER must not rise; `asr-lora promote` scores them."
+        default=(),
+        description="Dataset folders on which WER (CER where that leads) must not rise; `asr-lora promote` scores them.",
     )
     workers: int = Field(
         default=0,

@@ -121,10 +121,12 @@ def print_sweep(folder: StrengthSweepFolder, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    show("strength   WER %  95 % interval   CER %")
+    lead, other = ("cer", "wer") if body.lead == "cer" else ("wer", "cer")
+    show(f"strength   {lead.upper()} %  95 % interval   {other.upper()} %")
     for row in body.strengths:
-        low, high = (100 * value for value in row.wer_interval)
-        show(f"{row.strength:8.2f} {100 * row.wer:7.1f} {low:6.1f} to {high:5.1f} {100 * row.cer:7.1f}")
+        low, high = (100 * value for value in row.interval(lead))
+        rates = {"wer": 100 * row.wer, "cer": 100 * row.cer}
+        show(f"{row.strength:8.2f} {rates[lead]:7.1f} {low:6.1f} to {high:5.1f} {rates[other]:7.1f}")
     show(body.verdict)
     show(body.chosen)
 
@@ -135,13 +137,14 @@ def print_promotion(body: PromotionRecord, as_json: bool) -> None:
         print_json(body)
         return
     width = max(len(row.dataset) for row in body.trials)
-    show(f"{'dataset':{width}} {'kind':14}  before %  after %  {'difference, 95 %':25} verdict")
+    show(f"{'dataset':{width}} {'kind':14} rate  before %  after %  {'difference, 95 %':25} verdict")
     for row in body.trials:
-        before, after = (100 * side.wer for side in (row.before, row.after))
+        before, after = (100 * side.rate(row.lead) for side in (row.before, row.after))
         change, low, high = (100 * value for value in (row.difference.value, row.difference.low, row.difference.high))
         interval = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
         kind, outcome = "regression set" if row.guard else "dev", "passes" if row.passed else "refused"
-        show(f"{row.dataset:{width}} {kind:14} {before:9.1f} {after:8.1f}  {interval:25} {row.verdict}: {outcome}")
+        scored = f"{row.lead.upper()} {before:10.1f} {after:8.1f}"
+        show(f"{row.dataset:{width}} {kind:14} {scored}  {interval:25} {row.verdict}: {outcome}")
 
 
 def print_comparison(folder: ComparisonFolder, as_json: bool) -> None:

@@ -451,9 +451,9 @@ def promote_command(
     over: Annotated[str | None, option(
         "Model that the run must beat on dev; by default the run's base model.", metavar="MODEL")] = None,
     regression_sets: Annotated[list[Path] | None, option(
-        "Dataset folder on which WER must not rise; may be repeated.",
+        "Dataset folder on which WER (CER where that leads) must not rise; may be repeated.",
         "--regression-set", "--guard", metavar="DATASET")] = None,
-    tolerance: Annotated[float, option("Largest allowed rise of WER on a regression set; 0.01 is one point.")] = 0.01,
+    tolerance: Annotated[float, option("Largest allowed rise of WER (CER where that leads) on a regression set; 0.01 is one point.")] = 0.01,
     force: Annotated[bool, option(
         "Promote the run even if it is refused, and record the reasons.",
         "--force/--no-force", show_default=False)] = False,
@@ -461,7 +461,7 @@ def promote_command(
 ) -> None:  # fmt: skip
     """Accept a run only if it beats the model before it.
 
-    It must be better on dev, and WER must not rise on any regression set.
+    It must be better on dev, and WER (CER where that leads) must not rise on any regression set.
     """
     from asr_lora.workflows.promote import promote
 
@@ -574,7 +574,7 @@ def export_command(
         "Number of dev utterances that both engines transcribe.",
         "--utterances", "--clips", min=1, section="Proof of equal output")] = 50,
     tolerance: Annotated[float, option(
-        "Largest allowed difference of WER between the engines; 0.01 is one point.",
+        "Largest allowed difference of WER (CER where that leads) between the engines; 0.01 is one point.",
         section="Proof of equal output")] = 0.005,
     language: MaybeLanguage = None,
     language_token: LanguageToken = None,
@@ -583,7 +583,7 @@ def export_command(
 ) -> None:  # fmt: skip
     """Export a run for another engine, with a proof.
 
-    Both engines transcribe the same utterances, and their WER may differ by no more than the tolerance.
+    Both engines transcribe the same utterances, and their WER (CER where that leads) may differ by no more than the tolerance.
     """
     from asr_lora.exporting.export import export
     from asr_lora.exporting.parity import parity_table

@@ -21,8 +21,12 @@ class StrengthRecord(Record):
     wer: float
     wer_interval: tuple[float, float]
     cer: float
+    cer_interval: tuple[float, float] | None = None  # None: an earlier version, which did not record it
     difference: Difference | None  # from full strength; None: it is full strength
     fingerprint: str | None = None
+
+    def interval(self, name: str) -> tuple[float, float]:
+        return self.cer_interval or self.wer_interval if name == "cer" else self.wer_interval
 
 
 class StrengthSweepRecord(ManifestRecord):
@@ -30,6 +34,7 @@ class StrengthSweepRecord(ManifestRecord):
 
     model: str
     dataset: ScoredSplit
+    lead: str = "wer"  # the rate that chooses, or "cer"
     strengths: list[StrengthRecord]
     chosen: str
     verdict: str
@@ -151,6 +156,9 @@ class PromotionSide(Record):
     fingerprint: str | None = None
     hypotheses_sha256: str = ""
 
+    def rate(self, name: str) -> float:
+        return self.cer if name == "cer" else self.wer
+
 
 class TrialRecord(Record):
     """Scores of the previous model and of the run on one dataset."""
@@ -162,6 +170,7 @@ class TrialRecord(Record):
     language: str | None = None
     language_token: str | None = None
     utterances: int
+    lead: str = "wer"  # the rate that decides, or "cer"
     before: PromotionSide
     after: PromotionSide
     difference: Difference
@@ -197,6 +206,8 @@ class PromotionFolder(Folder[PromotionRecord], Tabular):
         Column("regression_set", "Regression set", source="guard"),
         Column("wer_before", "WER before", ".1%", "before.wer"),
         Column("wer_after", "WER after", ".1%", "after.wer"),
+        Column("cer_before", "CER before", ".1%", "before.cer"),
+        Column("cer_after", "CER after", ".1%", "after.cer"),
         *difference_columns("difference"),
         Column("verdict", "Verdict"),
         Column("passed", "Passed"),

@@ -97,6 +97,7 @@ def _sweep_record(model: str, dataset: Path, comparison: Comparison) -> Strength
             wer=system.scores.wer,
             wer_interval=system.scores.wer_interval,
             cer=system.scores.cer,
+            cer_interval=system.scores.interval("cer"),
             difference=against[system.system.name].leading if place else None,
             fingerprint=system.fingerprint,
         )
@@ -106,6 +107,7 @@ def _sweep_record(model: str, dataset: Path, comparison: Comparison) -> Strength
         fingerprint=fingerprint([system.fingerprint for system in systems]),
         model=model,
         dataset=systems[0].dataset.model_copy(update={"folder": str(dataset)}),
+        lead=lead,
         strengths=sorted(rows, key=lambda row: row.strength),
         chosen=chosen,
         verdict=_choice(chosen, against.get(chosen), lead),
@@ -134,7 +136,7 @@ def promote(
 ) -> PromotionFolder:
     """Promote a run only if it is better than the previous model on dev, and WER does not rise on any regression set.
 
-    On dev, the paired 95 % interval decides. On a regression set, WER may rise by no more than `tolerance`, by point
+    CER decides instead of WER where it leads. On dev, the paired 95 % interval decides. On a regression set, WER may rise by no more than `tolerance`, by point
     estimate: an interval that includes zero does not excuse a loss. Each model is scored in its own context, as
     `evaluate` does. Promotion writes promoted.json into the run; a refusal removes it.
 
@@ -235,6 +237,7 @@ def _measured(
         language=trial.prompt.language,
         language_token=trial.prompt.token,
         utterances=comparison.systems[0].dataset.utterances,
+        lead=pair.lead,
         before=sides[0],
         after=sides[1],
         difference=pair.leading,

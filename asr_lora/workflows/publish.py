@@ -93,7 +93,7 @@ def push(
         )
     for path, report in zip(reports, read, strict=True):
         if not report.system.weights_digest and own_report(place.run, facts, report):
-            say(f"note: {path} records no digest of its weights; its training time, step and dev WER match {run}")
+            say(f"note: {path} records no digest of its weights; its training time, step and dev scores match {run}")
     card = write_card(
         CardSubject(place.run, facts, body, read, repository, licence or _licence(facts.base), data_licence)
     )
