@@ -453,7 +453,9 @@ def promote_command(
     regression_sets: Annotated[list[Path] | None, option(
         "Dataset folder on which WER (CER where that leads) must not rise; may be repeated.",
         "--regression-set", "--guard", metavar="DATASET")] = None,
-    tolerance: Annotated[float, option("Largest allowed rise of WER (CER where that leads) on a regression set; 0.01 is one point.")] = 0.01,
+    tolerance: Annotated[float, option(
+        "Largest allowed rise of WER (CER where that leads) on a regression set; 0.01 is one point.",
+    )] = 0.01,
     force: Annotated[bool, option(
         "Promote the run even if it is refused, and record the reasons.",
         "--force/--no-force", show_default=False)] = False,
@@ -583,7 +585,8 @@ def export_command(
 ) -> None:  # fmt: skip
     """Export a run for another engine, with a proof.
 
-    Both engines transcribe the same utterances, and their WER (CER where that leads) may differ by no more than the tolerance.
+    Both engines transcribe the same utterances, and their WER (CER where that leads) may differ by no more than the
+    tolerance.
     """
     from asr_lora.exporting.export import export
     from asr_lora.exporting.parity import parity_table
