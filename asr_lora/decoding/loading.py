@@ -35,6 +35,15 @@ def engine_named(name: str | None, precision: Precision = Precision.AUTO, *, nee
     return EngineName(name)
 
 
+def computed_in(name: str | None, precision: Precision) -> Precision:
+    """Return the precision of an engine that is asked for by a name; None is float32 on a CPU.
+
+    Eight bits, which CTranslate2 takes by itself there, cost whisper-base words, so they are only taken when it is named.
+    """
+    automatic = name is None and precision is Precision.AUTO and default_device().type == "cpu"
+    return Precision.FP32 if automatic else precision
+
+
 def open_engine(
     engine: EngineName,
     model: NamedModel,

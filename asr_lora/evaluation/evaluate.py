@@ -10,7 +10,7 @@ from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.decoding_options import BEAMS, DecodingOptions
 from asr_lora.decoding.engine import Engine, decode_split
-from asr_lora.decoding.loading import EngineName, engine_named, open_engine
+from asr_lora.decoding.loading import EngineName, computed_in, engine_named, open_engine
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
@@ -84,6 +84,7 @@ def evaluate(
     data = read_split(dataset, split)
     digest, processes = manifest.splits[split].sha256, join_process_group()
     runner = engine_named(engine, precision, needs_torch=processes.size > 1)
+    precision = precision if runner is EngineName.TORCH else computed_in(engine, precision)
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
     if folder.reusable(stamp):
         if processes.main:
