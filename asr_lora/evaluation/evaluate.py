@@ -80,11 +80,10 @@ def evaluate(
     prompt = found.prompt(language, language_token, task, default=manifest.language)
     options, folder = DecodingOptions(beams=beams), ReportFolder(out)
     how = find_normaliser(normaliser, str(prompt.language))
-    wanted = read_hotwords(hotwords, how) if hotwords else []
-    data = read_split(dataset, split)
+    wanted, data = read_hotwords(hotwords, how) if hotwords else [], read_split(dataset, split)
     digest, processes = manifest.splits[split].sha256, join_process_group()
     runner = engine_named(engine, precision, needs_torch=processes.size > 1)
-    precision = precision if runner is EngineName.TORCH else computed_in(engine, precision)
+    precision = computed_in(engine, precision, runner)
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
     if folder.reusable(stamp):
         if processes.main:
