@@ -13,7 +13,6 @@ from asr_lora.errors import ConfigError
 from asr_lora.metrics import normalize
 from asr_lora.metrics.normalize import LABELS, characters_lead, find_normaliser, join_compounds
 from asr_lora.metrics.wer import Errors, align_words, character_errors, count_errors, score, total
-from asr_lora.text import lower_case
 
 # Text, and what the Open ASR Leaderboard's ml_normalizer made of it (August 2026, num2words 0.5.14).
 LEADERBOARD = {
@@ -43,9 +42,14 @@ def word_errors(references: list[str], hypotheses: list[str]) -> list[Errors]:
     return [count_errors(steps) for steps in align_words(references, hypotheses)]
 
 
+def small(text: str, language: str) -> str:
+    """The text with its Turkish capitals in lower case, which Whisper's normaliser takes for English ones."""
+    return text.replace("İ", "i").replace("I", "ı") if language == "tr" else text
+
+
 @pytest.mark.parametrize(("language", "text"), TEXTS)
 def test_whisper_is_whispers(language, text):
-    assert find_normaliser("whisper", language).clean(text) == BasicTextNormalizer()(lower_case(text, language)).strip()
+    assert find_normaliser("whisper", language).clean(text) == BasicTextNormalizer()(small(text, language)).strip()
 
 
 @pytest.mark.parametrize(
