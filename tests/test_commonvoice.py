@@ -54,6 +54,25 @@ def test_quotes_are_text(tmp_path):
     assert len(list(csv.DictReader(io.StringIO(body), delimiter="\t"))) < len(sentences)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('"""Kom"" zei ze."', '"Kom" zei ze.'),
+        ('"""Kom!"""', '"Kom!"'),
+        ('"Hij zei ""nee""."', 'Hij zei "nee".'),
+        ('"Kom!"', '"Kom!"'),
+        ('""Kom!""', '""Kom!""'),
+        ('hij zei ""nee""', 'hij zei ""nee""'),
+        ('"een" en "twee"', '"een" en "twee"'),
+        ('"een ""', '"een ""'),
+    ],
+)
+def test_a_field_that_is_escaped_as_a_whole_is_unescaped(tmp_path, written, meant):
+    row = {"client_id": "a", "path": "1.mp3", "sentence": written}
+    folder = locale_with(tmp_path / "nl", HEADERS["1-4"], row)
+    assert [row.text for row in read_table(folder, "train")] == [meant]
+
+
 def test_rows_that_are_no_utterance(tmp_path):
     folder = locale_with(tmp_path / "nl", "client_id path sentence")
     with (folder / "train.tsv").open("ab") as table:

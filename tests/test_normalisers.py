@@ -29,7 +29,7 @@ LEADERBOARD = {
             "die donau dampfschifffahrt eintausendneunhundertvierundachtzig",
         ),
     ],
-    "tr": [("İstanbul'da IŞIK 1923'te", "i stanbul da işik bindokuzyüzyirmiüç te")],
+    "tr": [("İstanbul'da IŞIK 1923'te", "istanbul da ışık bindokuzyüzyirmiüç te")],
     "ar": [("مَرْحَبًا بِكُم، ١٢٣ كتاب", "م ر ح ب ا ب ك م مائة و ثلاثة و عشرون كتاب")],
     "zh": [("我有 3 本书。", "我有 3 本书"), ("今天，天气１２度很好！", "今天 天气12度很好")],
     "it": [("l’utente può 100 €", "l utente può cento")],
@@ -42,9 +42,14 @@ def word_errors(references: list[str], hypotheses: list[str]) -> list[Errors]:
     return [count_errors(steps) for steps in align_words(references, hypotheses)]
 
 
+def small(text: str, language: str) -> str:
+    """The text with its Turkish capitals in lower case, which Whisper's normaliser takes for English ones."""
+    return text.replace("İ", "i").replace("I", "ı") if language == "tr" else text
+
+
 @pytest.mark.parametrize(("language", "text"), TEXTS)
 def test_whisper_is_whispers(language, text):
-    assert find_normaliser("whisper", language).clean(text) == BasicTextNormalizer()(text).strip()
+    assert find_normaliser("whisper", language).clean(text) == BasicTextNormalizer()(small(text, language)).strip()
 
 
 @pytest.mark.parametrize(
