@@ -21,7 +21,7 @@ from asr_lora.decoding import ctranslate2_engine
 from asr_lora.decoding.ctranslate2_engine import open_ctranslate2, open_ctranslate2_adapters
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import TorchEngine
-from asr_lora.decoding.hotwords import hotword_prompt
+from asr_lora.decoding.hotwords import hotword_prompt, with_hotwords
 from asr_lora.decoding.search import EndLoops, loop_end
 from asr_lora.errors import DataError
 from asr_lora.language import ForcedPrompt
@@ -199,11 +199,16 @@ def test_hotwords_are_found_from_their_first_token_by_both_engines(base, ctransl
     assert 20 < fit < 100
     assert len(tokens) <= 223
     assert hotword_prompt(base, ["Trastevere"])[1] == 1
+    (tmp_path / "long.txt").write_text("\n".join(f"parola{number}" for number in range(300)))
+    boosted = with_hotwords(DecodingOptions(), TorchEngine(base), tmp_path / "long.txt")
+    assert (len(boosted.previous), len(boosted.processors)) == (0, 1)
 
 
 def test_what_ctranslate2_cannot_do_is_said(ctranslate2_folder, tmp_path):
     sound = write_wav(tmp_path / "a.wav", speech(1.0))
+    (tmp_path / "long.txt").write_text("\n".join(f"parola{number}" for number in range(300)))
     refused = {
+        ("--engine", "ctranslate2", "--hotwords", tmp_path / "long.txt"): "hotwords fit .* prompt: take --engine torch",
         ("--engine", "ctranslate2", "--precision", "bf16"): "--precision bf16: CTranslate2 computes in int8",
         ("--engine", "faster"): "--engine: faster is not one of torch, ctranslate2",
     }

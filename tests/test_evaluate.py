@@ -48,7 +48,7 @@ def test_a_report_is_whole(dev, demo_dataset, tiny_folder):
     assert body["system"]["weights_digest"] == weights_digest(str(tiny_folder))
     assert body["rtfx"] > 0
     engine = {key: body["system"][key] for key in ("engine", "dtype", "device")}  # of a machine without a GPU
-    assert engine == {"engine": "ctranslate2", "dtype": "int8", "device": "cpu"}
+    assert engine == {"engine": "ctranslate2", "dtype": "float32", "device": "cpu"}
 
 
 def test_the_engines_make_the_same_hypotheses(dev, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from asr_lora.decoding.decoding_options import DecodingOptions
 from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.word_times import WITHOUT_BLANKS
+from asr_lora.errors import ConfigError
 from asr_lora.metrics.hotword_recall import read_hotwords
 from asr_lora.metrics.normalize import find_normaliser
 from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
@@ -21,23 +22,23 @@ PROMPT_TOKENS = MAX_TARGET_TOKENS // 2 - 1  # that Whisper takes for the text be
 def with_hotwords(options: DecodingOptions, engine: Engine, path: Path) -> DecodingOptions:
     """Make the hotwords of a file, one per line, likelier.
 
-    As many as fit are given as the text before the recording, which makes their first tokens likelier, in any engine.
-    An engine that takes processors also boosts the tokens that continue one, of all of them.
+    A list that fits the decoder's prompt is given as the text before the recording, which makes first tokens likelier
+    too. Of a longer list that would help few, and cost other words (reports/transcription): there, the tokens that
+    continue a hotword are boosted.
 
     Raises:
-        ConfigError: the file lists none.
+        ConfigError: the file lists none, or more than fit the prompt of an engine that takes no processors.
         DataError: the file cannot be read.
     """
     language = engine.whisper.prompt.language or "en"
     words = [word.written for word in read_hotwords(path, find_normaliser("none", language))]
     prompt, fit = hotword_prompt(engine.whisper, words)
+    if fit < len(words) and engine.takes_processors:
+        say(f"{path}: more than {fit} hotwords do not fit the prompt, so they are only continued once they have begun")
+        return replace(options, processors=[*options.processors, hotword_boost(engine.whisper, words)])
     if fit < len(words):
-        others = (
-            "the others are only continued where they have begun" if engine.takes_processors else "shorten the list"
-        )
-        say(f"{path}: the first {fit} of {len(words)} hotwords fit the prompt; {others}")
-    boost = [hotword_boost(engine.whisper, words)] if engine.takes_processors else []
-    return replace(options, previous=(*prompt, *options.previous), processors=[*options.processors, *boost])
+        raise ConfigError(f"{path}: only {fit} of {len(words)} hotwords fit CTranslate2's prompt: take --engine torch")
+    return replace(options, previous=(*prompt, *options.previous))
 
 
 def hotword_prompt(whisper: Whisper, words: Sequence[str]) -> tuple[list[int], int]:

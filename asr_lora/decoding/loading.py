@@ -35,6 +35,15 @@ def engine_named(name: str | None, precision: Precision = Precision.AUTO, *, nee
     return EngineName(name)
 
 
+def computed_in(name: str | None, precision: Precision, engine: EngineName) -> Precision:
+    """Return the precision of an engine: float32 where CTranslate2 was taken without being named.
+
+    Eight bits, which CTranslate2 takes by itself on a CPU, cost whisper-base words.
+    """
+    automatic = name is None and precision is Precision.AUTO and engine is EngineName.CTRANSLATE2
+    return Precision.FP32 if automatic else precision
+
+
 def open_engine(
     engine: EngineName,
     model: NamedModel,

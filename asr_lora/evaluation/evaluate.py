@@ -10,7 +10,7 @@ from asr_lora.config import Context, Precision
 from asr_lora.dataset.reading import Split, read_split
 from asr_lora.decoding.decoding_options import BEAMS, DecodingOptions
 from asr_lora.decoding.engine import Engine, decode_split
-from asr_lora.decoding.loading import EngineName, engine_named, open_engine
+from asr_lora.decoding.loading import EngineName, computed_in, engine_named, open_engine
 from asr_lora.errors import ConfigError
 from asr_lora.evaluation.report import SCORING, Row, read_rows, score_report
 from asr_lora.folders.atomic import read_jsonl, write_jsonl
@@ -80,10 +80,10 @@ def evaluate(
     prompt = found.prompt(language, language_token, task, default=manifest.language)
     options, folder = DecodingOptions(beams=beams), ReportFolder(out)
     how = find_normaliser(normaliser, str(prompt.language))
-    wanted = read_hotwords(hotwords, how) if hotwords else []
-    data = read_split(dataset, split)
+    wanted, data = read_hotwords(hotwords, how) if hotwords else [], read_split(dataset, split)
     digest, processes = manifest.splits[split].sha256, join_process_group()
     runner = engine_named(engine, precision, needs_torch=processes.size > 1)
+    precision = computed_in(engine, precision, runner)
     stamp = _fingerprint(found, digest, prompt, task, context, precision, options, runner)
     if folder.reusable(stamp):
         if processes.main:

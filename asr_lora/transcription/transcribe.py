@@ -13,7 +13,7 @@ from asr_lora.audio.decode import media_seconds
 from asr_lora.config import Context, Precision
 from asr_lora.decoding.decoding_options import BEAMS, FALLBACK_TEMPERATURES, DecodingOptions
 from asr_lora.decoding.hotwords import with_hotwords
-from asr_lora.decoding.loading import engine_named
+from asr_lora.decoding.loading import computed_in, engine_named
 from asr_lora.errors import AudioError, ConfigError
 from asr_lora.folders.tabular import Column, Tabular
 from asr_lora.folders.transcript_folder import TranscriptFolder, refusal
@@ -123,7 +123,7 @@ def transcribe(
     routes = make_routes(tuple(adapters or ()), route, fresh)
     transcriber = open_transcriber(
         model, adapters, language=language, language_token=language_token, task=task, context=context,
-        precision=precision, vad=vad, engine=runner,
+        precision=computed_in(engine, precision, runner), vad=vad, engine=runner,
     )  # fmt: skip
     if words is None:
         words = bool(SUBTITLE_FORMATS & set(formats)) and transcriber.has_word_times

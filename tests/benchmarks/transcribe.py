@@ -195,7 +195,10 @@ def terms(options: argparse.Namespace) -> None:
     given, fit = hotword_prompt(engine.whisper, listed)
     print(f"{len(listed)} terms, {fit} of them in the prompt of {len(given)} tokens")
     boosts = [f"boost {begin:g} {proceed:g}" for begin in options.begin for proceed in options.proceed]
-    ways = ["none", "prompt", *boosts, *(f"prompt, {boost}" for boost in boosts)]
+    both = [f"prompt, {kind}" for kind in boosts] + [
+        f"prompt, the others {kind}" for kind in boosts if fit < len(listed)
+    ]
+    ways = ["none", "prompt", *boosts, *both]
     cost = [context_seconds(seconds, engine.whisper.context) for seconds in data.seconds]
     found: dict[str, dict[int, str]] = {way: {} for way in ways}
     for batch in batches_by_length(data.seconds, cost, batch_seconds=engine.batch_seconds):
@@ -205,7 +208,7 @@ def terms(options: argparse.Namespace) -> None:
             if "boost" in way and not engine.takes_processors:
                 continue
             begin, proceed = map(float, way.split()[-2:]) if "boost" in way else (0.0, 0.0)
-            tokens = [engine.whisper.text_tokens(term) for term in listed]
+            tokens = [engine.whisper.text_tokens(term) for term in listed[fit if "the others" in way else 0 :]]
             how = DecodingOptions(
                 options.beams, timestamps=True, previous=given if "prompt" in way else (),
                 processors=[HotwordBoost(tokens, begin=begin, proceed=proceed)] if "boost" in way else (),
@@ -220,8 +223,8 @@ def terms(options: argparse.Namespace) -> None:
             np.array([[occurrences(text, term, characters=False) for term in clean] for text in texts])
             for texts in (references, heard)
         )
-        both = np.minimum(spoken, said).sum()
-        print(f"| {way} | {100 * wrong:.2f} | {spoken.sum()} | {both} | {said.sum() - both} |", flush=True)
+        right = np.minimum(spoken, said).sum()
+        print(f"| {way} | {100 * wrong:.2f} | {spoken.sum()} | {right} | {said.sum() - right} |", flush=True)
 
 
 def main() -> None:
