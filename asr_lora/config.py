@@ -183,7 +183,8 @@ class DataSettings(Section):
     )
     regression_sets: tuple[Path, ...] = Field(
         default=(),
-        description="Dataset folders on which WER (CER where that leads) must not rise; `asr-lora promote` scores them.",
+        description="Dataset folders on which WER (CER where that leads) must not rise; `asr-lora promote` scores "
+        "them.",
     )
     workers: int = Field(
         default=0,

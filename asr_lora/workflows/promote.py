@@ -136,9 +136,10 @@ def promote(
 ) -> PromotionFolder:
     """Promote a run only if it is better than the previous model on dev, and WER does not rise on any regression set.
 
-    CER decides instead of WER where it leads. On dev, the paired 95 % interval decides. On a regression set, WER may rise by no more than `tolerance`, by point
-    estimate: an interval that includes zero does not excuse a loss. Each model is scored in its own context, as
-    `evaluate` does. Promotion writes promoted.json into the run; a refusal removes it.
+    CER decides instead of WER where it leads. On dev, the paired 95 % interval decides. On a regression set, WER may
+    rise by no more than `tolerance`, by point estimate: an interval that includes zero does not excuse a loss. Each
+    model is scored in its own context, as `evaluate` does. Promotion writes promoted.json into the run; a refusal
+    removes it.
 
     Args:
         run: a run folder, perhaps with a strength, such as `runs/x@0.7`.
