@@ -533,9 +533,9 @@ def merge_command(
         print_json(body)
         return
     if body.retained is not None and body.retained < 1:
-        print(f"rank {rank} holds {100 * body.retained:.1f} % of the squared norm of the updates")
-    print(f"{folder.caption()}: {folder.weights(body.method)}")
-    print(f"Score it on dev with: asr-lora evaluate {out} DATASET --split dev --out FOLDER")
+        show(f"rank {rank} holds {100 * body.retained:.1f} % of the squared norm of the updates")
+    show(f"{folder.caption()}: {folder.weights(body.method)}")
+    show(f"Score it on dev with: asr-lora evaluate {out} DATASET --split dev --out FOLDER")
 
 
 @command("asr-lora analyze runs/nl runs/nl-seed-1 --out reports/analysis")

@@ -234,7 +234,7 @@ def _progress(part: Path, total: int) -> Iterator[None]:
 
 @contextmanager
 def _as_own_errors(dataset: str, page: str) -> Iterator[None]:
-    """Raise our errors for the client's, whose texts are not shown_names since they may contain signed addresses."""
+    """Raise our errors for the client's, whose texts are not shown since they may contain signed addresses."""
     import requests
     from datacollective.errors import AuthenticationError, RateLimitError, ResourceRemovedError
 
