@@ -12,11 +12,10 @@ from asr_lora.decoding.word_times import WITHOUT_BLANKS
 from asr_lora.errors import ConfigError
 from asr_lora.metrics.hotword_recall import read_hotwords
 from asr_lora.metrics.normalize import find_normaliser
-from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.model.whisper import MAX_PREVIOUS_TOKENS, Whisper
 from asr_lora.system.progress import say
 
 BEGIN, PROCEED = 0.0, 2.0  # chosen on dev, see reports/transcription
-PROMPT_TOKENS = MAX_TARGET_TOKENS // 2 - 1  # that Whisper takes for the text before, as in openai/whisper, decoding.py
 
 
 def with_hotwords(options: DecodingOptions, engine: Engine, path: Path) -> DecodingOptions:
@@ -46,7 +45,7 @@ def hotword_prompt(whisper: Whisper, words: Sequence[str]) -> tuple[list[int], i
     tokens: list[int] = []
     for count in range(1, len(words) + 1):
         longer = whisper.text_tokens(", ".join(words[:count]) + ".")
-        if len(longer) > PROMPT_TOKENS:
+        if len(longer) > MAX_PREVIOUS_TOKENS:
             return tokens, count - 1
         tokens = longer
     return tokens, len(words)

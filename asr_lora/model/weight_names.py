@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from asr_lora.errors import DataError
 
-ADAPTED = "base_model.model."  # PEFT's, before the names of Whisper's own modules
+PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LEADING = {"base_model", "model", "whisper"}
 OPENAI = (
@@ -62,9 +62,9 @@ def peft_name(name: str, *, matrices: bool) -> str:
     if not re.match(r"model\.|proj_out\b", plain):
         return name
     if not found:
-        return ADAPTED + plain
+        return PREFIX + plain
     bare = matrices or found[2] not in ("lora_A", "lora_B")
-    return f"{ADAPTED}{plain}.{found[2]}{'' if bare else '.weight'}"
+    return f"{PREFIX}{plain}.{found[2]}{'' if bare else '.weight'}"
 
 
 def renamed(weights: Mapping[str, Value], names: Mapping[str, str], place: object) -> dict[str, Value]:

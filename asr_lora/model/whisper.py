@@ -30,6 +30,7 @@ from asr_lora.model.vocabulary import load_tokenizer
 from asr_lora.model.whole_weights import load_every_weight
 
 MAX_TARGET_TOKENS = 448  # of the decoder, prompt and end included
+MAX_PREVIOUS_TOKENS = MAX_TARGET_TOKENS // 2 - 1  # of the text before, as in openai/whisper, decoding.py
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from asr_lora.decoding.loading import EngineName
 from asr_lora.errors import ConfigError
 from asr_lora.language import Task, forced_prompt, spoken_language
 from asr_lora.model.find_model import AdapterSelection, find_model
-from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.model.whisper import MAX_PREVIOUS_TOKENS, Whisper
 from asr_lora.serving.api_errors import ApiError, invalid_field
 from asr_lora.serving.request_options import RequestOptions
 from asr_lora.transcription.longform import SpeechRules, Window
@@ -64,9 +64,8 @@ class ServedModel:
                 many keywords.
         """
         selection = self.select(options)
-        most = MAX_TARGET_TOKENS // 2 - 1
-        if options.keywords and (count := len(self.previous_tokens(options))) > most:
-            message = f"keywords and prompt take {count} tokens together, and the model takes {most}: send fewer"
+        if options.keywords and (count := len(self.previous_tokens(options))) > MAX_PREVIOUS_TOKENS:
+            message = f"keywords and prompt take {count} tokens together, and the model takes {MAX_PREVIOUS_TOKENS}: send fewer"
             raise invalid_field("keywords[]", message)
         if options.words and not self.transcriber.has_word_times:
             raise invalid_field(

@@ -18,7 +18,7 @@ from asr_lora.decoding.search import batches_by_length, plain_text
 from asr_lora.decoding.word_times import STEP_SECONDS, split_words
 from asr_lora.model.adapters.multi_lora import BASE
 from asr_lora.model.find_model import AdapterSelection
-from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.model.whisper import MAX_PREVIOUS_TOKENS, MAX_TARGET_TOKENS, Whisper
 from asr_lora.transcription.longform import Window
 from asr_lora.transcription.segments import Segment, Word
 from asr_lora.transcription.subtitles import SENTENCE
@@ -104,8 +104,7 @@ def decode_windows(
 def _previous_prompt(whisper: Whisper, tokens: Sequence[int]) -> list[int]:
     if not tokens:
         return []
-    most = MAX_TARGET_TOKENS // 2 - 1
-    return [whisper.no_speech_token - 1, *tokens[-most:]]  # <|startofprev|>
+    return [whisper.no_speech_token - 1, *tokens[-MAX_PREVIOUS_TOKENS:]]  # <|startofprev|>
 
 
 def make_segments(

@@ -16,7 +16,7 @@ from asr_lora.decoding.engine import Engine
 from asr_lora.decoding.hypothesis import Hypothesis
 from asr_lora.decoding.word_times import STEP_SECONDS
 from asr_lora.model.find_model import AdapterSelection
-from asr_lora.model.whisper import MAX_TARGET_TOKENS, Whisper
+from asr_lora.model.whisper import MAX_PREVIOUS_TOKENS, Whisper
 from asr_lora.transcription.longform import SampleBuffer, Window
 from asr_lora.transcription.recognise import SelectedWindow, decode_windows, encode_windows, make_segments
 from asr_lora.transcription.segments import TranscriptPart
@@ -37,7 +37,7 @@ def transcribe_in_sequence(
         select: returns the adapter selection for the stream, given its first window that is not silent.
     """
     full = int(FULL_SECONDS * SAMPLE_RATE)
-    room = MAX_TARGET_TOKENS // 2 - 1 - len(options.previous)  # for the text before, beside the prompt that was given
+    room = MAX_PREVIOUS_TOKENS - len(options.previous)  # for the text before, beside the prompt that was given
     before: tuple[int, ...] = ()
     selection = None
     stream, samples, more = iter(blocks), SampleBuffer(), True

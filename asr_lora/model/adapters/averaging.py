@@ -13,7 +13,8 @@ from asr_lora.language import ForcedPrompt
 from asr_lora.model.adapters.merging import load_adapter, load_merged
 from asr_lora.model.adapters.saved_adapter import ADAPTER_WEIGHTS, adapter_settings
 from asr_lora.model.adapters.updates import updates
-from asr_lora.model.adapters.wrapper import PREFIX, peft_model
+from asr_lora.model.adapters.wrapper import peft_model
+from asr_lora.model.weight_names import PREFIX
 from asr_lora.model.whisper import Whisper, force_prompt, load_whisper
 
 

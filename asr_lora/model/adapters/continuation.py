@@ -11,8 +11,9 @@ from asr_lora.errors import ConfigError
 from asr_lora.folders.run_folder import RunFolder
 from asr_lora.model.adapters.files import load_peft
 from asr_lora.model.adapters.saved_adapter import ADAPTER_CONFIG, adapter_base, adapter_config
-from asr_lora.model.adapters.wrapper import PREFIX, adapted_layers
+from asr_lora.model.adapters.wrapper import adapted_layers
 from asr_lora.model.targets import target_names
+from asr_lora.model.weight_names import PREFIX
 from asr_lora.model.whisper import Whisper
 
 

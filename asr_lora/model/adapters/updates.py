@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from asr_lora.errors import DataError
-from asr_lora.model.adapters.wrapper import ONLY, PREFIX, adapted_layers
+from asr_lora.model.adapters.wrapper import ONLY, adapted_layers
+from asr_lora.model.weight_names import PREFIX
 from asr_lora.model.whisper import Whisper
 
 

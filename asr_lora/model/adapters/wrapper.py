@@ -9,7 +9,6 @@ from torch import nn
 from asr_lora.model.whisper import Whisper
 
 ONLY = "default"  # PEFT's name of an adapter that is alone
-PREFIX = "base_model.model."  # PEFT's, before the names of Whisper's own modules
 
 
 def peft_model(whisper: Whisper) -> Any:
