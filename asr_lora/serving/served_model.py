@@ -65,7 +65,8 @@ class ServedModel:
         """
         selection = self.select(options)
         if options.keywords and (count := len(self.previous_tokens(options))) > MAX_PREVIOUS_TOKENS:
-            message = f"keywords and prompt take {count} tokens together, and the model takes {MAX_PREVIOUS_TOKENS}: send fewer"
+            most = MAX_PREVIOUS_TOKENS
+            message = f"keywords and prompt take {count} tokens together, and the model takes {most}: send fewer"
             raise invalid_field("keywords[]", message)
         if options.words and not self.transcriber.has_word_times:
             raise invalid_field(
