@@ -101,8 +101,9 @@ def _insert(database: sqlite3.Connection, sources: Sequence[WeightedSource], rul
     statement = f"INSERT INTO utterance VALUES ({', '.join('?' * len(COLUMNS))})"
     for index, weighted in enumerate(sources):
         prefix = f"s{weighted.corpus + 1}-" if several else ""
+        speakers = weighted.source.speaker_namespace  # once: it may be a digest of all files
         for row in weighted.source.rows():
-            values = _values(row, prefix, weighted.source.speaker_namespace, rules)
+            values = _values(row, prefix, speakers, rules)
             database.execute(statement, (number, index, weighted.corpus, *values))
             total += int.from_bytes(hashlib.sha256(f"{values[0]}|{values[6]}".encode()).digest())
             number += 1
