@@ -10,9 +10,8 @@ from asr_lora.folders.digests import fingerprint
 from asr_lora.sources.columns import split_of_folders
 from asr_lora.sources.interface import (
     BadRow,
-    Recording,
+    SourceAtPath,
     Utterance,
-    WantedRecordings,
     files_digest,
     macos_files,
     safe_id,
@@ -23,18 +22,8 @@ MAX_TEXT_BYTES = 1 << 16  # a longer text is no text of one utterance
 
 
 @dataclass(frozen=True)
-class AudioTextPairs:
+class AudioTextPairs(SourceAtPath):
     """A folder of recordings, each with its text in a .txt file of the same name beside it."""
-
-    home: Path
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         return fingerprint(files_digest((str(path.relative_to(self.home)), _stamp(path)) for path in walk(self.home)))
@@ -50,10 +39,6 @@ class AudioTextPairs:
             elif path.suffix.lower() in suffixes:
                 yield _utterance(path, relative, split)
         yield from macos_files(self.home)
-
-    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
-        for recording in wanted:
-            yield recording, self.home / recording
 
 
 def _utterance(path: Path, relative: Path, split: str) -> Utterance | BadRow:

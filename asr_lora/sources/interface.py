@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,30 @@ class Source(Protocol):
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         """Yield the wanted recordings with their names, in an order that suits the source and is always the same."""
+
+
+@dataclass(frozen=True)
+class SourceAtPath(ABC):
+    """A source that is a file or folder of this machine, whose speakers are in no other source."""
+
+    home: Path
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    @property
+    def speaker_namespace(self) -> str:
+        return self.digest()
+
+    @abstractmethod
+    def digest(self) -> str:
+        """See `Source.digest`."""
+
+    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
+        """Yield the paths of recordings, whose names start from the source's folder."""
+        for recording in wanted:
+            yield recording, self.home / recording
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from asr_lora.sources.interface import (
     OTHER,
     SPLIT_HERE,
     BadRow,
-    Recording,
+    SourceAtPath,
     Utterance,
-    WantedRecordings,
     macos_files,
     safe_id,
 )
@@ -26,23 +25,14 @@ from asr_lora.sources.lines import file_lines
 
 
 @dataclass(frozen=True)
-class Kaldi:
+class Kaldi(SourceAtPath):
     """Data folders of Kaldi, with wav.scp and text, and perhaps segments, utt2spk and spk2gender.
 
     Attributes:
         folders: split and folder; several folders of one split join. The split is SPLIT_HERE where none is named.
     """
 
-    home: Path
     folders: tuple[tuple[str, Path], ...]
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         names = [getattr(KaldiFolder, kind) for kind in ("RECORDINGS", "TEXT", "SEGMENTS", "SPEAKERS", "GENDERS")]
@@ -64,10 +54,6 @@ class Kaldi:
                 else:
                     yield replace(row, recording=str(place / row.recording)) if isinstance(row, Utterance) else row
         yield from macos_files(self.home)
-
-    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
-        for recording in wanted:
-            yield recording, self.home / recording
 
 
 def read_kaldi(folder: Path, split: str = SPLIT_HERE) -> Iterator[Utterance | BadRow]:

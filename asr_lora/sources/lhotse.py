@@ -15,6 +15,7 @@ from asr_lora.sources.interface import (
     SPLIT_HERE,
     BadRow,
     Recording,
+    SourceAtPath,
     Utterance,
     WantedRecordings,
     macos_files,
@@ -27,7 +28,7 @@ PARENTS = 4  # folders above the manifests in which their relative paths may sta
 
 
 @dataclass(frozen=True)
-class LhotseManifests:
+class LhotseManifests(SourceAtPath):
     """Manifests of lhotse.
 
     Attributes:
@@ -36,18 +37,9 @@ class LhotseManifests:
         unread: files of cuts beside supervisions, which hold the same speech.
     """
 
-    home: Path
     files: tuple[tuple[str, str, Path], ...]
     recordings_files: tuple[Path, ...] = ()
     unread: tuple[Path, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         listed = [(split, sha256_file(path)) for split, _, path in self.files]

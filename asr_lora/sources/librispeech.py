@@ -12,9 +12,8 @@ from asr_lora.sources.columns import split_of_folders
 from asr_lora.sources.interface import (
     GENDERS,
     BadRow,
-    Recording,
+    SourceAtPath,
     Utterance,
-    WantedRecordings,
     files_digest,
     macos_files,
     safe_id,
@@ -26,18 +25,8 @@ SPEAKERS = "SPEAKERS.TXT"  # id | sex | subset | minutes | name
 
 
 @dataclass(frozen=True)
-class LibriSpeech:
+class LibriSpeech(SourceAtPath):
     """A tree of folders SPLIT/SPEAKER/CHAPTER, each with recordings and a file of their texts."""
-
-    home: Path
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         files = [(str(path.relative_to(self.home)), path) for path in walk(self.home)]
@@ -58,10 +47,6 @@ class LibriSpeech:
                 recordings[path.stem] = path
         yield from self._of_folder(transcripts, recordings)
         yield from macos_files(self.home)
-
-    def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
-        for recording in wanted:
-            yield recording, self.home / recording
 
     def _of_folder(self, transcripts: list[Path], recordings: dict[str, Path]) -> Iterator[Utterance | BadRow]:
         spoken: set[str] = set()

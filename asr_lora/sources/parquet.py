@@ -31,6 +31,7 @@ from asr_lora.sources.interface import (
     SPLIT_HERE,
     BadRow,
     Recording,
+    SourceAtPath,
     Utterance,
     WantedRecordings,
     macos_files,
@@ -43,20 +44,11 @@ MAX_TEXT_BYTES = 1 << 20  # of a row without its audio, as of a line of a table
 
 
 @dataclass(frozen=True)
-class ParquetFiles:
+class ParquetFiles(SourceAtPath):
     """Parquet files with a column of audio, whose names tell their splits."""
 
-    home: Path
     files: tuple[tuple[str, Path], ...]  # split and file
     text_column: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         return fingerprint([(split, sampled_digest(path)) for split, path in self.files], self.text_column)

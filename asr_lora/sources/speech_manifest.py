@@ -29,6 +29,7 @@ from asr_lora.sources.interface import (
     SPLIT_HERE,
     BadRow,
     Recording,
+    SourceAtPath,
     Utterance,
     WantedRecordings,
     macos_files,
@@ -44,7 +45,7 @@ RECORDING_FOLDERS = ("", "wavs/", "wav/", "clips/", "audio/")  # where a table t
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(SourceAtPath):
     """Tables that list recordings with their texts: JSON, CSV, TSV, or LJSpeech's pipe table.
 
     Attributes:
@@ -52,17 +53,8 @@ class Manifest:
         text_column: column of the text; None: the first of TEXT_COLUMNS.
     """
 
-    home: Path
     files: tuple[tuple[str, Path], ...] = ()
     text_column: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.home.name
-
-    @property
-    def speaker_namespace(self) -> str:
-        return self.digest()
 
     def digest(self) -> str:
         return fingerprint([(split, sha256_file(path)) for split, path in self.files], self.text_column)
@@ -72,8 +64,7 @@ class Manifest:
         for split, path in self.files:
             for row in read_manifest(path, SPLIT_HERE if split == OTHER else split, self.text_column, home=folder):
                 yield BadRow(row.id, NO_SPLIT) if split == OTHER else row
-        if self.home.is_dir():
-            yield from macos_files(self.home)
+        yield from macos_files(self.home)
 
     def recordings(self, wanted: WantedRecordings) -> Iterator[tuple[str, Recording]]:
         for recording in wanted:
