@@ -355,14 +355,17 @@ class TrainingSettings(Section):
 
 
 # Settings of each recipe, for what a config does not set itself. Those of an adapter do not apply to full fine-tuning.
-LEARNT_FROM: dict[str, dict[str, object]] = {"examples": {"timestamps": 0.3}, "training": {"label_smoothing": 0.1}}
+STANDARD_SPEECH: dict[str, dict[str, object]] = {
+    "examples": {"timestamps": 0.3},
+    "training": {"label_smoothing": 0.1},
+}
 RECIPES: dict[tuple[Recipe, bool], dict[str, dict[str, object]]] = {  # by recipe, and whether an adapter trains
     (Recipe.STANDARD, True): {
-        **LEARNT_FROM,
+        **STANDARD_SPEECH,
         "adapter": {"targets": "linear", "rank": 32, "alpha": 64, "dropout": 0.1},
         "optimiser": {"learning_rate": 5e-4, "decay": "cosine"},
     },
-    (Recipe.STANDARD, False): {**LEARNT_FROM, "optimiser": {"learning_rate": 2e-5, "decay": "cosine"}},
+    (Recipe.STANDARD, False): {**STANDARD_SPEECH, "optimiser": {"learning_rate": 2e-5, "decay": "cosine"}},
     (Recipe.PUBLISHED, True): {
         "adapter": {"targets": "q,v", "rank": 32, "alpha": 64, "dropout": 0.05},
         "optimiser": {"learning_rate": 1e-3, "decay": "linear"},

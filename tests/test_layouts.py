@@ -304,7 +304,7 @@ def test_ids_cannot_end_a_line(tmp_path):
 def test_parquet_is_read_in_few_bytes(tmp_path, monkeypatch):
     """One value of some MB, to which every row of a file of some KB refers."""
     size, path = 5 << 20, tmp_path / "bomb.parquet"
-    monkeypatch.setattr("asr_lora.sources.parquet.MAX_VALUE_BYTES", 4 << 20)
+    monkeypatch.setattr("asr_lora.sources.parquet.MAX_RECORDING_BYTES", 4 << 20)
     monkeypatch.setattr("asr_lora.sources.column_files.BYTES_AT_ONCE", 8 << 20)
     audio = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), pa.array([bytes(size)]))
     pq.write_table(pa.table({"audio": audio, "text": ["uno"] * 64}), path, compression="zstd", store_schema=False)

@@ -78,14 +78,19 @@ def xing_header(data: Content, place: int) -> tuple[int | None, int | None, bool
     if head[36:40] == b"VBRI":
         size, frames = struct.unpack(">II", head[46:54]) if len(head) >= 54 else (0, 0)
         return frames or None, size or None, False
-    mono, first = head[3] >> 6 == 3, head[1] >> 3 & 3 == 3
-    at = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
+    at = _xing_place(head)
     if head[at : at + 4] not in (b"Xing", b"Info"):
         return None
     flags, one, two = struct.unpack(">III", head[at + 4 : at + 16])
     frames = one if flags & 1 else None
     size = (two if flags & 1 else one) if flags & 2 else None
     return frames or None, size or None, True
+
+
+def _xing_place(header: bytes | bytearray) -> int:
+    """Return where a Xing header is in a frame: after the frame's header and its side information."""
+    mono, first = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
+    return 4 + ((17 if mono else 32) if first else (9 if mono else 17))
 
 
 def first_frame(data: Content, place: int, end: int) -> int | None:
@@ -149,8 +154,7 @@ def xing_frame(data: Content, stream: Mp3Stream) -> bytes:
     header[2] = header[2] & 0x0D | 0x90  # 128 kbit/s in MPEG 1, 80 in MPEG 2: room for the header; no padding
     frame = _frame(bytes(header))
     assert frame is not None
-    mono, first = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
-    at = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
+    at = _xing_place(header)
     size = frame.bytes + stream.end - stream.start
     body = bytes(header).ljust(at, b"\0") + b"Xing" + struct.pack(">III", 3, stream.frames, size)
     return body.ljust(frame.bytes, b"\0")

@@ -9,7 +9,6 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from typing import IO
@@ -65,19 +64,13 @@ class Layout:
     timed: bool = False
 
 
-@contextmanager
-def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
-
-
 def layout_of(file: IO[bytes], name: str) -> Layout:
     """Find the streams of a file that is not empty.
 
     Raises:
         AudioError: it holds too many streams.
     """
-    with _mapped(file) as data:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         size, head = len(data), data[:16]
         if head.startswith(b"OggS"):
             return _split(_ogg_starts(data), size, name)

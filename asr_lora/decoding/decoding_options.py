@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the help screens need the defaults, and not torch
     import torch
 
-Processor = Callable[
-    ["torch.Tensor", "torch.Tensor"], "torch.Tensor"
-]  # tokens and scores -> scores, as in transformers
-
-MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
-FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # as in openai/whisper, transcribe.py
-
+# tokens and scores -> scores, as in transformers
+Processor = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 BEAMS = 5  # of evaluate and transcribe, as in openai/whisper and faster-whisper; reports/engines
+MAX_NEW_TOKENS = 224  # half the text context, as in openai/whisper, decoding.py: DecodingOptions.sample_len
+FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # as in openai/whisper, transcribe.py
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from asr_lora.exporting.recipe import Format
 from asr_lora.folders.dataset_folder import DatasetRecord
 from asr_lora.folders.measurements import ReportRecord
 from asr_lora.folders.run_folder import ExportRecord, RunRecord
+from asr_lora.model.vocabulary import HUB_ID
 from asr_lora.pages.templating import environment, markdown
 from asr_lora.text import printable
 
 TASK = "automatic-speech-recognition"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_CODES = {"jw": "jv"}  # where Whisper's language code differs from ISO 639
 LIBRARIES = {Format.ADAPTER: "peft", Format.TRANSFORMERS: "transformers", Format.CTRANSLATE2: "ctranslate2"}
 RUNS_IN = {

@@ -1,6 +1,5 @@
 """Write a model in the format of another engine."""
 
-import re
 from pathlib import Path
 
 from asr_lora.errors import ConfigError
@@ -12,6 +11,7 @@ from asr_lora.model.adapters.merging import copy_adapter
 from asr_lora.model.ctranslate2_export import write_ctranslate2
 from asr_lora.model.ctranslate2_import import PACKAGED
 from asr_lora.model.find_model import NamedModel
+from asr_lora.model.vocabulary import HUB_ID
 from asr_lora.model.whisper import Whisper
 
 
@@ -19,7 +19,7 @@ def public_base(base: str) -> str:
     """Return the hub id of a base model, or the last part of its path if it is a folder of this machine."""
     if base == PACKAGED:
         return "openai/whisper-base"
-    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else Path(base).name
+    return base if HUB_ID.fullmatch(base) and not Path(base).exists() else Path(base).name
 
 
 def write_export(place: NamedModel, whisper: Whisper, recipe: ExportRecipe, folder: ExportFolder) -> Path:

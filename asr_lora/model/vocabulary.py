@@ -25,6 +25,7 @@ PUBLISHED = {
     51865: ("openai/whisper-base", 50363),
     51866: ("openai/whisper-large-v3", 50364),
 }
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAMPLE = " The information: Ďábelské ódy, 12 %. 今日は, привет, हिन्दी, سلام!"
 PROBES = 1000  # entries of the vocabulary that must become themselves again
 SHARE = 0.995  # of them: a few entries, such as "'RE", no text becomes
@@ -126,4 +127,4 @@ def _base_of(folder: Path) -> str:
         return ""
     if Path(base).is_dir():
         return "" if Path(base).resolve() == folder.resolve() else base
-    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else ""
+    return base if HUB_ID.fullmatch(base) else ""

@@ -1,7 +1,6 @@
 """Load a Whisper from the hub, a folder or a package, run its encoder at any length, and make its decoder prompt."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from asr_lora.errors import ConfigError, DataError, first_line
 from asr_lora.language import ForcedPrompt
 from asr_lora.model import ctranslate2_import
 from asr_lora.model.cpu import ATTENTION
-from asr_lora.model.vocabulary import load_tokenizer
+from asr_lora.model.vocabulary import HUB_ID, load_tokenizer
 from asr_lora.model.whole_weights import load_every_weight
 
 MAX_TARGET_TOKENS = 448  # of the decoder, prompt and end included
@@ -202,7 +201,7 @@ def resolve_source(source: str, *, weights: bool = True) -> str:
         if kind != "whisper":
             raise DataError(f"{folder} holds a model of type {kind!r}, not a Whisper. {KNOWN_SOURCES}")
         return str(folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if not HUB_ID.fullmatch(source):
         raise DataError(f"no model at {source!r}. {KNOWN_SOURCES}")
     return source
 

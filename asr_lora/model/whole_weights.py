@@ -66,6 +66,20 @@ def _fault(found: Mapping[str, Any]) -> str:
     return "; ".join(f"{says} {some_names(list(names))}" for says, names in faults if names)
 
 
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors: safetensors, or a pickle that holds nothing else.
+
+    Raises:
+        Exception: whatever safetensors and torch raise about a damaged file.
+    """
+    state: dict[str, torch.Tensor]
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+    else:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
 def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a folder from the files that transformers chooses."""
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -77,6 +91,6 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
             continue
         state: dict[str, torch.Tensor] = {}
         for path in paths:
-            state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            state |= read_tensors(path)
         return state
     raise DataError(f"{folder} has no weights: copy model.safetensors into it")

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asr_lora.errors import DataError
+from asr_lora.sources.archive import FREE_BYTES, MAX_GROWTH
 
 ROWS_AT_ONCE = 32  # read from a file together
 BYTES_AT_ONCE = 256 << 20  # of the values that are read together, or one row
-MAX_VALUE_BYTES = 64 << 20  # of one recording, which is read into memory
-MAX_GROWTH, FREE_BYTES = 60, 1 << 30  # text is compressed to a tenth, recordings not at all, a bomb to a thousandth
 STATE, DICTIONARY = "state.json", "dataset_dict.json"  # of `save_to_disk`
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from asr_lora.errors import AudioError, DataError
 from asr_lora.folders.digests import fingerprint
-from asr_lora.sources.column_files import MAX_VALUE_BYTES, open_columns, saved_datasets
+from asr_lora.sources.archive import MAX_RECORDING_BYTES
+from asr_lora.sources.column_files import open_columns, saved_datasets
 from asr_lora.sources.columns import (
     AUDIO_COLUMNS,
     ID_COLUMNS,
@@ -178,7 +179,7 @@ def _recording(value: Any, home: Path) -> Recording:
 
 
 def _stored(cell: pa.RecordBatch, home: Path) -> Recording:
-    if cell.nbytes > MAX_VALUE_BYTES:
+    if cell.nbytes > MAX_RECORDING_BYTES:
         return AudioError("file is too large", f"a recording has {cell.nbytes} bytes")
     try:
         return _recording(cell.column(0)[0].as_py(), home)

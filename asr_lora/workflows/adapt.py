@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_lora.audio.features import context_seconds
-from asr_lora.config import (
-    Context,
-    Method,
-    Recipe,
-    RunConfig,
-)
+from asr_lora.config import Context, Method, Recipe, RunConfig
 from asr_lora.dataset.prepare import prepare
 from asr_lora.dataset.reading import read_split
 from asr_lora.errors import ConfigError

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig
-from safetensors.torch import load_file
 
 from asr_lora.errors import DataError, first_line
 from asr_lora.model.weight_names import peft_name, renamed
+from asr_lora.model.whole_weights import read_tensors
 from asr_lora.system.progress import say
 
 ADAPTER_CONFIG = "adapter_config.json"  # a folder that has it is a PEFT adapter
@@ -83,11 +83,7 @@ def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not path.is_file() and (folder / PICKLED_WEIGHTS).is_file():
         path = folder / PICKLED_WEIGHTS
     try:
-        weights = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
+        weights = read_tensors(path)
         if not all(isinstance(value, torch.Tensor) for value in weights.values()):
             raise pickle.UnpicklingError
     except Exception as error:  # safetensors and torch each raise their own kinds
